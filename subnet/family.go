@@ -2,6 +2,7 @@ package subnet
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 )
 
@@ -52,39 +53,17 @@ func FamilyOf(a netip.Addr) Family {
 // MAC is a 48-bit Ethernet address as a comparable value.
 type MAC [6]byte
 
-// ParseMAC parses the colon form "aa:bb:cc:dd:ee:ff".
+// ParseMAC parses a 48-bit address in the forms that net.ParseMAC takes.
 func ParseMAC(s string) (MAC, error) {
-	var m MAC
-	if len(s) != 17 {
+	hw, err := net.ParseMAC(s)
+	if err != nil || len(hw) != len(MAC{}) {
 		return MAC{}, fmt.Errorf("%q is not a MAC address of the form aa:bb:cc:dd:ee:ff", s)
 	}
-	for i := range m {
-		hi, okHi := hexDigit(s[3*i])
-		lo, okLo := hexDigit(s[3*i+1])
-		if !okHi || !okLo || (i < 5 && s[3*i+2] != ':') {
-			return MAC{}, fmt.Errorf("%q is not a MAC address of the form aa:bb:cc:dd:ee:ff", s)
-		}
-		m[i] = hi<<4 | lo
-	}
-	return m, nil
-}
-
-func hexDigit(c byte) (byte, bool) {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0', true
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10, true
-	case 'A' <= c && c <= 'F':
-		return c - 'A' + 10, true
-	}
-	return 0, false
+	return MAC(hw), nil
 }
 
 // String returns the colon form in lower case.
-func (m MAC) String() string {
-	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
-}
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
 // IsUnicast reports whether m names one station: not zero and the group bit
 // (IEEE 802, lowest bit of the first octet) clear.
