@@ -1,0 +1,106 @@
+package backend
+
+import (
+	"cmp"
+	"slices"
+)
+
+// State is a set of objects by their keys.
+type State map[Key]Object
+
+// NewState returns the objects as a State; of two objects with one key the
+// later counts.
+func NewState(objects ...Object) State {
+	s := make(State, len(objects))
+	for _, o := range objects {
+		s[o.Key()] = o
+	}
+	return s
+}
+
+// Change is one step from what the kernel has to what we want. Have is nil
+// when the object is not there yet, Want is nil when it shall go.
+type Change struct {
+	Have, Want Object
+}
+
+// Key returns the key of the object that changes.
+func (c Change) Key() Key {
+	if c.Want != nil {
+		return c.Want.Key()
+	}
+	return c.Have.Key()
+}
+
+// String tells the change for the audit log.
+func (c Change) String() string {
+	switch {
+	case c.Have == nil:
+		return "add " + c.Want.String()
+	case c.Want == nil:
+		return "delete " + c.Have.String()
+	}
+	return "replace " + c.Have.String() + " by " + c.Want.String()
+}
+
+// Diff returns the changes which lead from have to want, in an order that can
+// be applied: puts by ascending Kind, then deletes by descending Kind, so that
+// the new way is there before the old one goes. When a link must be replaced
+// by a new device, everything on it counts as absent, since the kernel drops
+// it with the old one.
+func Diff(want, have State) []Change {
+	lost := map[string]bool{}
+	for k, w := range want {
+		link, ok := w.(Link)
+		if !ok {
+			continue
+		}
+		if h, ok := have[k].(Link); ok && link.Replaces(h) {
+			lost[link.Name] = true
+		}
+	}
+	var changes []Change
+	for k, w := range want {
+		h := have[k]
+		if h != nil && k.Kind != KindLink && lost[linkOf(h)] {
+			h = nil
+		}
+		if h != w {
+			changes = append(changes, Change{Have: h, Want: w})
+		}
+	}
+	for k, h := range have {
+		if _, ok := want[k]; !ok && k.Kind != KindSysctl && !lost[linkOf(h)] {
+			changes = append(changes, Change{Have: h})
+		}
+	}
+	SortChanges(changes)
+	return changes
+}
+
+// SortChanges puts changes into the order of application; see Diff. Changes
+// of one kind are in no particular, but a stable order.
+func SortChanges(changes []Change) {
+	rank := func(c Change) int {
+		if c.Want == nil {
+			return 2*int(KindRoute) - int(c.Have.Key().Kind)
+		}
+		return int(c.Want.Key().Kind)
+	}
+	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(rank(a), rank(b)) })
+}
+
+// linkOf returns the link that carries o, "" when none does.
+func linkOf(o Object) string {
+	switch o := o.(type) {
+	case Address:
+		return o.Link
+	case Neighbor:
+		return o.Link
+	case FDB:
+		return o.Link
+	case Route:
+		return o.Link
+	}
+	return ""
+}
