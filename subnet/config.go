@@ -1,6 +1,10 @@
 package subnet
 
-import "net/netip"
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+)
 
 // Config is the validated network config, net-conf.json. It is an immutable,
 // comparable value.
@@ -40,4 +44,24 @@ type VXLAN struct {
 	GBP           bool
 	Learning      bool
 	DirectRouting bool // plain routes to peers that are on link
+}
+
+// Covers reports, as an error that says why not, whether a lease fits the
+// config: its subnets lie in the networks of the families that are on.
+func (c Config) Covers(l Lease) error {
+	fits := false
+	for _, f := range Families {
+		p, r := l.Subnets[f], c.Networks[f]
+		switch {
+		case !p.IsValid() || !r.Enabled():
+		case p.Bits() < r.Network.Bits() || !r.Network.Contains(p.Addr()):
+			return fmt.Errorf("its subnet %s is not in the network %s", p, r.Network)
+		default:
+			fits = true
+		}
+	}
+	if !fits {
+		return errors.New("it has no subnet of a family that is on")
+	}
+	return nil
 }
