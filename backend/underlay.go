@@ -1,0 +1,66 @@
+package backend
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/twill-net/twill/subnet"
+)
+
+// Underlay is how this node meets its peers: the external interface, chosen
+// from a Host.
+type Underlay struct {
+	Interface string
+	MTU       int
+	Addresses subnet.PerFamily[netip.Addr] // on the interface; the source of outer packets
+	PublicIPs subnet.PerFamily[netip.Addr] // what peers are told; another than Addresses behind NAT
+	OnLink    []HostRoute                  // see Reaches; sorted by destination
+}
+
+// Equal reports whether two underlays are the same.
+func (u Underlay) Equal(o Underlay) bool {
+	return u.Interface == o.Interface && u.MTU == o.MTU && u.Addresses == o.Addresses &&
+		u.PublicIPs == o.PublicIPs && slices.Equal(u.OnLink, o.OnLink)
+}
+
+// Reaches returns the link on which addr can be reached without a router.
+// OnLink holds the host's on-link routes and those through a gateway that
+// take a part out of one of them; the longest prefix decides.
+func (u Underlay) Reaches(addr netip.Addr) (link string, ok bool) {
+	best := -1
+	for _, r := range u.OnLink {
+		if r.Dst.Bits() > best && r.Dst.Contains(addr) {
+			best, link, ok = r.Dst.Bits(), r.Link, !r.Via.IsValid()
+		}
+	}
+	return link, ok
+}
+
+// HostOptions are what the operator asks of every backend.
+type HostOptions struct {
+	Blackhole bool // drop what is sent to pods of our subnet that do not exist
+}
+
+// blackholeMetric loses against any route of the bridge, and wins against none.
+const blackholeMetric = 1 << 30
+
+// HostObjects returns what this node needs whatever its backend: forwarding,
+// and the blackhole route if it is asked for.
+func HostObjects(cfg subnet.Config, own subnet.Lease, opts HostOptions) []Object {
+	forwarding := subnet.PerFamily[string]{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
+	var objects []Object
+	for _, f := range subnet.Families {
+		if !cfg.Networks[f].Enabled() {
+			continue
+		}
+		objects = append(objects, Sysctl{Name: forwarding[f], Value: "1"})
+		if p := own.Subnets[f]; opts.Blackhole && p.IsValid() {
+			objects = append(objects, Route{Dst: p, Blackhole: true, Metric: blackholeMetric})
+		}
+	}
+	return objects
+}
+
+// RouteMetric is the metric of our routes to peers. The kernel takes 0 for
+// IPv4, and means 1024 when it is told 0 for IPv6.
+var RouteMetric = subnet.PerFamily[uint32]{subnet.IPv4: 0, subnet.IPv6: 1024}
