@@ -61,6 +61,11 @@ func HostObjects(cfg subnet.Config, own subnet.Lease, opts HostOptions) []Object
 	return objects
 }
 
-// RouteMetric is the metric of our routes to peers. The kernel takes 0 for
-// IPv4, and means 1024 when it is told 0 for IPv6.
-var RouteMetric = subnet.PerFamily[uint32]{subnet.IPv4: 0, subnet.IPv6: 1024}
+// RouteMetric returns the metric of our routes to peers. The kernel takes 0
+// for IPv4, and means 1024 when it is told 0 for IPv6.
+func RouteMetric(f subnet.Family) uint32 {
+	if f == subnet.IPv6 {
+		return 1024
+	}
+	return 0
+}
