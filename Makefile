@@ -1,0 +1,59 @@
+# Twill. `make` alone lists the targets; the work is done by go's own cache and
+# by the scripts in dist/make, each of which can be run by itself.
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS   += --no-builtin-rules --no-print-directory
+.ONESHELL:
+
+GO       ?= go
+FUZZTIME ?= 10s
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+export GO FUZZTIME VERSION
+
+# Static, without paths of the building machine, without symbol tables.
+STATIC  := CGO_ENABLED=0 $(GO)
+LDFLAGS := -s -w -X github.com/twill-net/twill/overlay/version.Version=$(VERSION)
+
+CNI         := github.com/containernetworking/plugins
+CNI_LDFLAGS  = -s -w -X $(CNI)/pkg/utils/buildversion.BuildVersion=$(shell $(GO) -C dist/cni list -m -f '{{.Version}}' $(CNI))
+
+.PHONY: help
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | expand -t 12
+
+.PHONY: build
+build: ## bin/twilld, bin/twill, bin/twill-cni and the reference CNI plugins in bin/cni
+	@mkdir -p bin/cni
+	$(STATIC) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	$(STATIC) -C dist/cni build -trimpath -ldflags '$(CNI_LDFLAGS)' -o ../../bin/cni/ tool
+
+.PHONY: demo
+demo: build ## three nodes, one overlay, on this machine: shown, repaired, taken down (root)
+	@dist/make/deps lab
+	bin/twill lab demo
+
+.PHONY: test
+test: ## every test of the module: -race, real kernel, real etcd (root); SEED=n replays an order
+	@dist/make/deps test
+	dist/make/test
+
+.PHONY: verify
+verify: ## format, vet, linters, dead code, tidy, generated files, binaries, import rules
+	@dist/make/deps verify
+	dist/make/verify
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for FUZZTIME (10s)
+	@dist/make/fuzz
+
+.PHONY: generate
+generate: ## write the generated files anew
+	$(GO) generate ./...
+
+.PHONY: tools
+tools: ## build the pinned linters into .cache/bin
+	@dist/make/tools
+
+.PHONY: clean
+clean: ## remove bin and .cache
+	rm -rf bin .cache
