@@ -23,7 +23,8 @@ help: ## list the targets
 
 .PHONY: build
 build: ## bin/twilld, bin/twill, bin/twill-cni and the reference CNI plugins in bin/cni
-	@mkdir -p bin/cni
+	@echo "building $(VERSION) into bin (the first time takes a minute or two)"
+	mkdir -p bin/cni
 	$(STATIC) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 	$(STATIC) -C dist/cni build -trimpath -ldflags '$(CNI_LDFLAGS)' -o ../../bin/cni/ tool
 
