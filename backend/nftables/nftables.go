@@ -1,0 +1,170 @@
+// Package nftables keeps the kernel's table `inet twill` equal to the rules it
+// is given, over netlink and without a binary. The table is ours alone: what
+// is in it and not in the rules goes; other tables are neither listed into nor
+// touched.
+//
+// Reading is done here on raw netlink, since github.com/google/nftables drops
+// expressions and attributes it does not know (a rule altered by hand could
+// look right) and the errno of failed reads. Writing is done by that library.
+//
+// An accept in one table cannot override a drop in another: every base chain
+// on a hook sees the packet, and a drop is final (nft(8), "Statements,
+// verdict"). Where FORWARD's policy is DROP (Docker, firewalld, ufw), the
+// accepts of our forward chain do not help; they must go where the drop is.
+//
+// A nat chain switches connection tracking on for both families of the network
+// namespace. So a chain without rules is not rendered, and a node that does not
+// masquerade pays nothing.
+//
+// It imports neither vishvananda/netlink, etcd, Kubernetes nor a logger.
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend/masq"
+)
+
+// TableName is the name of our table, family inet.
+const TableName = "twill"
+
+// timeout bounds one exchange with the kernel when the context has no earlier
+// deadline. Exchanges take below a millisecond; but nfnetlink answers a batch
+// whose commit fails with one error in all, while google/nftables waits for
+// one acknowledgement per message.
+const timeout = 10 * time.Second
+
+// batchBuffer is the size in octets of a transaction's socket buffers: it is
+// sent as one message, and each rule in it is acknowledged and echoed before
+// any of that is read. The default of 208 KiB ends at about 100 rules, with
+// ENOBUFS.
+const batchBuffer = 4 << 20
+
+// Table is the table `inet twill` of one network namespace.
+type Table struct {
+	netns int // file descriptor, 0: the calling thread's namespace
+}
+
+// Option alters a Table.
+type Option func(*Table)
+
+// InNetNS lets the Table work in the network namespace that fd refers to,
+// which must stay open as long as the Table is in use.
+func InNetNS(fd int) Option {
+	return func(t *Table) { t.netns = fd }
+}
+
+// New returns the table. It does not ask the kernel for anything.
+func New(options ...Option) *Table {
+	t := &Table{}
+	for _, o := range options {
+		o(t)
+	}
+	return t
+}
+
+// Sync makes the kernel's table equal to rules and reports whether it had to
+// change anything. It reads what is there and writes only what differs, in one
+// transaction, so that no packet meets half of the rules. Without any rules
+// the table is removed.
+//
+// What was written is read back; a difference that remains is an error, so
+// that a kernel that reads back differently never leads to endless writing.
+func (t *Table) Sync(ctx context.Context, rules masq.Rules) (changed bool, err error) {
+	want := render(rules)
+	have, err := t.read(ctx, names(want))
+	if err != nil {
+		return false, err
+	}
+	todo := diff(want, have)
+	if todo.nothing() {
+		return false, nil
+	}
+	if err := t.write(ctx, todo); err != nil {
+		return false, err
+	}
+	have, err = t.read(ctx, names(want))
+	if err != nil {
+		return true, err
+	}
+	if left := diff(want, have); !left.nothing() {
+		return true, fmt.Errorf("checking table inet %s: it differs from what was just written: %s; "+
+			"another program writes to it, or this kernel reads rules back in an unknown form (`nft list table inet %s` shows it)",
+			TableName, left, TableName)
+	}
+	return true, nil
+}
+
+// Remove deletes our table, and nothing else. That it is absent is no error.
+func (t *Table) Remove(ctx context.Context) error {
+	c, err := t.conn(ctx)
+	if err != nil {
+		return err
+	}
+	c.DelTable(inetTable())
+	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("deleting table inet %s: %w%s", TableName, err, advice(err))
+	}
+	return nil
+}
+
+func inetTable() *nftables.Table {
+	return &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
+}
+
+// conn returns a connection for one transaction.
+func (t *Table) conn(ctx context.Context) (*nftables.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return nftables.New(
+		nftables.WithNetNSFd(t.netns),
+		nftables.WithSockOptions(func(c *netlink.Conn) error {
+			return errors.Join(c.SetDeadline(deadline(ctx)), c.SetReadBuffer(batchBuffer), c.SetWriteBuffer(batchBuffer))
+		}),
+	)
+}
+
+// dial opens a netlink socket for reading.
+func (t *Table) dial(ctx context.Context) (*netlink.Conn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: t.netns})
+	if err != nil {
+		return nil, fmt.Errorf("opening a netfilter netlink socket: %w%s", err, advice(err))
+	}
+	if err := c.SetDeadline(deadline(ctx)); err != nil {
+		return nil, errors.Join(fmt.Errorf("setting the deadline of a netfilter netlink socket: %w", err), c.Close())
+	}
+	return c, nil
+}
+
+func deadline(ctx context.Context) time.Time {
+	limit := time.Now().Add(timeout)
+	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
+		return d
+	}
+	return limit
+}
+
+// advice says what to do about an error of the kernel, or nothing.
+func advice(err error) string {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return "; this needs CAP_NET_ADMIN, and a table that no other program owns (nft's flag owner)"
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT),
+		errors.Is(err, unix.EPROTONOSUPPORT):
+		return "; " + requirement
+	case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+		return "; the host is short of memory or of socket buffer (net.core.wmem_max, net.core.rmem_max)"
+	}
+	return ""
+}

@@ -1,0 +1,232 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// observed is what the kernel has under our table's name.
+type observed struct {
+	exists  bool
+	dormant bool             // `flags dormant`, or any other flag: the chains are not, or not simply, in force
+	use     uint32           // chains, sets, objects and flowtables in the table
+	chains  map[string]chain // of those asked for
+	stray   bool             // rules in chains not asked for
+}
+
+// readAttempts bounds how often a listing is begun anew because the ruleset
+// changed in the middle of it.
+const readAttempts = 10
+
+// read lists our table and, in it, the chains named. It asks by name: a dump
+// of chains cannot be limited to one table (nf_tables_dump_chains), and other
+// tables' can be many.
+func (t *Table) read(ctx context.Context, names []string) (observed, error) {
+	conn, err := t.dial(ctx)
+	if err != nil {
+		return observed{}, err
+	}
+	o, err := readStable(conn, names)
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return observed{}, fmt.Errorf("reading table inet %s: %w", TableName, err)
+	}
+	return o, nil
+}
+
+// readStable repeats the listing until the ruleset's generation is the same
+// before and after it.
+func readStable(conn *netlink.Conn, names []string) (observed, error) {
+	before, err := generation(conn)
+	if err != nil {
+		return observed{}, fmt.Errorf("asking for the ruleset's generation: %w%s", err, advice(err))
+	}
+	for range readAttempts {
+		o, err := readOnce(conn, names)
+		if err != nil {
+			return observed{}, err
+		}
+		after, err := generation(conn)
+		if err != nil {
+			return observed{}, fmt.Errorf("asking for the ruleset's generation: %w", err)
+		}
+		if before == after {
+			return o, nil
+		}
+		before = after
+	}
+	return observed{}, fmt.Errorf("the ruleset changed %d times while it was read; "+
+		"find who writes to nftables all the time (`nft monitor`), and try again", readAttempts)
+}
+
+func readOnce(conn *netlink.Conn, names []string) (observed, error) {
+	o := observed{chains: map[string]chain{}}
+	attrs, err := get(conn, unix.NFT_MSG_GETTABLE, map[uint16]string{unix.NFTA_TABLE_NAME: TableName})
+	if errors.Is(err, unix.ENOENT) {
+		return o, nil
+	}
+	if err != nil {
+		return o, err
+	}
+	o.exists = true
+	for attrs.Next() {
+		switch attrs.Type() {
+		case unix.NFTA_TABLE_FLAGS:
+			o.dormant = attrs.Uint32() != 0
+		case unix.NFTA_TABLE_USE:
+			o.use = attrs.Uint32()
+		}
+	}
+	if err := attrs.Err(); err != nil {
+		return o, err
+	}
+	for _, name := range names {
+		c, err := readChain(conn, name)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return o, fmt.Errorf("chain %s: %w", name, err)
+		}
+		o.chains[name] = c
+	}
+	return o, readRules(conn, &o)
+}
+
+// readChain reads a chain without its rules.
+func readChain(conn *netlink.Conn, name string) (chain, error) {
+	attrs, err := get(conn, unix.NFT_MSG_GETCHAIN, map[uint16]string{
+		unix.NFTA_CHAIN_TABLE: TableName, unix.NFTA_CHAIN_NAME: name,
+	})
+	if err != nil {
+		return chain{}, err
+	}
+	c := chain{name: name}
+	for attrs.Next() {
+		switch attrs.Type() {
+		case unix.NFTA_CHAIN_TYPE:
+			c.kind = attrs.String()
+		case unix.NFTA_CHAIN_POLICY:
+			c.policy = nftables.ChainPolicy(attrs.Uint32())
+		case unix.NFTA_CHAIN_HOOK:
+			attrs.Nested(func(hook *netlink.AttributeDecoder) error {
+				for hook.Next() {
+					switch hook.Type() {
+					case unix.NFTA_HOOK_HOOKNUM:
+						c.hook = nftables.ChainHook(hook.Uint32())
+					case unix.NFTA_HOOK_PRIORITY:
+						c.priority = nftables.ChainPriority(int32(hook.Uint32()))
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return c, attrs.Err()
+}
+
+// readRules lists the rules of our table into the chains of o.
+func readRules(conn *netlink.Conn, o *observed) error {
+	messages, err := ask(conn, unix.NFT_MSG_GETRULE, netlink.Dump, map[uint16]string{unix.NFTA_RULE_TABLE: TableName})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("listing its rules: %w", err)
+	}
+	for _, m := range messages {
+		name, r, err := decodeRule(m)
+		if err != nil {
+			return fmt.Errorf("decoding a rule: %w", err)
+		}
+		c, ok := o.chains[name]
+		if !ok {
+			o.stray = true
+			continue
+		}
+		c.rules = append(c.rules, r)
+		o.chains[name] = c
+	}
+	return nil
+}
+
+func decodeRule(m netlink.Message) (chain string, r rule, err error) {
+	attrs, err := decode(m)
+	if err != nil {
+		return "", rule{}, err
+	}
+	for attrs.Next() {
+		switch attrs.Type() {
+		case unix.NFTA_RULE_CHAIN:
+			chain = attrs.String()
+		case unix.NFTA_RULE_USERDATA:
+			r.userdata = string(attrs.Bytes())
+		case unix.NFTA_RULE_EXPRESSIONS:
+			attrs.Nested(func(list *netlink.AttributeDecoder) error {
+				for list.Next() {
+					list.Nested(func(e *netlink.AttributeDecoder) error {
+						decoded, err := decodeExpr(e)
+						r.exprs = append(r.exprs, decoded)
+						return err
+					})
+				}
+				return nil
+			})
+		}
+	}
+	return chain, r, attrs.Err()
+}
+
+// decodeExpr decodes an expression of those that we render. Any other is nil.
+func decodeExpr(attrs *netlink.AttributeDecoder) (expr.Any, error) {
+	var name string
+	var data []byte
+	for attrs.Next() {
+		switch attrs.Type() {
+		case unix.NFTA_EXPR_NAME:
+			name = attrs.String()
+		case unix.NFTA_EXPR_DATA:
+			data = attrs.Bytes()
+		}
+	}
+	var e expr.Any
+	switch name {
+	case "meta":
+		e = &expr.Meta{}
+	case "payload":
+		e = &expr.Payload{}
+	case "bitwise":
+		e = &expr.Bitwise{}
+	case "cmp":
+		e = &expr.Cmp{}
+	case "masq":
+		e = &expr.Masq{}
+	case "immediate":
+		loaded := &expr.Immediate{}
+		if err := expr.Unmarshal(unix.NFPROTO_INET, data, loaded); err != nil || loaded.Register != unix.NFT_REG_VERDICT {
+			return nil, err
+		}
+		e = &expr.Verdict{}
+	default:
+		return nil, nil
+	}
+	return e, expr.Unmarshal(unix.NFPROTO_INET, data, e)
+}
+
+// generation returns the number that each committed transaction of the network
+// namespace raises.
+func generation(conn *netlink.Conn) (uint32, error) {
+	attrs, err := get(conn, unix.NFT_MSG_GETGEN, nil)
+	if err != nil {
+		return 0, err
+	}
+	var id uint32
+	for attrs.Next() {
+		if attrs.Type() == unix.NFTA_GEN_ID {
+			id = attrs.Uint32()
+		}
+	}
+	return id, attrs.Err()
+}

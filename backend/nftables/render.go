@@ -1,0 +1,164 @@
+package nftables
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
+	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/subnet"
+)
+
+// chain is a base chain with its rules, wanted or read back.
+type chain struct {
+	name     string
+	kind     string // nat, filter
+	hook     nftables.ChainHook
+	priority nftables.ChainPriority
+	policy   nftables.ChainPolicy
+	rules    []rule
+}
+
+// rule is one rule as the kernel holds it. An expression that we never render
+// reads back as nil and so equals none of ours.
+type rule struct {
+	exprs    []expr.Any
+	userdata string // the comment, encoded
+}
+
+// register is the one that all our rules load into and compare from.
+const register = unix.NFT_REG_1
+
+// render returns the chains of our table in the order they are written.
+func render(r masq.Rules) []chain {
+	all := []chain{
+		{
+			name: "postrouting", kind: string(nftables.ChainTypeNAT),
+			hook: *nftables.ChainHookPostrouting, priority: masq.PrioritySourceNAT,
+			policy: nftables.ChainPolicyAccept, rules: renderRules(r.Postrouting),
+		},
+		{
+			name: "forward", kind: string(nftables.ChainTypeFilter),
+			hook: *nftables.ChainHookForward, priority: masq.PriorityFilter,
+			policy: nftables.ChainPolicyAccept, rules: renderRules(r.Forward),
+		},
+	}
+	var chains []chain
+	for _, c := range all {
+		if len(c.rules) > 0 {
+			chains = append(chains, c)
+		}
+	}
+	return chains
+}
+
+func names(chains []chain) []string {
+	var list []string
+	for _, c := range chains {
+		list = append(list, c.name)
+	}
+	return list
+}
+
+func renderRules(list []masq.Rule) []rule {
+	var rules []rule
+	for _, r := range list {
+		rules = append(rules, rule{exprs: exprs(r), userdata: comment(r.Comment)})
+	}
+	return rules
+}
+
+func exprs(r masq.Rule) []expr.Any {
+	e := matchFamily(r.Family)
+	if r.Mark != (masq.Mark{}) {
+		e = append(e, matchMark(r.Mark)...)
+	}
+	if r.Source.IsValid() {
+		e = append(e, matchPrefix(r.Source, sourceOffset[r.Family])...)
+	}
+	if r.Destination.IsValid() {
+		e = append(e, matchPrefix(r.Destination, destinationOffset[r.Family])...)
+	}
+	return append(e, verdict(r.Verdict))
+}
+
+// Where the addresses lie in the network header, in bytes: RFC 791 section
+// 3.1, RFC 8200 section 3.
+var (
+	sourceOffset      = subnet.PerFamily[uint32]{subnet.IPv4: 12, subnet.IPv6: 8}
+	destinationOffset = subnet.PerFamily[uint32]{subnet.IPv4: 16, subnet.IPv6: 24}
+	nfproto           = subnet.PerFamily[byte]{subnet.IPv4: unix.NFPROTO_IPV4, subnet.IPv6: unix.NFPROTO_IPV6}
+)
+
+// matchFamily is needed in a table of family inet, where the network header
+// may be of either.
+func matchFamily(f subnet.Family) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: register},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{nfproto[f]}},
+	}
+}
+
+// matchMark compares in host byte order, in which the kernel loads the mark.
+func matchMark(m masq.Mark) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: register},
+		&expr.Bitwise{
+			SourceRegister: register, DestRegister: register, Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(m.Mask), Xor: make([]byte, 4),
+		},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: binaryutil.NativeEndian.PutUint32(m.Value)},
+	}
+}
+
+// matchPrefix compares the address at offset. As nft does, it loads only the
+// octets that the prefix covers, and where it ends inside an octet the whole
+// address, masked; nft can show no other form as a prefix. The prefix of length
+// 0 needs no match: the family says it.
+func matchPrefix(p netip.Prefix, offset uint32) []expr.Any {
+	bits, address := p.Bits(), p.Masked().Addr().AsSlice()
+	if bits == 0 {
+		return nil
+	}
+	length := bits / 8
+	if bits%8 != 0 {
+		length = len(address)
+	}
+	e := []expr.Any{&expr.Payload{
+		DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: uint32(length),
+	}}
+	if bits%8 != 0 {
+		e = append(e, &expr.Bitwise{
+			SourceRegister: register, DestRegister: register, Len: uint32(length),
+			Mask: net.CIDRMask(bits, 8*length), Xor: make([]byte, length),
+		})
+	}
+	return append(e, &expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: address[:length]})
+}
+
+func verdict(v masq.Verdict) expr.Any {
+	switch v {
+	case masq.Accept:
+		return &expr.Verdict{Kind: expr.VerdictAccept}
+	case masq.Masquerade:
+		return &expr.Masq{}
+	case masq.MasqueradeRandomFully:
+		return &expr.Masq{FullyRandom: true}
+	default:
+		return &expr.Verdict{Kind: expr.VerdictReturn}
+	}
+}
+
+// comment returns a rule's comment as the userdata that nft shows as one
+// (libnftnl, NFTNL_UDATA_RULE_COMMENT).
+func comment(text string) string {
+	if text == "" {
+		return ""
+	}
+	return string(userdata.AppendString(nil, userdata.TypeComment, text))
+}

@@ -1,0 +1,113 @@
+package nftables_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// watch starts a Watch for the time of the test. Each call of onChange is one
+// value of the channel; onChange blocks until it is taken.
+func (ns namespace) watch(t *testing.T) <-chan struct{} {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	changes, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		done <- ns.table().Watch(ctx, func() {
+			select {
+			case changes <- struct{}{}:
+			case <-ctx.Done():
+			}
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-done, "cancelling is no error")
+	})
+	await(t, changes, "listening")
+	return changes
+}
+
+func await(t *testing.T, changes <-chan struct{}, what string) {
+	t.Helper()
+	select {
+	case <-changes:
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "onChange was not called", what)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	needNFT(t)
+	ns := newNamespace(t)
+	changes := ns.watch(t)
+	step := func(command string) {
+		ns.run(t, "sh", "-ec", command)
+		await(t, changes, command)
+		require.True(t, ns.sync(t, dual()), command)
+		await(t, changes, "the echo of our own repair")
+		require.False(t, ns.sync(t, dual()), "the echo leads to no write")
+	}
+	ns.sync(t, dual())
+	await(t, changes, "our own write")
+
+	step(`nft flush ruleset`)
+	step(`nft delete rule inet twill postrouting handle $(nft -a list table inet twill | grep -m1 multicast | sed 's/.*handle //')`)
+	step(`nft add rule inet twill forward drop`)
+	step(`nft delete table inet twill`)
+	step(`nft flush chain inet twill forward`)
+	step(`nft 'add chain inet twill extra'`)
+	step(`nft 'add set inet twill s { type ipv4_addr; elements = { 192.0.2.1 }; }'`)
+	step(`nft 'add table inet twill { flags dormant; }'`)
+}
+
+// Changes of other tables, also of ours by name in another family, are
+// nobody's business here.
+func TestWatchIgnoresOthers(t *testing.T) {
+	t.Parallel()
+	needNFT(t)
+	ns := newNamespace(t)
+	changes := ns.watch(t)
+	for i := range 20 {
+		ns.run(t, "nft", fmt.Sprintf("add table ip twill; add chain ip twill c%d; add table inet twill2; add chain inet twill2 c%d", i, i))
+		ns.run(t, "nft", fmt.Sprintf("add table inet twill; add chain inet twill c%d", i))
+		await(t, changes, "our table")
+	}
+	ns.run(t, "nft", "delete table inet twill")
+	await(t, changes, "our table")
+	select {
+	case <-changes:
+		require.Fail(t, "onChange was called for another table")
+	default:
+	}
+}
+
+// A socket that overruns costs one call of onChange, whatever was lost.
+func TestWatchSurvivesOverrun(t *testing.T) {
+	t.Parallel()
+	needNFT(t)
+	ns := newNamespace(t)
+	changes := ns.watch(t)
+	ns.sync(t, dual()) // onChange is called, and keeps Watch from reading on
+
+	var rules strings.Builder
+	rules.WriteString("table ip busy {\nchain c {\n")
+	for i := range 6000 {
+		fmt.Fprintf(&rules, "ip saddr 10.%d.%d.0/24 ip daddr 10.%d.%d.0/24 udp dport %d counter accept comment \"%0120d\"\n",
+			i/256, i%256, i%256, i/256, i+1, i)
+	}
+	rules.WriteString("}\n}\n")
+	for range 3 {
+		ns.pipe(t, rules.String(), "nft", "-f", "-")
+	}
+	await(t, changes, "our own write")
+	await(t, changes, "overrun")
+
+	ns.run(t, "nft", "flush", "ruleset")
+	await(t, changes, "after the overrun")
+}
