@@ -2,7 +2,6 @@ package subnet
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 
 	"github.com/gaissmai/bart"
@@ -137,8 +136,14 @@ func (s *Snapshot) Peers() []string {
 	return ids
 }
 
-// Keys returns the keys of all records, in no order.
-func (s *Snapshot) Keys() []string { return slices.Collect(maps.Keys(s.records)) }
+// Records returns all records, in no order.
+func (s *Snapshot) Records() []Record {
+	out := make([]Record, 0, len(s.records))
+	for _, e := range s.records {
+		out = append(out, e.Record)
+	}
+	return out
+}
 
 // Refused returns the records that do not count, sorted by key.
 func (s *Snapshot) Refused() []Refusal {

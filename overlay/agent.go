@@ -1,0 +1,234 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/overlay/underlay"
+	"github.com/twill-net/twill/subnet"
+)
+
+// Store is where the network config and the leases live. Each method but
+// Release works until the context ends or something breaks; it is then called
+// again, and goes on from what the store holds.
+type Store interface {
+	// WatchConfig tells the network config, first as it is, then each change.
+	WatchConfig(ctx context.Context, tell func(raw []byte)) error
+	// WatchLeases tells the leases, first a full list, then what changes.
+	WatchLeases(ctx context.Context, tell func(subnet.Update)) error
+	// Hold acquires this node's lease, announces the claim, keeps the lease
+	// alive and gets it back when it is lost. It tells each lease it holds.
+	Hold(ctx context.Context, claim subnet.Claim, tell func(subnet.Held)) error
+	// Release gives the lease up.
+	Release(ctx context.Context) error
+}
+
+// Kernel is the network stack of the host.
+type Kernel interface {
+	// Observe returns all that carries our mark, and the sysctls named.
+	Observe(ctx context.Context, sysctls []string) (backend.State, error)
+	// Apply makes the changes in their order, each whatever became of the
+	// others, and returns one error for each.
+	Apply(ctx context.Context, changes []backend.Change) []error
+	// Watch tells what changes.
+	Watch(ctx context.Context, tell func(backend.Event)) error
+	// Host returns what the underlay is chosen from.
+	Host(ctx context.Context) (backend.Host, error)
+}
+
+// Firewall holds the rules of the host that are ours.
+type Firewall interface {
+	// Sync makes our rules equal to these and reports whether it had to.
+	Sync(ctx context.Context, rules masq.Rules) (changed bool, err error)
+	// Watch tells that somebody may have touched our rules.
+	Watch(ctx context.Context, tell func()) error
+}
+
+// Planner turns leases into objects of the kernel. It is immutable: another
+// config or underlay means another planner.
+type Planner interface {
+	MTU() subnet.PerFamily[int]
+	Announce(subnet.Claim) subnet.Claim
+	Host(own subnet.Lease) []backend.Object
+	Peer(own, peer subnet.Lease) ([]backend.Object, error)
+	Check(peer subnet.Lease) (claims []string, err error)
+}
+
+// Config is what an Agent is made of.
+type Config struct {
+	Node      string // the node's name, its identity
+	MachineID string // "" when unknown
+	Version   string
+
+	Underlay   underlay.Options
+	Route      underlay.RouteFunc
+	Host       backend.HostOptions
+	Masquerade bool
+	RandomFull bool // fully random source ports
+	SubnetFile string
+	FullPass   time.Duration // between two looks at everything
+
+	HealthAddr netip.AddrPort // of /healthz, /readyz, /metrics; port 0: off
+	Socket     string         // of the status; "": off
+
+	Log     *logrus.Entry
+	Metrics *prometheus.Registry
+}
+
+// Agent is the daemon of one node.
+type Agent struct {
+	cfg      Config
+	store    Store
+	kernel   Kernel
+	firewall Firewall
+
+	inbox   *inbox
+	claims  chan subnet.Claim // the newest claim that nobody took yet; capacity 1
+	desired *desired
+	state   *state // of the reconciler; see reconcile.go
+	board   *board // what status, readiness and metrics show
+}
+
+// New returns an agent. It starts nothing.
+func New(cfg Config, store Store, kernel Kernel, firewall Firewall) *Agent {
+	a := &Agent{
+		cfg: cfg, store: store, kernel: kernel, firewall: firewall,
+		claims:  make(chan subnet.Claim, 1),
+		desired: newDesired(),
+		state:   newState(),
+		board:   newBoard(cfg),
+	}
+	a.inbox = newInbox(cfg.Node, a.desired)
+	return a
+}
+
+// Run works until the context ends, and leaves the data path as it is.
+func (a *Agent) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	// The servers come first: an address in use is the one thing that no
+	// retry mends.
+	if err := a.serve(ctx, g); err != nil {
+		return err
+	}
+	for name, task := range map[string]func(context.Context) error{
+		"config watch": func(ctx context.Context) error { return a.store.WatchConfig(ctx, a.onConfig) },
+		"lease watch":  func(ctx context.Context) error { return a.store.WatchLeases(ctx, a.onLeases) },
+		"lease":        a.hold,
+		"kernel watch": func(ctx context.Context) error { return a.kernel.Watch(ctx, a.inbox.event) },
+		"rule watch":   func(ctx context.Context) error { return a.firewall.Watch(ctx, a.inbox.rules) },
+	} {
+		g.Go(func() error { a.supervise(ctx, name, task); return nil })
+	}
+	g.Go(func() error { a.reconcile(ctx); return nil })
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// StoreHealth takes what the store says of its connection: nil when it is
+// good.
+func (a *Agent) StoreHealth(err error) { a.board.storeHealth(err) }
+
+// supervise calls a task again when it breaks, until the context ends.
+func (a *Agent) supervise(ctx context.Context, name string, task func(context.Context) error) {
+	wait := backoff{First: 100 * time.Millisecond, Most: 5 * time.Second}
+	for {
+		started := time.Now()
+		err := task(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(started) > time.Minute {
+			wait.reset()
+		}
+		d := wait.next()
+		if err != nil {
+			a.board.taskFailed(name, err)
+			a.cfg.Log.WithFields(logrus.Fields{"task": name, "retry": d.Round(time.Millisecond).String()}).WithError(err).Warn("task broke, will retry")
+		}
+		if !pause(ctx, d) {
+			return
+		}
+	}
+}
+
+// hold keeps the lease for the newest claim.
+func (a *Agent) hold(ctx context.Context) error {
+	var claim subnet.Claim
+	select {
+	case <-ctx.Done():
+		return nil
+	case claim = <-a.claims:
+	}
+	for {
+		inner, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- a.store.Hold(inner, claim, a.onHeld) }()
+		select {
+		case next := <-a.claims: // also when ctx ends, done comes
+			cancel()
+			<-done
+			claim = next
+		case err := <-done:
+			cancel()
+			a.offer(claim) // for the next try, unless there is a newer one
+			if err != nil {
+				a.board.leaseFailed(err)
+			}
+			return err
+		}
+	}
+}
+
+// offer hands a claim to hold; a newer one that waits already stays.
+func (a *Agent) offer(c subnet.Claim) {
+	select {
+	case a.claims <- c:
+	default:
+	}
+}
+
+// publish hands a new claim to hold, in the place of one that waits.
+func (a *Agent) publish(c subnet.Claim) {
+	select {
+	case <-a.claims:
+	default:
+	}
+	a.claims <- c
+}
+
+func (a *Agent) onConfig(raw []byte) {
+	a.board.taskWorks("config watch")
+	a.inbox.config(raw)
+}
+
+func (a *Agent) onLeases(u subnet.Update) {
+	a.board.taskWorks("lease watch")
+	a.inbox.leases(u)
+}
+
+func (a *Agent) onHeld(h subnet.Held) {
+	a.board.taskWorks("lease")
+	a.inbox.held(h)
+}
+
+// pause waits; false means that the context ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}

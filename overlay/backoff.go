@@ -1,0 +1,25 @@
+package overlay
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// backoff gives growing waits, each up to a half shorter by chance, so that
+// many nodes do not come back at once.
+type backoff struct {
+	First, Most time.Duration
+	last        time.Duration
+}
+
+func (b *backoff) next() time.Duration {
+	switch {
+	case b.last == 0:
+		b.last = b.First
+	default:
+		b.last = min(2*b.last, b.Most)
+	}
+	return b.last - time.Duration(rand.Int64N(int64(b.last/2)+1))
+}
+
+func (b *backoff) reset() { b.last = 0 }

@@ -1,0 +1,258 @@
+package overlay
+
+import (
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/subnet"
+)
+
+// recentRepairs is how many repairs the status shows one by one.
+const recentRepairs = 20
+
+// board is what the daemon shows of itself. Its methods may be called from any
+// goroutine.
+type board struct {
+	metrics *metrics
+
+	mu       sync.Mutex
+	status   Status // what is set rather than computed; see fill
+	problems map[string]Problem
+	peerErrs map[string]string
+	failing  map[backend.Key]Failing
+	reasons  []string
+	known    bool      // reasons were set once
+	lastRead time.Time // the kernel's state was last read or written without trouble
+}
+
+func newBoard(cfg Config) *board {
+	b := &board{
+		metrics:  newMetrics(cfg.Metrics),
+		problems: map[string]Problem{},
+		peerErrs: map[string]string{},
+		failing:  map[backend.Key]Failing{},
+		reasons:  []string{"starting"},
+		lastRead: time.Now(),
+	}
+	b.status = Status{Node: cfg.Node, Version: cfg.Version, Started: time.Now()}
+	return b
+}
+
+// problem sets or, with a nil error, clears what is wrong with a part.
+func (b *board) problem(what string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == nil {
+		delete(b.problems, what)
+		return
+	}
+	p, ok := b.problems[what]
+	if !ok {
+		p = Problem{What: what, Since: time.Now()}
+	}
+	p.Error = err.Error()
+	b.problems[what] = p
+}
+
+func (b *board) taskFailed(name string, err error) { b.problem(name, err) }
+func (b *board) taskWorks(name string)             { b.problem(name, nil) }
+func (b *board) leaseFailed(err error)             { b.problem("lease", err) }
+func (b *board) underlayFailed(err error)          { b.problem("underlay", err) }
+func (b *board) plannerFailed(err error)           { b.problem("network config on this underlay", err) }
+func (b *board) passFailed(err error)              { b.problem("reading the kernel's state", err) }
+func (b *board) rulesSynced(err error)             { b.problem("rules", err) }
+
+func (b *board) storeHealth(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := &b.status.Store
+	switch {
+	case err == nil:
+		st.Degraded, st.Error = nil, ""
+	case st.Degraded == nil:
+		now := time.Now()
+		st.Degraded = &now
+		fallthrough
+	default:
+		st.Error = err.Error()
+	}
+	b.metrics.storeUp.Set(bit(err == nil))
+}
+
+func (b *board) config(c subnet.Config) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := ConfigStatus{Backend: c.Backend.Type, VNI: c.Backend.VXLAN.VNI, Port: c.Backend.VXLAN.Port, Networks: []string{}}
+	for _, n := range c.Networks {
+		if n.Enabled() {
+			st.Networks = append(st.Networks, n.Network.String())
+		}
+	}
+	b.status.Config = &st
+}
+
+// configTaken notes whether the newest config could be used.
+func (b *board) configTaken(err error) {
+	b.problem("network config", err)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.status.Config == nil {
+		return
+	}
+	c := *b.status.Config
+	c.Refused = ""
+	if err != nil {
+		c.Refused = err.Error()
+	}
+	b.status.Config = &c
+}
+
+func (b *board) underlayChosen(u backend.Underlay) {
+	b.problem("underlay", nil)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status.Underlay = &UnderStatus{Interface: u.Interface, MTU: u.MTU, PublicIPs: addrs(u.PublicIPs)}
+}
+
+func (b *board) held(h subnet.Held) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l := LeaseStatus{Subnets: prefixes(h.Lease.Subnets)}
+	if !h.Expires.IsZero() {
+		l.Expires = &h.Expires
+		b.metrics.leaseExpiry.Set(float64(h.Expires.Unix()))
+	}
+	b.status.Lease = &l
+}
+
+func (b *board) mtu(mtu int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status.MTU = mtu
+}
+
+func (b *board) peerPlanned(id string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == nil {
+		delete(b.peerErrs, id)
+	} else {
+		b.peerErrs[id] = err.Error()
+	}
+}
+
+func (b *board) peerGone(id string) { b.peerPlanned(id, nil) }
+
+func (b *board) objectFailed(k backend.Key, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f, ok := b.failing[k]
+	if !ok {
+		f = Failing{Object: k.String(), Since: time.Now()}
+	}
+	f.Error = err.Error()
+	b.failing[k] = f
+}
+
+func (b *board) objectWorks(k backend.Key) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.failing, k)
+}
+
+func (b *board) contention(objects map[backend.Key]int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status.Contended = nil
+	for k, times := range objects {
+		b.status.Contended = append(b.status.Contended, Contended{Object: k.String(), Times: times})
+	}
+	slices.SortFunc(b.status.Contended, func(x, y Contended) int { return strings.Compare(x.Object, y.Object) })
+}
+
+func (b *board) repaired(now time.Time, c backend.Change, times int) {
+	k := c.Key()
+	b.countRepair(k.Kind.String(), Repair{Time: now, Object: k.String(), Before: text(c.Have), After: text(c.Want), Times: times})
+}
+
+func (b *board) rulesRepaired() {
+	b.countRepair("rules", Repair{Time: time.Now(), Object: "rules", Before: "altered", After: "as wanted", Times: 1})
+}
+
+func (b *board) countRepair(kind string, r Repair) {
+	b.metrics.repairs.WithLabelValues(kind).Inc()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := &b.status.Repairs
+	st.Total++
+	if st.ByKind == nil {
+		st.ByKind = map[string]int{}
+	}
+	st.ByKind[kind]++
+	st.Recent = append(st.Recent, r)
+	if n := len(st.Recent); n > recentRepairs {
+		st.Recent = slices.Clone(st.Recent[n-recentRepairs:])
+	}
+}
+
+func (b *board) readBack(now time.Time) {
+	b.problem("reading the kernel's state", nil)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lastRead = now
+}
+
+// waiting sets why the node is not ready, nothing for ready, and reports
+// whether that is news.
+func (b *board) waiting(reasons []string) (news bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	news = !b.known || !slices.Equal(b.reasons, reasons)
+	b.known, b.reasons = true, reasons
+	b.metrics.ready.Set(bit(len(reasons) == 0))
+	return news
+}
+
+func bit(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// ready says whether the node is ready, and if not, why.
+func (b *board) ready() (reasons []string, degraded *time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.reasons), b.status.Store.Degraded
+}
+
+// fill returns the status with everything that is computed.
+func (b *board) fill(peers []subnet.Lease, refused []subnet.Refusal, inSync, live bool) Status {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := b.status
+	s.NotReady = slices.Clone(b.reasons)
+	s.Ready, s.Live = len(b.reasons) == 0, live
+	s.Store.InSync = inSync
+	s.Problems = sortedProblems(b.problems)
+	s.Repairs.ByKind = map[string]int{}
+	for k, n := range b.status.Repairs.ByKind {
+		s.Repairs.ByKind[k] = n
+	}
+	s.Peers = make([]PeerStatus, 0, len(peers))
+	for _, l := range peers {
+		s.Peers = append(s.Peers, PeerStatus{Node: l.ID(), Subnets: prefixes(l.Subnets), PublicIPs: addrs(l.PublicIPs), Error: b.peerErrs[l.ID()]})
+	}
+	for _, r := range refused {
+		s.Refused = append(s.Refused, Refused(r))
+	}
+	for _, f := range b.failing {
+		s.Failing = append(s.Failing, f)
+	}
+	slices.SortFunc(s.Failing, func(x, y Failing) int { return strings.Compare(x.Object, y.Object) })
+	return s
+}

@@ -1,0 +1,72 @@
+package overlay
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/alloc"
+	"github.com/twill-net/twill/backend/vxlan"
+	"github.com/twill-net/twill/subnet"
+)
+
+// takeConfig takes a new network config if it can be used, and reports whether
+// it did. One that cannot leaves the old one at work and is told in the
+// status.
+func (a *Agent) takeConfig(raw []byte) bool {
+	if raw == nil {
+		return false
+	}
+	s := a.state
+	next, err := subnet.ParseConfig(bytes.TrimSpace(raw))
+	if err == nil && s.held != nil && s.planner != nil {
+		err = admissible(s.active, next, s.held.Lease)
+	}
+	a.board.configTaken(err)
+	if err != nil {
+		a.cfg.Log.WithError(err).Warn("network config refused")
+		return false
+	}
+	if s.config != nil && *s.config == next {
+		return false
+	}
+	s.config = &next
+	s.host = true // what of the underlay matters depends on the config
+	a.board.config(next)
+	a.cfg.Log.WithField("backend", next.Backend.Type).Info("network config taken")
+	return true
+}
+
+// admissible says why a running node cannot take over a config: what would
+// need another lease, and so cut its pods off, wants a restart.
+func admissible(old, next subnet.Config, own subnet.Lease) error {
+	if old.Backend.Type != next.Backend.Type {
+		return fmt.Errorf("network config: Backend.Type changed from %s to %s; it takes effect when twilld is restarted", old.Backend.Type, next.Backend.Type)
+	}
+	for _, f := range subnet.Families {
+		was, is := old.Networks[f], next.Networks[f]
+		switch {
+		case was.Enabled() != is.Enabled():
+			return fmt.Errorf("network config: %s was switched %s; it takes effect when twilld is restarted", f, onOff(is.Enabled()))
+		case is.Enabled() && !is.Contains(own.Subnets[f]):
+			return fmt.Errorf("network config: %s network %s no longer leases this node's subnet %s; it takes effect when twilld is restarted",
+				f, is.Network, own.Subnets[f])
+		}
+	}
+	return nil
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}
+
+// newPlanner makes the planner that the config asks for.
+func newPlanner(cfg subnet.Config, u backend.Underlay, node string) (Planner, error) {
+	if cfg.Backend.Type == subnet.BackendAlloc {
+		return alloc.New(cfg, u), nil
+	}
+	return vxlan.New(cfg, u, node)
+}

@@ -1,0 +1,217 @@
+package overlay
+
+import (
+	"sync"
+	"time"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/subnet"
+)
+
+// removalDelay is how long leases that a restored store no longer has are
+// kept: their owners announce themselves again within it.
+const removalDelay = 60 * time.Second
+
+// inbox gathers what happened since the reconciler last looked. Nothing in it
+// is a queue: each part holds the newest state of something, so that it never
+// grows beyond what there is.
+type inbox struct {
+	wake    chan struct{} // capacity 1
+	desired *desired      // to drop the echoes of our own writes
+
+	mu       sync.Mutex
+	news     news
+	snapshot *subnet.Snapshot
+	inSync   bool                 // the first full list has arrived
+	doubtful map[string]time.Time // keys a restored store lacks, and when they go
+}
+
+// news is what the reconciler takes out of the inbox.
+type news struct {
+	config []byte       // new raw network config
+	held   *subnet.Held // new lease of ours
+	nodes  map[string]bool
+	drift  map[backend.Key]backend.Object // what the kernel has, where it is not what we want; nil when gone
+	resync bool                           // look at everything
+	host   bool                           // the host's own network changed
+	rules  bool                           // the firewall may have changed
+}
+
+func newInbox(node string, d *desired) *inbox {
+	b := &inbox{
+		wake: make(chan struct{}, 1), desired: d,
+		snapshot: subnet.NewSnapshot(node, nil),
+		doubtful: map[string]time.Time{},
+	}
+	// The first pass looks at everything.
+	b.news = news{resync: true, host: true, rules: true}
+	b.poke()
+	return b
+}
+
+func (b *inbox) poke() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take empties the inbox.
+func (b *inbox) take() news {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := b.news
+	b.news = news{}
+	return n
+}
+
+func (b *inbox) put(edit func(*news)) {
+	b.mu.Lock()
+	edit(&b.news)
+	b.mu.Unlock()
+	b.poke()
+}
+
+func (b *inbox) config(raw []byte)  { b.put(func(n *news) { n.config = raw }) }
+func (b *inbox) held(h subnet.Held) { b.put(func(n *news) { n.held = &h }) }
+func (b *inbox) rules()             { b.put(func(n *news) { n.rules = true }) }
+
+// event takes a notification of the kernel. Those that tell what we want
+// anyway, the echoes of our own writes above all, end here.
+func (b *inbox) event(e backend.Event) {
+	switch {
+	case e.Resync || e.Host:
+		b.put(func(n *news) {
+			n.resync = n.resync || e.Resync
+			n.host = n.host || e.Host
+		})
+	case b.desired.wants(e.Key, e.Object):
+		b.mu.Lock()
+		delete(b.news.drift, e.Key) // it has been mended meanwhile
+		b.mu.Unlock()
+	case e.Key.Kind == backend.KindLink:
+		// What hung on the link may have gone without a word: the kernel
+		// drops the IPv4 routes of a link that goes down silently
+		// (net/ipv4/fib_frontend.c, fib_disable_ip).
+		b.put(func(n *news) { n.resync = true })
+	default:
+		b.put(func(n *news) {
+			if n.drift == nil {
+				n.drift = map[backend.Key]backend.Object{}
+			}
+			n.drift[e.Key] = e.Object
+		})
+	}
+}
+
+// leases takes what the store tells of its leases.
+func (b *inbox) leases(u subnet.Update) {
+	b.mu.Lock()
+	var dirty []string
+	for _, r := range u.Put {
+		delete(b.doubtful, r.Key)
+	}
+	if u.Full {
+		list := u.Put
+		if u.WentBack {
+			list = b.keepDoubtful(list)
+		}
+		dirty = b.snapshot.Replace(list)
+		b.inSync = true
+		b.news.resync = true
+	} else {
+		for _, r := range u.Put {
+			dirty = append(dirty, b.snapshot.Put(r)...)
+		}
+		for _, key := range u.Gone {
+			dirty = append(dirty, b.snapshot.Delete(key)...)
+		}
+	}
+	b.markNodes(dirty)
+	b.mu.Unlock()
+	b.poke()
+}
+
+// keepDoubtful adds to a restored store's list the records that it lacks, for
+// a while. Called with the lock held.
+func (b *inbox) keepDoubtful(list []subnet.Record) []subnet.Record {
+	listed := make(map[string]bool, len(list))
+	for _, r := range list {
+		listed[r.Key] = true
+	}
+	until := time.Now().Add(removalDelay)
+	for _, r := range b.snapshot.Records() {
+		if !listed[r.Key] {
+			list = append(list, r)
+			b.doubtful[r.Key] = until
+		}
+	}
+	return list
+}
+
+// expire lets the doubtful records go whose time has come, and returns when
+// the next one's will; zero for none.
+func (b *inbox) expire(now time.Time) (next time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, until := range b.doubtful {
+		switch {
+		case !now.Before(until):
+			delete(b.doubtful, key)
+			b.markNodes(b.snapshot.Delete(key))
+		case next.IsZero() || until.Before(next):
+			next = until
+		}
+	}
+	return next
+}
+
+// markNodes notes nodes to plan again. Called with the lock held.
+func (b *inbox) markNodes(ids []string) {
+	if len(ids) > 0 && b.news.nodes == nil {
+		b.news.nodes = make(map[string]bool, len(ids))
+	}
+	for _, id := range ids {
+		b.news.nodes[id] = true
+	}
+}
+
+// setOwn settles the leases for our own and another backend, and returns the
+// IDs of all nodes.
+func (b *inbox) setOwn(own subnet.Lease, check subnet.Check) map[string]bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	dirty := map[string]bool{}
+	for _, id := range b.snapshot.SetOwn(own, check) {
+		dirty[id] = true
+	}
+	return dirty
+}
+
+// peer returns the lease of a node that is a peer.
+func (b *inbox) peer(id string) (subnet.Lease, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.snapshot.Peer(id)
+}
+
+// isInSync reports whether the store's first full list has arrived, before
+// which nothing is deleted.
+func (b *inbox) isInSync() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.inSync
+}
+
+// leasesSeen returns the peers' leases and the records that do not count.
+func (b *inbox) leasesSeen() ([]subnet.Lease, []subnet.Refusal) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var peers []subnet.Lease
+	for _, id := range b.snapshot.Peers() {
+		if l, ok := b.snapshot.Peer(id); ok {
+			peers = append(peers, l)
+		}
+	}
+	return peers, b.snapshot.Refused()
+}

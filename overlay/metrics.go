@@ -1,0 +1,58 @@
+package overlay
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// metrics are kept where things happen; what can be counted on request is
+// collected then (see collector).
+type metrics struct {
+	ready, storeUp, leaseExpiry prometheus.Gauge
+	repairs                     *prometheus.CounterVec
+}
+
+func newMetrics(reg *prometheus.Registry) *metrics {
+	gauge := func(name, help string) prometheus.Gauge {
+		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	}
+	m := &metrics{
+		ready:       gauge("twill_ready", "1 when the node is ready: lease held, device up, rules in, first list of peers programmed."),
+		storeUp:     gauge("twill_store_up", "1 while the store answers."),
+		leaseExpiry: gauge("twill_lease_expiry_timestamp_seconds", "When this node's lease would end, as of its last renewal."),
+		repairs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "twill_repairs_total",
+			Help: "Objects that were changed behind our back and mended."}, []string{"kind"}),
+	}
+	if reg != nil {
+		reg.MustRegister(m.ready, m.storeUp, m.leaseExpiry, m.repairs)
+	}
+	return m
+}
+
+// collector tells what the status holds, when it is asked.
+type collector struct {
+	status                             func() Status
+	peers, refused, failing, contended *prometheus.Desc
+}
+
+func newCollector(status func() Status) *collector {
+	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
+	return &collector{
+		status:    status,
+		peers:     desc("twill_peers", "Nodes that are peers."),
+		refused:   desc("twill_refused_records", "Records of the store that do not count; see the status for reasons."),
+		failing:   desc("twill_failing_objects", "Kernel objects that cannot be made as they must be."),
+		contended: desc("twill_contended_objects", "Kernel objects that something else keeps undoing."),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	s := c.status()
+	for _, m := range []struct {
+		desc *prometheus.Desc
+		n    int
+	}{{c.peers, len(s.Peers)}, {c.refused, len(s.Refused)}, {c.failing, len(s.Failing)}, {c.contended, len(s.Contended)}} {
+		ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, float64(m.n))
+	}
+}

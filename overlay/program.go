@@ -1,0 +1,306 @@
+package overlay
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/envfile"
+)
+
+// step is a change with where it comes from.
+type step struct {
+	backend.Change
+	repair bool // nobody changed their mind: the kernel drifted
+}
+
+// program brings the changes into the kernel, and reports whether the kernel
+// could be read. What failed is kept in pending.
+func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Change, drift map[backend.Key]backend.Object) bool {
+	s := a.state
+	var steps []step
+	if s.full {
+		have, err := a.kernel.Observe(ctx, a.desired.sysctls())
+		if err != nil {
+			if ctx.Err() == nil {
+				a.board.passFailed(err)
+				a.cfg.Log.WithError(err).Warn("the kernel's state could not be read, will retry")
+			}
+			return false
+		}
+		steps = a.fullSteps(planned, have)
+	} else {
+		steps = a.dirtySteps(now, planned, drift)
+	}
+	steps = a.inTurn(now, steps)
+	changes := make([]backend.Change, len(steps))
+	for i, st := range steps {
+		changes[i] = st.Change
+	}
+	errs := a.kernel.Apply(ctx, changes)
+	if ctx.Err() != nil {
+		return true
+	}
+	for i, st := range steps {
+		a.applied(now, st, errs[i])
+	}
+	if s.full {
+		s.full = false
+		if a.inbox.isInSync() {
+			s.settled = true
+		}
+	}
+	return true
+}
+
+// fullSteps compares everything. What was not planned in this pass has
+// drifted.
+func (a *Agent) fullSteps(planned []backend.Change, have backend.State) []step {
+	s := a.state
+	fresh := make(map[backend.Key]bool, len(planned))
+	for _, c := range planned {
+		fresh[c.Key()] = true
+	}
+	changes := a.desired.diff(have, a.inbox.isInSync())
+	steps := make([]step, len(changes))
+	for i, c := range changes {
+		p := s.pending[c.Key()]
+		failedBefore := p != nil && !p.repair
+		steps[i] = step{Change: c, repair: s.settled && !fresh[c.Key()] && !failedBefore}
+	}
+	// What is pending and no longer differs has come right.
+	differs := make(map[backend.Key]bool, len(changes))
+	for _, c := range changes {
+		differs[c.Key()] = true
+	}
+	for k := range s.pending {
+		if !differs[k] {
+			delete(s.pending, k)
+			a.board.objectWorks(k)
+		}
+	}
+	return steps
+}
+
+// dirtySteps gathers what was planned, what drifted and what is due again.
+func (a *Agent) dirtySteps(now time.Time, planned []backend.Change, drift map[backend.Key]backend.Object) []step {
+	s := a.state
+	prune := a.inbox.isInSync()
+	steps := map[backend.Key]step{}
+	add := func(c backend.Change, repair bool) {
+		if c.Want != nil || (c.Have != nil && prune && c.Key().Kind != backend.KindSysctl) {
+			steps[c.Key()] = step{c, repair}
+		}
+	}
+	for k, p := range s.pending {
+		if !now.Before(p.at) {
+			add(backend.Change{Have: p.have, Want: a.desired.get(k)}, p.repair)
+		}
+	}
+	for k, have := range drift {
+		if want := a.desired.get(k); want != have {
+			add(backend.Change{Have: have, Want: want}, s.settled)
+		}
+	}
+	for _, c := range planned {
+		add(c, false)
+	}
+	out := make([]step, 0, len(steps))
+	for _, st := range steps {
+		out = append(out, st)
+	}
+	return out
+}
+
+// inTurn orders the steps and keeps for later what something else undoes again
+// and again.
+func (a *Agent) inTurn(now time.Time, steps []step) []step {
+	s := a.state
+	byKey := make(map[backend.Key]step, len(steps))
+	changes := make([]backend.Change, 0, len(steps))
+	for _, st := range steps {
+		k := st.Key()
+		if st.repair {
+			if at := s.pace.turn(k, now); at.After(now) {
+				s.pending[k] = &pending{have: st.Have, repair: true, at: at}
+				continue
+			}
+		}
+		byKey[k] = st
+		changes = append(changes, st.Change)
+	}
+	backend.SortChanges(changes)
+	out := make([]step, len(changes))
+	for i, c := range changes {
+		out[i] = byKey[c.Key()]
+	}
+	return out
+}
+
+// applied notes what became of a step.
+func (a *Agent) applied(now time.Time, st step, err error) {
+	s := a.state
+	k := st.Key()
+	if err != nil {
+		p := s.pending[k]
+		if p == nil {
+			p = &pending{attempt: backoff{First: 200 * time.Millisecond, Most: 30 * time.Second}}
+			s.pending[k] = p
+			a.cfg.Log.WithField("object", k.String()).WithError(err).Warn("change failed, will retry")
+		}
+		p.have, p.repair, p.at = st.Have, st.repair, now.Add(p.attempt.next())
+		a.board.objectFailed(k, err)
+		return
+	}
+	delete(s.pending, k)
+	a.board.objectWorks(k)
+	if !st.repair {
+		a.cfg.Log.WithField("change", st.Change).Debug("applied")
+		return
+	}
+	times := s.pace.repaired(k, now)
+	a.board.repaired(now, st.Change, times)
+	fields := logrus.Fields{"object": k.String(), "before": text(st.Have), "after": text(st.Want), "times": times}
+	if times == contended {
+		a.cfg.Log.WithFields(fields).Warn("something keeps undoing this: repairs slow down")
+	} else if times < contended {
+		a.cfg.Log.WithFields(fields).Info("repaired")
+	}
+}
+
+func text(o backend.Object) string {
+	if o == nil {
+		return "absent"
+	}
+	return o.String()
+}
+
+// syncRules brings the firewall's rules up to date, and reports whether they
+// are.
+func (a *Agent) syncRules(ctx context.Context) bool {
+	s := a.state
+	rules := masq.Plan(a.masquerade())
+	planned := s.rules == nil || !sameRules(*s.rules, rules)
+	if !planned && !s.dirtyRules {
+		return true
+	}
+	changed, err := a.firewall.Sync(ctx, rules)
+	if ctx.Err() != nil {
+		return true
+	}
+	a.board.rulesSynced(err)
+	if err != nil {
+		a.cfg.Log.WithError(err).Warn("rules could not be written, will retry")
+		s.dirtyRules = true
+		return false
+	}
+	s.dirtyRules = false
+	s.rules = &rules
+	switch {
+	case changed && !planned:
+		a.board.rulesRepaired()
+		a.cfg.Log.WithField("object", "rules").Info("repaired")
+	case changed:
+		a.cfg.Log.Info("rules written")
+	}
+	return true
+}
+
+func sameRules(x, y masq.Rules) bool {
+	return slices.Equal(x.Postrouting, y.Postrouting) && slices.Equal(x.Forward, y.Forward)
+}
+
+func (a *Agent) masquerade() masq.Config {
+	s := a.state
+	c := masq.Config{Subnets: s.held.Lease.Subnets, Masquerade: a.cfg.Masquerade, RandomFully: a.cfg.RandomFull, Forward: true}
+	for _, f := range subnet.Families {
+		if n := s.active.Networks[f]; n.Enabled() {
+			c.Networks[f] = []netip.Prefix{n.Network}
+		}
+	}
+	return c
+}
+
+// conclude writes subnet.env if all of it is true, and tells how we are.
+func (a *Agent) conclude(now time.Time, read bool) {
+	s := a.state
+	if read {
+		a.board.readBack(now)
+	}
+	hostFailed := false
+	for k := range s.pending {
+		if k.Kind == backend.KindLink || k.Kind == backend.KindAddress {
+			hostFailed = true
+		}
+	}
+	a.board.contention(s.pace.contended(now))
+	reasons := a.missing()
+	if hostFailed || !read {
+		reasons = append(reasons, "the device is not as it must be, see failing")
+	}
+	if len(reasons) == 0 {
+		if err := a.writeEnv(); err != nil {
+			reasons = append(reasons, err.Error())
+			a.cfg.Log.WithError(err).Warn("subnet file could not be written, will retry")
+		}
+	}
+	if s.rules == nil {
+		reasons = append(reasons, "the rules are not in")
+	}
+	if !s.settled {
+		reasons = append(reasons, "the first full list of peers is not programmed")
+	}
+	if a.board.waiting(reasons) {
+		if len(reasons) == 0 {
+			a.cfg.Log.Info("ready")
+		} else {
+			a.cfg.Log.WithField("reasons", reasons).Warn("not ready")
+		}
+	}
+}
+
+// missing names what there must be before anything can be programmed.
+func (a *Agent) missing() []string {
+	s := a.state
+	var reasons []string
+	for _, m := range []struct {
+		missing bool
+		what    string
+	}{
+		{s.config == nil, "no usable network config yet"},
+		{s.underlay == nil, "no external interface yet"},
+		{s.config != nil && s.underlay != nil && s.planner == nil, "the network config does not fit the underlay"},
+		{s.held == nil, "no lease yet"},
+	} {
+		if m.missing {
+			reasons = append(reasons, m.what)
+		}
+	}
+	return reasons
+}
+
+func (a *Agent) writeEnv() error {
+	s := a.state
+	env := envfile.Env{IPMasq: a.cfg.Masquerade}
+	mtu := s.planner.MTU()
+	for _, f := range subnet.Families {
+		n, p := s.active.Networks[f], s.held.Lease.Subnets[f]
+		if !n.Enabled() || !p.IsValid() {
+			continue
+		}
+		env.Networks[f] = []netip.Prefix{n.Network}
+		env.Subnets[f] = envfile.Gateway(p)
+		if env.MTU == 0 || mtu[f] < env.MTU {
+			env.MTU = mtu[f]
+		}
+	}
+	_, err := envfile.Write(a.cfg.SubnetFile, env)
+	a.board.mtu(env.MTU)
+	return err
+}

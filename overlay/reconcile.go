@@ -1,0 +1,265 @@
+package overlay
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/envfile"
+)
+
+// state is what the reconciler knows; only its goroutine touches it.
+type state struct {
+	config   *subnet.Config // the newest that can be used
+	underlay *backend.Underlay
+	planner  Planner
+	active   subnet.Config // what the planner was made for
+	held     *subnet.Held
+	claim    subnet.Claim // as published, without Previous
+
+	pending map[backend.Key]*pending // changes that failed or wait their turn
+	pace    pacer
+	rules   *masq.Rules // in the kernel as of the last Sync
+
+	full       bool // the next pass looks at everything
+	host       bool // the next pass chooses the underlay again
+	dirtyRules bool
+	settled    bool // all peers of the first full list were programmed once
+	retry      backoff
+}
+
+// pending is a change to make later.
+type pending struct {
+	have    backend.Object // as far as known
+	repair  bool
+	attempt backoff
+	at      time.Time
+}
+
+func newState() *state {
+	return &state{
+		pending: map[backend.Key]*pending{},
+		pace:    pacer{},
+		retry:   backoff{First: 100 * time.Millisecond, Most: 10 * time.Second},
+	}
+}
+
+// reconcile runs passes: when something is dirty, when a retry is due, and a
+// full one from time to time for what nothing announces.
+func (a *Agent) reconcile(ctx context.Context) {
+	full := time.NewTicker(a.cfg.FullPass)
+	defer full.Stop()
+	due := time.NewTimer(time.Hour)
+	defer due.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-full.C:
+			a.state.full, a.state.host, a.state.dirtyRules = true, true, true
+		case <-a.inbox.wake:
+		case <-due.C:
+		}
+		next := a.pass(ctx)
+		due.Reset(time.Until(next))
+	}
+}
+
+// pass closes the gap between what is wanted and what is there, as far as it
+// is known to be dirty, and returns when it must run again at the latest.
+func (a *Agent) pass(ctx context.Context) time.Time {
+	now := time.Now()
+	s := a.state
+	recheck := a.inbox.expire(now)
+	n := a.inbox.take()
+	s.full = s.full || n.resync
+	s.host = s.host || n.host
+	s.dirtyRules = s.dirtyRules || n.rules
+
+	replan := a.takeConfig(n.config)
+	replan = a.takeUnderlay(ctx) || replan
+	if replan {
+		replan = a.newPlanner()
+	}
+	if n.held != nil && (s.held == nil || *s.held != *n.held) {
+		replan = replan || s.held == nil || s.held.Lease != n.held.Lease
+		a.takeHeld(*n.held)
+	}
+	if s.planner == nil || s.held == nil {
+		// Nothing is known to be wanted yet: what an earlier run left stays.
+		a.board.waiting(a.missing())
+		return earliest(now.Add(a.cfg.FullPass), recheck)
+	}
+	planned := a.plan(n.nodes, replan)
+	ok := a.program(ctx, now, planned, n.drift)
+	ok = a.syncRules(ctx) && ok
+	a.conclude(now, ok)
+	return earliest(a.nextDue(now, ok), recheck)
+}
+
+// takeUnderlay chooses the underlay again, and reports whether it changed. One
+// that cannot be chosen now, while a link flaps, say, leaves the old one.
+func (a *Agent) takeUnderlay(ctx context.Context) bool {
+	s := a.state
+	if !s.host {
+		return false
+	}
+	host, err := a.kernel.Host(ctx)
+	if err != nil {
+		a.board.underlayFailed(err)
+		return false
+	}
+	s.host = false
+	a.board.readBack(time.Now())
+	var before backend.Underlay
+	if s.underlay != nil {
+		before = *s.underlay
+	}
+	u, err := a.cfg.Underlay.Select(host, a.cfg.Route, before)
+	if err != nil {
+		a.board.underlayFailed(err)
+		return false
+	}
+	if s.config == nil || !s.config.Backend.VXLAN.DirectRouting {
+		u.OnLink = nil // does not matter, and changes with every pod
+	}
+	a.board.underlayChosen(u)
+	if s.underlay != nil && s.underlay.Equal(u) {
+		return false
+	}
+	if s.underlay == nil || s.underlay.Interface != u.Interface || s.underlay.PublicIPs != u.PublicIPs || s.underlay.MTU != u.MTU {
+		a.cfg.Log.WithFields(logrus.Fields{"interface": u.Interface, "mtu": u.MTU, "public_ips": addrs(u.PublicIPs)}).Info("underlay chosen")
+	}
+	s.underlay = &u
+	return true
+}
+
+// newPlanner makes the planner for the config and underlay there are now, and
+// announces what follows. It reports whether there is a new one.
+func (a *Agent) newPlanner() bool {
+	s := a.state
+	if s.config == nil || s.underlay == nil {
+		return false
+	}
+	p, err := newPlanner(*s.config, *s.underlay, a.cfg.Node)
+	if err != nil {
+		a.board.plannerFailed(err)
+		return false
+	}
+	a.board.plannerFailed(nil)
+	s.planner, s.active = p, *s.config
+	claim := p.Announce(subnet.Claim{Node: a.cfg.Node, MachineID: a.cfg.MachineID, Config: *s.config})
+	if claim != s.claim {
+		s.claim = claim
+		claim.Previous = a.previous()
+		a.publish(claim)
+	}
+	return true
+}
+
+// previous returns the subnets that this node had: those of its lease, else
+// those that subnet.env still tells of.
+func (a *Agent) previous() subnet.PerFamily[netip.Prefix] {
+	if h := a.state.held; h != nil {
+		return h.Lease.Subnets
+	}
+	var subnets subnet.PerFamily[netip.Prefix]
+	env, err := envfile.Read(a.cfg.SubnetFile)
+	if err != nil {
+		return subnets // there is none, or none to be trusted
+	}
+	for f, p := range env.Subnets {
+		if p.IsValid() {
+			subnets[f] = p.Masked()
+		}
+	}
+	return subnets
+}
+
+func (a *Agent) takeHeld(h subnet.Held) {
+	s := a.state
+	log := a.cfg.Log.WithFields(logrus.Fields{"subnet": prefixes(h.Lease.Subnets)})
+	switch {
+	case s.held == nil:
+		log.Info("lease held")
+	case s.held.Lease.Subnets != h.Lease.Subnets:
+		log.WithField("before", prefixes(s.held.Lease.Subnets)).Warn("lease is another one: pods of the old subnet are cut off")
+	}
+	s.held = &h
+	a.board.held(h)
+}
+
+// plan plans again for the nodes that are dirty, or for all, and returns what
+// that changes.
+func (a *Agent) plan(dirty map[string]bool, all bool) []backend.Change {
+	s := a.state
+	own := s.held.Lease
+	plans := map[string][]backend.Object{}
+	if all {
+		s.full = true // only a look at the kernel tells what an earlier plan left
+		dirty = a.inbox.setOwn(own, s.planner.Check)
+		for _, id := range a.desired.nodes() {
+			dirty[id] = true
+		}
+		plans[hostPlan] = append(backend.HostObjects(s.active, own, a.cfg.Host), s.planner.Host(own)...)
+	}
+	for id := range dirty {
+		peer, ok := a.inbox.peer(id)
+		if !ok {
+			plans[id] = nil
+			a.board.peerGone(id)
+			continue
+		}
+		objects, err := s.planner.Peer(own, peer)
+		plans[id] = objects
+		a.board.peerPlanned(id, err)
+	}
+	if len(dirty) > 0 {
+		a.logPeers(dirty, plans)
+	}
+	return a.desired.replace(plans)
+}
+
+// logPeers tells which peers came, changed or went; many at once in one line.
+func (a *Agent) logPeers(dirty map[string]bool, plans map[string][]backend.Object) {
+	const few = 8
+	if len(dirty) > few {
+		a.cfg.Log.WithField("peers", len(dirty)).Info("peers planned")
+		return
+	}
+	for id := range dirty {
+		if plans[id] == nil {
+			a.cfg.Log.WithField("peer", id).Info("peer gone")
+		} else {
+			a.cfg.Log.WithField("peer", id).Info("peer planned")
+		}
+	}
+}
+
+// nextDue returns when the next pass has something to do.
+func (a *Agent) nextDue(now time.Time, ok bool) time.Time {
+	s := a.state
+	next := now.Add(a.cfg.FullPass)
+	if ok {
+		s.retry.reset()
+	} else {
+		next = now.Add(s.retry.next())
+	}
+	for _, p := range s.pending {
+		next = earliest(next, p.at)
+	}
+	return next
+}
+
+// earliest returns the earlier of two times, of which b may be zero for never.
+func earliest(a, b time.Time) time.Time {
+	if !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,119 @@
+package overlay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+)
+
+// serve starts the health listener and the status socket in g.
+func (a *Agent) serve(ctx context.Context, g *errgroup.Group) error {
+	if a.cfg.HealthAddr.Port() != 0 {
+		l, err := net.Listen("tcp", a.cfg.HealthAddr.String())
+		if err != nil {
+			return fmt.Errorf("listening for health checks on %s (--healthz-ip, --healthz-port): %w", a.cfg.HealthAddr, err)
+		}
+		g.Go(func() error { return serveHTTP(ctx, l, a.healthMux()) })
+	}
+	if a.cfg.Socket != "" {
+		l, err := listenUnix(a.cfg.Socket)
+		if err != nil {
+			return fmt.Errorf("listening for status requests on %s (--socket): %w", a.cfg.Socket, err)
+		}
+		g.Go(func() error { return serveHTTP(ctx, l, http.HandlerFunc(a.serveStatus)) })
+	}
+	return nil
+}
+
+// listenUnix makes the socket anew: the lock on the state directory has shown
+// that nobody lives behind one that is there.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+func (a *Agent) healthMux() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		if why := a.dead(time.Now()); why != "" {
+			http.Error(w, why, http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		reasons, degraded := a.board.ready()
+		switch {
+		case len(reasons) > 0:
+			http.Error(w, "not ready: "+strings.Join(reasons, "; "), http.StatusServiceUnavailable)
+		case degraded != nil:
+			fmt.Fprintf(w, "ready, store degraded since %s\n", degraded.Format(time.RFC3339))
+		default:
+			fmt.Fprintln(w, "ready")
+		}
+	})
+	if a.cfg.Metrics != nil {
+		a.cfg.Metrics.MustRegister(newCollector(a.Status))
+		mux.Handle("GET /metrics", promhttp.HandlerFor(a.cfg.Metrics, promhttp.HandlerOpts{}))
+	}
+	return mux
+}
+
+// dead says why the daemon is not alive, "" while it is. The reconciler comes
+// round at least once in each FullPass; a store that does not answer is waited
+// for, which is alive.
+func (a *Agent) dead(now time.Time) string {
+	a.board.mu.Lock()
+	defer a.board.mu.Unlock()
+	if quiet := now.Sub(a.board.lastRead); quiet > 4*a.cfg.FullPass+10*time.Second {
+		return fmt.Sprintf("the kernel's state was last read %s ago", quiet.Round(time.Second))
+	}
+	return ""
+}
+
+// Status returns how the daemon is now.
+func (a *Agent) Status() Status {
+	peers, refused := a.inbox.leasesSeen()
+	return a.board.fill(peers, refused, a.inbox.isInSync(), a.dead(time.Now()) == "")
+}
+
+func (a *Agent) serveStatus(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(a.Status()) // the reader went away
+}
