@@ -18,50 +18,54 @@ const watchBuffer = 4 << 20
 // Watch calls onChange, on the caller's goroutine, after each transaction that
 // touched our table, our own included, until ctx ends; it then returns nil. It
 // calls onChange once at the start, when it is listening, for all that
-// happened before. Where notifications were lost (ENOBUFS) it calls onChange
-// too, since our table may have been in them.
+// happened before. Where notifications were lost it subscribes anew and calls
+// onChange too, since our table may have been in them.
 //
 // onChange should only mark the table for a Sync. A Sync that finds nothing to
 // do writes nothing, so the echo of our own writes ends there.
 func (t *Table) Watch(ctx context.Context, onChange func()) error {
+	for {
+		err := t.watch(ctx, onChange)
+		if ctx.Err() != nil {
+			return nil
+		}
+		// An overrun is told once, by ENOBUFS, and before the messages that
+		// still wait; until those are read the kernel drops all others without
+		// a word (af_netlink.c, NETLINK_S_CONGESTED). A new socket begins clean.
+		if !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+	}
+}
+
+// watch is Watch on one socket. It ends with an error or with ctx.
+func (t *Table) watch(ctx context.Context, onChange func()) (err error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: t.netns})
 	if err != nil {
 		return fmt.Errorf("opening a netfilter netlink socket: %w%s", err, advice(err))
 	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
 	if err := conn.SetReadBuffer(watchBuffer); err != nil {
-		return errors.Join(fmt.Errorf("setting the receive buffer of nf_tables notifications: %w", err), conn.Close())
+		return fmt.Errorf("setting the receive buffer of nf_tables notifications: %w", err)
 	}
 	if err := conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
-		return errors.Join(fmt.Errorf("subscribing to nf_tables notifications: %w%s", err, advice(err)), conn.Close())
+		return fmt.Errorf("subscribing to nf_tables notifications: %w%s", err, advice(err))
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	onChange()
-	return errors.Join(receive(ctx, conn, onChange), conn.Close())
-}
-
-func receive(ctx context.Context, conn *netlink.Conn, onChange func()) error {
-	touched := false
-	for {
+	for touched := false; ; {
 		messages, err := conn.Receive()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, unix.ENOBUFS):
-			touched = false
-			onChange()
-		case err != nil:
+		if err != nil {
 			return fmt.Errorf("receiving nf_tables notifications: %w", err)
 		}
 		for _, m := range messages {
 			// The new generation's number ends each transaction.
-			if m.Header.Type == newGeneration {
-				if touched {
-					touched = false
-					onChange()
-				}
-			} else if ours(m) {
+			if ours(m) {
 				touched = true
+			} else if touched && m.Header.Type == newGeneration {
+				touched = false
+				onChange()
 			}
 		}
 	}
