@@ -1,0 +1,204 @@
+package cni_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/overlay/cni"
+)
+
+// DEL frees the address and the interface whatever has become of subnet.env.
+func TestDelWithoutTheSameSubnetFile(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		after func(t *testing.T, h host)
+	}{
+		{"gone", func(t *testing.T, h host) { require.NoError(t, os.Remove(h.subnetFile)) }},
+		{"gone with its directory", func(t *testing.T, h host) { require.NoError(t, os.RemoveAll(filepath.Dir(h.subnetFile))) }},
+		{"zero length", func(t *testing.T, h host) { require.NoError(t, os.Truncate(h.subnetFile, 0)) }},
+		{"half-written", func(t *testing.T, h host) { require.NoError(t, os.Truncate(h.subnetFile, 70)) }},
+		{"another subnet", func(t *testing.T, h host) {
+			h.setEnv(t, strings.NewReplacer("10.5.52.1", "10.5.53.1", ":52::1", ":53::1").Replace(dualEnv))
+		}},
+		{"another network", func(t *testing.T, h host) { h.setEnv(t, strings.ReplaceAll(v4Env, "10.5.", "10.9.")) }},
+		{"another family", func(t *testing.T, h host) { h.setEnv(t, v6Env) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, dualEnv)
+			ns := netns(t)
+			// A limit that fits no other subnet, and a range of the runtime's
+			// that the next subnet overlaps.
+			conf := h.conf(conf{
+				"capabilities":  conf{"ipRanges": true},
+				"runtimeConfig": conf{"ipRanges": []any{[]any{conf{"subnet": "fd00:5:0:53::/64"}}}},
+				"ipam":          conf{"dataDir": h.ipamDir, "rangeStart": "10.5.52.20"},
+			})
+			conf["prevResult"] = h.add(t, attach("pod", ns), conf)
+			require.Equal(t, []string{"10.5.52.20", "fd00:5:0:52::2", "fd00:5:0:53::2"}, h.reserved(t))
+			c.after(t, h)
+			_, err := h.run("CHECK", attach("pod", ns), conf)
+			require.NoError(t, err, "nor does CHECK need it")
+			for range 2 {
+				_, err := h.run("DEL", attach("pod", ns), conf)
+				require.NoError(t, err)
+				require.Empty(t, h.reserved(t))
+				require.Empty(t, h.veths(t))
+				require.Len(t, links(t, ns), 1)
+			}
+		})
+	}
+}
+
+// DEL frees the address when the pod's namespace is gone, in each way that a
+// runtime or a crash leaves it.
+func TestDelWithoutNamespace(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		lose func(t *testing.T, r *request, ns string)
+	}{
+		{"path gone", func(t *testing.T, _ *request, ns string) { ip(t, "netns", "del", ns) }},
+		{"not given", func(t *testing.T, r *request, ns string) {
+			ip(t, "netns", "del", ns)
+			r.netns = ""
+		}},
+		{"a plain file", func(t *testing.T, r *request, ns string) {
+			ip(t, "netns", "del", ns)
+			r.netns = filepath.Join(t.TempDir(), "netns")
+			require.NoError(t, os.WriteFile(r.netns, nil, 0o444))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, dualEnv)
+			ns := netns(t)
+			r := attach("pod", ns)
+			h.add(t, r, h.conf(nil))
+			require.Len(t, h.reserved(t), 2)
+			c.lose(t, &r, ns)
+			require.NoError(t, os.Remove(h.subnetFile))
+			for range 2 {
+				_, err := h.run("DEL", r, h.conf(nil))
+				require.NoError(t, err)
+				require.Empty(t, h.reserved(t))
+			}
+			// The kernel drops a namespace, and the veth with it, a little later.
+			require.Eventually(t, func() bool { return len(h.veths(t)) == 0 }, 10*time.Second, 10*time.Millisecond)
+		})
+	}
+}
+
+// DEL of what never was, on a host that never had anything.
+func TestDelOfNothing(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, "")
+	_, err := h.run("DEL", attach("pod", netns(t)), h.conf(nil))
+	require.NoError(t, err)
+	require.Empty(t, h.reserved(t))
+}
+
+// A config that ADD would refuse by now still deletes.
+func TestDelWithAnOutdatedConfig(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Env)
+	ns := netns(t)
+	h.add(t, attach("pod", ns), h.conf(nil))
+	_, err := h.run("DEL", attach("pod", ns), h.conf(conf{
+		"unknown": 1, "subnetFile": "relative", "delegate": conf{"name": "x", "ipam": conf{"type": "dhcp"}},
+		"ipam": conf{"dataDir": h.ipamDir, "subnet": "10.9.0.0/24", "routes": "none", "gateway": "10.9.0.1"},
+	}))
+	require.NoError(t, err)
+	require.Empty(t, h.reserved(t))
+	require.Empty(t, h.veths(t))
+}
+
+// Where twilld does not masquerade the delegate does, for each pod, and takes
+// that back at DEL also when twilld has taken over in the meantime.
+func TestDelUndoesMasquerade(t *testing.T) {
+	t.Parallel()
+	delegateMasq := strings.Replace(v4Env, "true", "false", 1)
+	for name, after := range map[string]func(t *testing.T, h host){
+		"as before":          func(*testing.T, host) {},
+		"twilld took over":   func(t *testing.T, h host) { h.setEnv(t, v4Env) },
+		"subnet.env is gone": func(t *testing.T, h host) { require.NoError(t, os.Remove(h.subnetFile)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, delegateMasq)
+			ns := netns(t)
+			conf := h.conf(conf{"delegate": conf{"ipMasqBackend": "nftables"}})
+			h.add(t, attach("pod", ns), conf)
+			require.Contains(t, h.rules(t), "10.5.52.2")
+			mark, err := os.Stat(filepath.Join(h.dataDir, "cbr0.ipmasq"))
+			require.NoError(t, err)
+			require.Zero(t, mark.Size())
+			after(t, h)
+			_, err = h.run("DEL", attach("pod", ns), conf)
+			require.NoError(t, err)
+			require.NotContains(t, h.rules(t), "10.5.52.2")
+			require.Empty(t, h.reserved(t))
+		})
+	}
+}
+
+func (h host) rules(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("ip", "netns", "exec", h.ns, "nft", "list", "ruleset").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return string(out)
+}
+
+// While there is no subnet the error has the spec's code for "try again".
+func TestAddWithoutSubnetFile(t *testing.T) {
+	t.Parallel()
+	const hint = "; is twilld running and ready on this node? `twill status` says what it waits for; the runtime may try again"
+	for _, c := range []struct {
+		name, env, want string
+	}{
+		{"absent", "", "waiting 120ms for the node's subnet: reading the node's subnet: open PATH: no such file or directory" + hint},
+		{"zero length", "\n", "waiting 120ms for the node's subnet: reading the node's subnet from PATH: the file is empty: its writer was cut off or is not done; want lines such as FLANNEL_SUBNET=10.5.52.1/24" + hint},
+		{"wrong", strings.Replace(v4Env, "1450", "14", 1), `waiting 120ms for the node's subnet: reading the node's subnet from PATH: line 3: FLANNEL_MTU="14": want 68 to 65535 bytes` + hint},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "subnet.env")
+			if c.env != "" {
+				require.NoError(t, os.WriteFile(path, []byte(c.env), 0o644))
+			}
+			err := addOnly(t, path)
+			require.EqualError(t, err, strings.ReplaceAll(c.want, "PATH", path))
+			requireCode(t, 11, err)
+		})
+	}
+	t.Run("unreadable", func(t *testing.T) {
+		t.Parallel()
+		path := t.TempDir()
+		err := addOnly(t, path)
+		require.EqualError(t, err, "reading the node's subnet: read "+path+": is a directory")
+		requireCode(t, 5, err)
+	})
+}
+
+func addOnly(t *testing.T, subnetFile string) error {
+	t.Helper()
+	funcs := cni.Plugin{Wait: 120 * time.Millisecond}.Funcs(t.Context())
+	return funcs.Add(&skel.CmdArgs{StdinData: []byte(`{"name":"cbr0","type":"twill","subnetFile":"` + subnetFile + `"}`)})
+}
+
+func requireCode(t *testing.T, code uint, err error) {
+	t.Helper()
+	var e *types.Error
+	require.True(t, errors.As(err, &e), "%T", err)
+	require.Equal(t, code, e.Code)
+}
