@@ -40,6 +40,7 @@ func TestLoadErrors(t *testing.T) {
 		{"long value", `{"name":"n","ipam":"` + strings.Repeat("x", 200) + `"}`, `ipam is "` + strings.Repeat("x", 79) + `…; want an object with keys of the IPAM plugin, such as {"routes":[{"dst":"10.96.0.0/12"}]}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			_, err := cni.Load([]byte(c.stdin))
 			require.EqualError(t, err, "reading the network config: "+c.want)
 		})
@@ -81,6 +82,7 @@ func TestValidateErrors(t *testing.T) {
 		{"ipam.gateway", `"ipam":{"gateway":""}`, `ipam.gateway is ""` + limit},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			conf, err := cni.Load([]byte(`{"name":"cbr0","type":"twill",` + c.keys + `}`))
 			require.NoError(t, err)
 			require.EqualError(t, conf.Validate(), `checking the network config "cbr0": `+c.want)
@@ -146,12 +148,13 @@ func TestDelegate(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			conf, err := cni.Load([]byte(c.stdin))
 			require.NoError(t, err)
 			require.NoError(t, conf.Validate())
 			d, err := conf.Delegate(env(t, c.env))
 			require.NoError(t, err)
-			require.Equal(t, c.want, string(d.JSON)) //nolint:testifylint // byte for byte: the order is part of it
+			require.Equal(t, c.want, string(d.JSON))
 			require.Contains(t, c.want, `"type":"`+d.Type+`"`)
 			require.Equal(t, strings.Contains(c.want, `"ipMasq":true`), d.Masquerades)
 		})
@@ -209,6 +212,7 @@ func TestAttached(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			var known *envfile.Env
 			if c.env != "" {
 				e := env(t, c.env)
@@ -218,7 +222,7 @@ func TestAttached(t *testing.T) {
 			require.NoError(t, err)
 			d, err := conf.Attached(known, c.masqueraded)
 			require.NoError(t, err)
-			require.Equal(t, c.want, string(d.JSON)) //nolint:testifylint // byte for byte: the order is part of it
+			require.Equal(t, c.want, string(d.JSON))
 		})
 	}
 }

@@ -1,7 +1,6 @@
 package cni_test
 
 import (
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -199,6 +198,6 @@ func addOnly(t *testing.T, subnetFile string) error {
 func requireCode(t *testing.T, code uint, err error) {
 	t.Helper()
 	var e *types.Error
-	require.True(t, errors.As(err, &e), "%T", err)
+	require.ErrorAs(t, err, &e)
 	require.Equal(t, code, e.Code)
 }

@@ -152,7 +152,7 @@ func (h host) run(verb string, r request, c conf) ([]byte, error) {
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		e := new(types.Error)
 		if err := json.Unmarshal(stdout.Bytes(), e); err != nil {
-			return nil, fmt.Errorf("%s exited %v without an error of the spec: %s", verb, exit, stdout.Bytes())
+			return nil, fmt.Errorf("%s printed no error of the spec but %q: %w", verb, stdout.Bytes(), exit)
 		}
 		return nil, e
 	}

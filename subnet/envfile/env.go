@@ -3,7 +3,6 @@ package envfile
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -38,16 +37,6 @@ type Env struct {
 // FLANNEL_SUBNET holds.
 func Gateway(p netip.Prefix) netip.Prefix {
 	return netip.PrefixFrom(p.Masked().Addr().Next(), p.Bits())
-}
-
-// Equal reports whether both say the same.
-func (e Env) Equal(o Env) bool {
-	for _, f := range subnet.Families {
-		if !slices.Equal(e.Networks[f], o.Networks[f]) {
-			return false
-		}
-	}
-	return e.Subnets == o.Subnets && e.MTU == o.MTU && e.IPMasq == o.IPMasq
 }
 
 // Validate reports the first value that subnet.env cannot hold; the error

@@ -5,10 +5,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/envfile"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func prefixes(ss ...string) (ps []netip.Prefix) {
 	for _, s := range ss {
@@ -56,10 +59,7 @@ func TestMarshalAndParse(t *testing.T) {
 		e, err := envfile.Parse(b)
 		require.NoError(t, err, name)
 		require.Equal(t, c.env, e, name)
-		require.True(t, c.env.Equal(e), name)
 	}
-	require.False(t, v4.Equal(v6))
-	require.False(t, v4.Equal(dual))
 }
 
 func TestParseTolerates(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/envfile"
 )
 
@@ -72,7 +71,7 @@ func TestWriteIsAtomic(t *testing.T) {
 		}
 		e, err := envfile.Read(path)
 		require.NoError(t, err)
-		require.True(t, e.Equal(v4) || e.Equal(v6) || e.Equal(dual))
+		require.Contains(t, []envfile.Env{v4, v6, dual}, e)
 	}
 }
 
@@ -118,13 +117,4 @@ func TestFileErrors(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(dir, ".taken.*"))
 	require.NoError(t, err)
 	require.Empty(t, left, "the temporary file is removed")
-}
-
-func TestTextUnmarshalling(t *testing.T) {
-	t.Parallel()
-	var e envfile.Env
-	require.NoError(t, e.UnmarshalText([]byte(dualText)))
-	require.Equal(t, "10.5.52.0/24", e.Subnets[subnet.IPv4].Masked().String())
-	require.Error(t, e.UnmarshalText([]byte("FLANNEL_MTU=1")))
-	require.Zero(t, e)
 }

@@ -57,12 +57,6 @@ func Parse(b []byte) (Env, error) {
 	return e, nil
 }
 
-// UnmarshalText is Parse.
-func (e *Env) UnmarshalText(b []byte) (err error) {
-	*e, err = Parse(b)
-	return err
-}
-
 type variable struct {
 	value string
 	line  int

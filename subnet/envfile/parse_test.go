@@ -51,6 +51,7 @@ func TestParseErrors(t *testing.T) {
 		{"masquerade missing", edit("FLANNEL_IPMASQ=true\n", ""), "FLANNEL_IPMASQ is missing: the file is incomplete; want true or false"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			_, err := envfile.Parse([]byte(c.text))
 			require.EqualError(t, err, c.want)
 		})
