@@ -110,8 +110,9 @@ func New(cfg Config, store Store, kernel Kernel, firewall Firewall) *Agent {
 	return a
 }
 
-// Run works until the context ends, and leaves the data path as it is.
-func (a *Agent) Run(ctx context.Context) error {
+// Run works until the context ends, and leaves the data path as it is. health
+// brings what the store says of its connection, nil when it is good.
+func (a *Agent) Run(ctx context.Context, health <-chan error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	// The servers come first: an address in use is the one thing that no
 	// retry mends.
@@ -128,15 +129,29 @@ func (a *Agent) Run(ctx context.Context) error {
 		g.Go(func() error { a.supervise(ctx, name, task); return nil })
 	}
 	g.Go(func() error { a.reconcile(ctx); return nil })
+	g.Go(func() error { a.watchHealth(ctx, health); return nil })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	return nil
 }
 
-// StoreHealth takes what the store says of its connection: nil when it is
-// good.
-func (a *Agent) StoreHealth(err error) { a.board.storeHealth(err) }
+func (a *Agent) watchHealth(ctx context.Context, health <-chan error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case err := <-health:
+			if a.board.storeHealth(err) {
+				if err != nil {
+					a.cfg.Log.WithError(err).Warn("store degraded, packets flow on")
+				} else {
+					a.cfg.Log.Info("store answers again")
+				}
+			}
+		}
+	}
+}
 
 // supervise calls a task again when it breaks, until the context ends.
 func (a *Agent) supervise(ctx context.Context, name string, task func(context.Context) error) {

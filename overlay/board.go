@@ -65,10 +65,13 @@ func (b *board) plannerFailed(err error)           { b.problem("network config o
 func (b *board) passFailed(err error)              { b.problem("reading the kernel's state", err) }
 func (b *board) rulesSynced(err error)             { b.problem("rules", err) }
 
-func (b *board) storeHealth(err error) {
+// storeHealth notes how it stands with the store, and reports whether that
+// turned.
+func (b *board) storeHealth(err error) (turned bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	st := &b.status.Store
+	turned = (err == nil) != (st.Degraded == nil)
 	switch {
 	case err == nil:
 		st.Degraded, st.Error = nil, ""
@@ -80,6 +83,7 @@ func (b *board) storeHealth(err error) {
 		st.Error = err.Error()
 	}
 	b.metrics.storeUp.Set(bit(err == nil))
+	return turned
 }
 
 func (b *board) config(c subnet.Config) {

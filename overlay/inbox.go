@@ -35,6 +35,7 @@ type news struct {
 	resync bool                           // look at everything
 	host   bool                           // the host's own network changed
 	rules  bool                           // the firewall may have changed
+	inSync bool                           // nodes holds, or held before, all that the store's first full list named
 }
 
 func newInbox(node string, d *desired) *inbox {
@@ -61,6 +62,7 @@ func (b *inbox) take() news {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := b.news
+	n.inSync = b.inSync
 	b.news = news{}
 	return n
 }

@@ -52,9 +52,7 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 	}
 	if s.full {
 		s.full = false
-		if a.inbox.isInSync() {
-			s.settled = true
-		}
+		s.settled = s.settled || s.inSync
 	}
 	return true
 }
@@ -67,7 +65,7 @@ func (a *Agent) fullSteps(planned []backend.Change, have backend.State) []step {
 	for _, c := range planned {
 		fresh[c.Key()] = true
 	}
-	changes := a.desired.diff(have, a.inbox.isInSync())
+	changes := a.desired.diff(have, s.inSync)
 	steps := make([]step, len(changes))
 	for i, c := range changes {
 		p := s.pending[c.Key()]
@@ -91,10 +89,9 @@ func (a *Agent) fullSteps(planned []backend.Change, have backend.State) []step {
 // dirtySteps gathers what was planned, what drifted and what is due again.
 func (a *Agent) dirtySteps(now time.Time, planned []backend.Change, drift map[backend.Key]backend.Object) []step {
 	s := a.state
-	prune := a.inbox.isInSync()
 	steps := map[backend.Key]step{}
 	add := func(c backend.Change, repair bool) {
-		if c.Want != nil || (c.Have != nil && prune && c.Key().Kind != backend.KindSysctl) {
+		if c.Want != nil || (c.Have != nil && s.inSync && c.Key().Kind != backend.KindSysctl) {
 			steps[c.Key()] = step{c, repair}
 		}
 	}

@@ -29,6 +29,7 @@ type state struct {
 	full       bool // the next pass looks at everything
 	host       bool // the next pass chooses the underlay again
 	dirtyRules bool
+	inSync     bool // the first full list is planned for: what nobody wants may go
 	settled    bool // all peers of the first full list were programmed once
 	retry      backoff
 }
@@ -80,6 +81,7 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	s.full = s.full || n.resync
 	s.host = s.host || n.host
 	s.dirtyRules = s.dirtyRules || n.rules
+	s.inSync = n.inSync // not later: a list that arrives from now on is not planned for in this pass
 
 	replan := a.takeConfig(n.config)
 	replan = a.takeUnderlay(ctx) || replan

@@ -1,0 +1,43 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/twill-net/twill/backend"
+)
+
+// Cleanup removes all that carries our mark from the host: devices, routes,
+// rules, and the files named. It returns what it removed, and goes on where
+// something cannot be removed. Settings of the host that others may rely on
+// by now, forwarding, stay.
+func Cleanup(ctx context.Context, k Kernel, rules interface{ Remove(context.Context) error }, files ...string) (removed []string, err error) {
+	var errs []error
+	have, err := k.Observe(ctx, nil)
+	if err != nil {
+		errs = append(errs, err)
+	}
+	changes := backend.Diff(nil, have)
+	for i, err := range k.Apply(ctx, changes) {
+		if err != nil {
+			errs = append(errs, err)
+		} else {
+			removed = append(removed, changes[i].Key().String())
+		}
+	}
+	if err := rules.Remove(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	for _, f := range files {
+		switch err := os.Remove(f); {
+		case err == nil:
+			removed = append(removed, "file "+f)
+		case !errors.Is(err, fs.ErrNotExist):
+			errs = append(errs, fmt.Errorf("removing what we wrote: %w", err))
+		}
+	}
+	return removed, errors.Join(errs...)
+}

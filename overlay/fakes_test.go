@@ -1,0 +1,269 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/subnet"
+)
+
+// memKernel is a kernel of maps: it keeps what it is told, echoes each write
+// as a notification, and lets a test change things behind our back.
+type memKernel struct {
+	order   sync.Mutex // of changes and their notifications, which is one in the real kernel too
+	mu      sync.Mutex
+	state   backend.State
+	host    backend.Host
+	broken  map[backend.Key]error // Apply fails
+	writes  int
+	tell    func(backend.Event)
+	gate    chan struct{} // Observe waits here
+	deleted []backend.Key
+}
+
+func newMemKernel() *memKernel {
+	return &memKernel{
+		state:  backend.State{},
+		broken: map[backend.Key]error{},
+		host: backend.Host{
+			Interfaces: []backend.Interface{{Name: "eth0", MTU: 1500, Up: true, Addresses: []backend.InterfaceAddress{
+				{Prefix: netip.MustParsePrefix("192.168.0.1/24"), Usable: true},
+			}}},
+			Routes: []backend.HostRoute{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.168.0.254"), Link: "eth0"}},
+		},
+	}
+}
+
+func (k *memKernel) Observe(_ context.Context, sysctls []string) (backend.State, error) {
+	k.mu.Lock()
+	gate := k.gate
+	k.mu.Unlock()
+	if gate != nil {
+		gate <- struct{}{}
+		<-gate
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	have := backend.State{}
+	for key, o := range k.state {
+		if key.Kind != backend.KindSysctl || slices.Contains(sysctls, key.Name) {
+			have[key] = o
+		}
+	}
+	return have, nil
+}
+
+func (k *memKernel) Apply(_ context.Context, changes []backend.Change) []error {
+	errs := make([]error, len(changes))
+	for i, c := range changes {
+		errs[i] = k.apply(c)
+	}
+	return errs
+}
+
+func (k *memKernel) apply(c backend.Change) error {
+	k.mu.Lock()
+	if err := k.broken[c.Key()]; err != nil {
+		k.mu.Unlock()
+		return err
+	}
+	k.writes++
+	if c.Want == nil {
+		k.deleted = append(k.deleted, c.Key())
+	}
+	k.mu.Unlock()
+	k.set(c.Key(), c.Want)
+	return nil
+}
+
+// set changes one object, as anybody might, and notifies. A link that goes
+// takes everything on it along, silently, as the real one does with routes.
+func (k *memKernel) set(key backend.Key, o backend.Object) {
+	k.order.Lock()
+	defer k.order.Unlock()
+	k.mu.Lock()
+	if o == nil {
+		delete(k.state, key)
+		if key.Kind == backend.KindLink {
+			maps.DeleteFunc(k.state, func(_ backend.Key, o backend.Object) bool { return onLink(o, key.Name) })
+		}
+	} else {
+		k.state[key] = o
+	}
+	tell := k.tell
+	k.mu.Unlock()
+	if tell != nil {
+		tell(backend.Event{Key: key, Object: o})
+	}
+}
+
+func onLink(o backend.Object, link string) bool {
+	switch o := o.(type) {
+	case backend.Route:
+		return o.Link == link
+	case backend.Neighbor:
+		return o.Link == link
+	case backend.FDB:
+		return o.Link == link
+	case backend.Address:
+		return o.Link == link
+	}
+	return false
+}
+
+func (k *memKernel) get(key backend.Key) backend.Object {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.state[key]
+}
+
+func (k *memKernel) writeCount() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.writes
+}
+
+func (k *memKernel) Watch(ctx context.Context, tell func(backend.Event)) error {
+	k.mu.Lock()
+	k.tell = tell
+	k.mu.Unlock()
+	<-ctx.Done()
+	return nil
+}
+
+func (k *memKernel) Host(context.Context) (backend.Host, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.host, nil
+}
+
+// memFirewall keeps the rules it is told.
+type memFirewall struct {
+	mu    sync.Mutex
+	rules *masq.Rules
+}
+
+func (f *memFirewall) Sync(_ context.Context, r masq.Rules) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	changed := f.rules == nil || !sameRules(*f.rules, r)
+	f.rules = &r
+	return changed, nil
+}
+
+func (f *memFirewall) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+
+// script is a store whose every word the test says.
+type script struct {
+	configs chan []byte
+	updates chan subnet.Update
+	claims  chan subnet.Claim
+	helds   chan subnet.Held
+}
+
+func newScript() *script {
+	return &script{make(chan []byte), make(chan subnet.Update), make(chan subnet.Claim, 16), make(chan subnet.Held)}
+}
+
+func relay[T any](ctx context.Context, from <-chan T, tell func(T)) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case v := <-from:
+			tell(v)
+		}
+	}
+}
+
+func (s *script) WatchConfig(ctx context.Context, tell func([]byte)) error {
+	return relay(ctx, s.configs, tell)
+}
+
+func (s *script) WatchLeases(ctx context.Context, tell func(subnet.Update)) error {
+	return relay(ctx, s.updates, tell)
+}
+
+func (s *script) Hold(ctx context.Context, c subnet.Claim, tell func(subnet.Held)) error {
+	s.claims <- c
+	return relay(ctx, s.helds, tell)
+}
+
+func (s *script) Release(context.Context) error { return errors.ErrUnsupported }
+
+// bench is an agent with everything around it.
+type bench struct {
+	*testing.T
+	agent  *Agent
+	kernel *memKernel
+	store  *script
+	health chan error
+}
+
+const netConf = `{"Network": "10.244.0.0/16"}`
+
+// start runs an agent until the test ends. edit may change its config.
+func start(t *testing.T, edit func(*Config, *memKernel)) *bench {
+	log := logrus.New()
+	log.SetOutput(t.Output())
+	cfg := Config{
+		Node: "n1", SubnetFile: t.TempDir() + "/subnet.env", FullPass: time.Hour,
+		Masquerade: true, Log: logrus.NewEntry(log), Metrics: prometheus.NewRegistry(),
+	}
+	b := &bench{T: t, kernel: newMemKernel(), store: newScript(), health: make(chan error)}
+	if edit != nil {
+		edit(&cfg, b.kernel)
+	}
+	b.agent = New(cfg, b.store, b.kernel, &memFirewall{})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.agent.Run(ctx, b.health) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+	return b
+}
+
+// ready brings the agent to where it has a lease and these peers.
+func (b *bench) ready(peers ...subnet.Record) {
+	b.Helper()
+	b.store.configs <- []byte(netConf)
+	claim := <-b.store.claims
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
+	b.store.updates <- subnet.Update{Full: true, Put: peers}
+	b.eventually("the agent is ready", func() bool { return b.agent.Status().Ready })
+}
+
+func (b *bench) eventually(what string, ok func() bool) {
+	b.Helper()
+	require.Eventually(b, ok, 20*time.Second, 2*time.Millisecond, what)
+}
+
+// peer makes the record of peer i, of the subnet 10.244.<i>.0/24.
+func peer(i byte, name string) subnet.Record {
+	p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, i, 0}), 24)
+	l := subnet.Lease{
+		Node: name, BackendType: subnet.BackendVXLAN,
+		Subnets:     subnet.PerFamily[netip.Prefix]{p},
+		PublicIPs:   subnet.PerFamily[netip.Addr]{netip.AddrFrom4([4]byte{192, 168, 0, i})},
+		BackendData: subnet.PerFamily[string]{`{"VNI":1,"VtepMAC":"02:00:00:00:00:` + string("0123456789abcdef"[i>>4]) + string("0123456789abcdef"[i&15]) + `"}`},
+	}
+	return subnet.Record{Key: subnet.EncodeKey(l.Subnets), Lease: l, Created: int64(i), Modified: int64(i)}
+}
+
+func routeKey(i byte) backend.Key {
+	return backend.Key{Kind: backend.KindRoute, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, i, 0}), 24)}
+}
