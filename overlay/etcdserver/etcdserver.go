@@ -69,6 +69,8 @@ func (c Config) embedConfig() (*embed.Config, error) {
 	// no password. The advertised URL is a name in the member list, no more.
 	cfg.ListenPeerUrls = nil
 	cfg.InitialCluster = cfg.InitialClusterFromName(c.Name)
+	// Nor need it wait a second for other candidates before it leads.
+	cfg.TickMs, cfg.ElectionMs = 50, 250
 	cfg.ClientTLSInfo.CertFile = c.CertFile
 	cfg.ClientTLSInfo.KeyFile = c.KeyFile
 	cfg.ClientTLSInfo.TrustedCAFile = c.TrustedCAFile

@@ -1,0 +1,5 @@
+//go:build race
+
+package netlabtest
+
+const race = true

@@ -1,0 +1,117 @@
+package netlab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/twill-net/twill/subnet"
+)
+
+// Node is a machine of the cluster.
+type Node struct {
+	Host
+	number  int
+	segment int
+	address subnet.PerFamily[netip.Prefix]
+}
+
+func (l *Lab) newNode(number int) *Node {
+	n := &Node{number: number, segment: (number - 1) % l.opts.Segments}
+	n.Host = *l.newHost(fmt.Sprintf("node%d", number))
+	n.address = l.perFamily(func(f subnet.Family) netip.Prefix { return nodeAddr(f, n.segment, number) })
+	for f, p := range n.address {
+		if p.IsValid() {
+			n.Addrs[f] = p.Addr()
+		}
+	}
+	return n
+}
+
+// boot starts the node and connects it to the underlay.
+func (n *Node) boot(ctx context.Context) error {
+	s, err := n.lab.startHost(n.Name)
+	if err != nil {
+		return err
+	}
+	if err := n.lab.lanIP(ctx, n.lab.plugBatch(n, s.id.PID)); err != nil {
+		return err
+	}
+	gateway := n.lab.perFamily(func(f subnet.Family) netip.Prefix { return routerAddr(f, n.segment) })
+	_, err = n.ExecInput(ctx, n.lab.hostBatch(n.address, gateway), "ip", "-batch", "-")
+	return err
+}
+
+// Reboot is a power cut: every process, pod and link of the node is gone, and
+// /run is empty; /var/lib/twill, /var/lib/cni and /etc/cni stay.
+func (n *Node) Reboot(ctx context.Context) error {
+	n.space().end()
+	// The kernel frees namespaces in its own time, and with them the other
+	// end of the link.
+	if _, err := n.lab.Lan.Exec(ctx, "sh", "-c", `ip link del "$1" 2>/dev/null || ! ip link show "$1" >/dev/null 2>&1`, "sh", n.Name); err != nil {
+		return err
+	}
+	return n.boot(ctx)
+}
+
+// Reinstall is a reboot with an empty disk and a new machine ID.
+func (n *Node) Reinstall(ctx context.Context) error {
+	n.space().end()
+	if err := os.RemoveAll(filepath.Join(n.lab.opts.Dir, n.Name)); err != nil {
+		return err
+	}
+	if err := n.lab.makeDisk(n.Name); err != nil {
+		return err
+	}
+	return n.Reboot(ctx)
+}
+
+// healthzPort is where the lab's daemons answer /readyz, on the node's loopback.
+const healthzPort = "8471"
+
+// StartTwilld starts the node daemon with the lab's etcd, the node's name,
+// masquerading and healthz on 127.0.0.1:8471; extra flags follow and win.
+func (n *Node) StartTwilld(extra ...string) (*Process, error) {
+	args := []string{
+		n.lab.opts.Binaries.Twilld,
+		"--etcd-endpoints=" + strings.Join(n.lab.EtcdEndpoints(), ","),
+		"--node-name=" + n.Name,
+		"--ip-masq",
+		"--healthz-ip=127.0.0.1", "--healthz-port=" + healthzPort,
+	}
+	return n.Start("twilld", append(args, extra...)...)
+}
+
+// WaitReady waits until the daemon answers /readyz with 200, and fails early
+// when the daemon ends.
+func (n *Node) WaitReady(ctx context.Context, daemon *Process) error {
+	client := http.Client{Transport: &http.Transport{DialContext: n.DialContext, DisableKeepAlives: true}}
+	last := errors.New("it was never asked")
+	err := poll(ctx, 20*time.Millisecond, func() (bool, error) {
+		if !daemon.Running() {
+			return false, daemon.Wait(ctx)
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+healthzPort+"/readyz", nil)
+		if err != nil {
+			return false, err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			last = err
+			return false, nil
+		}
+		resp.Body.Close()
+		last = errors.New(resp.Status)
+		return resp.StatusCode == http.StatusOK, nil
+	})
+	if err != nil {
+		return fmt.Errorf("waiting for twilld on %s: %w (/readyz: %w)", n.Name, daemon.explain(err), last)
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package netlab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Deploy starts a daemon on every node, waits until all are ready, and adds
+// pods to each. The daemons and pods are in the order of the nodes.
+func (l *Lab) Deploy(ctx context.Context, podsPerNode int) (pods []*Pod, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second+time.Duration(len(l.Nodes))*time.Second)
+	defer cancel()
+	err = l.eachNode(ctx, func(n *Node, ctx context.Context) error {
+		daemon, err := n.StartTwilld()
+		if err != nil {
+			return err
+		}
+		return n.WaitReady(ctx, daemon)
+	})
+	if err != nil {
+		return nil, err
+	}
+	l.step("twilld: ready on %d nodes", len(l.Nodes))
+	pods = make([]*Pod, len(l.Nodes)*podsPerNode)
+	err = l.eachNode(ctx, func(n *Node, ctx context.Context) error {
+		var g errgroup.Group
+		for i := range podsPerNode {
+			g.Go(func() (err error) {
+				pods[(n.number-1)*podsPerNode+i], err = n.AddPod(ctx, fmt.Sprintf("pod%d", i+1))
+				return err
+			})
+		}
+		return g.Wait()
+	})
+	if err != nil {
+		return nil, err
+	}
+	l.step("pods: %d, wired by CNI ADD", len(pods))
+	return pods, nil
+}
+
+// ErrIsUp is the error of Up for a lab that runs already.
+var ErrIsUp = errors.New("the lab is up")
+
+// Up makes a lab with daemons and pods that outlives this process. Options.Dir
+// is where Command and Down find it again; what a dead lab has left there is
+// removed.
+func Up(ctx context.Context, o Options, podsPerNode int) error {
+	if err := checkFree(o.Dir); err != nil {
+		return err
+	}
+	l, err := New(ctx, o)
+	if err != nil {
+		return err
+	}
+	if _, err = l.Deploy(ctx, podsPerNode); err == nil {
+		err = l.Detach()
+	}
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	return nil
+}
+
+// checkFree makes sure that no lab runs in dir and clears away a dead one.
+func checkFree(dir string) error {
+	r, err := readRecord(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case r.Owner.PID != 0 && r.Owner.alive():
+		return fmt.Errorf("process %d is bringing the lab up: wait for it", r.Owner.PID)
+	case r.alive():
+		return ErrIsUp
+	}
+	return os.RemoveAll(dir)
+}
+
+// Command returns the command line that runs args at a place of the lab in
+// dir, and its environment. With args empty it is a shell.
+func Command(dir, place string, args []string, b Binaries) (argv, env []string, err error) {
+	r, err := readRecord(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, errors.New("no lab is up: start one with `twill lab up`")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	node, pod, isPod := strings.Cut(place, "/")
+	id, known := r.Hosts[node]
+	netns := ""
+	if isPod {
+		known = known && slices.ContainsFunc(r.Pods, func(p podRecord) bool { return p.Name == place })
+		netns = "/run/netns/" + pod
+	}
+	switch {
+	case !known:
+		return nil, nil, fmt.Errorf("%q is not in the lab: it has %s", place, strings.Join(r.places(), ", "))
+	case !id.alive():
+		return nil, nil, fmt.Errorf("%s is dead: its first process has ended; `twill lab down` and `twill lab up` start afresh", node)
+	}
+	if len(args) == 0 {
+		args = []string{"/bin/sh"}
+	}
+	return enter(id.PID, netns, args), environ(b), nil
+}
+
+// places lists where commands can run.
+func (r *record) places() []string {
+	var all []string
+	for name := range r.Hosts {
+		all = append(all, name)
+	}
+	for _, p := range r.Pods {
+		all = append(all, p.Name)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Down ends the lab in dir, whoever has started it, and removes the directory.
+// It reports whether there was a lab.
+func Down(ctx context.Context, dir string) (was bool, err error) {
+	r, err := readRecord(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	ids := []identity{r.Owner}
+	for _, id := range r.Hosts {
+		ids = append(ids, id)
+	}
+	var g errgroup.Group
+	for _, id := range ids {
+		g.Go(func() error { return id.kill(ctx) })
+	}
+	if err := g.Wait(); err != nil {
+		return true, err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return true, err
+	}
+	_ = os.Remove(filepath.Dir(dir)) // when it was the last lab
+	return true, nil
+}
