@@ -3,6 +3,7 @@ package backend
 import (
 	"cmp"
 	"slices"
+	"strings"
 )
 
 // State is a set of objects by their keys.
@@ -45,24 +46,31 @@ func (c Change) String() string {
 
 // Diff returns the changes which lead from have to want, in an order that can
 // be applied: puts by ascending Kind, then deletes by descending Kind, so that
-// the new way is there before the old one goes. When a link must be replaced
-// by a new device, everything on it counts as absent, since the kernel drops
-// it with the old one.
+// the new way is there before the old one goes. What the kernel drops with a
+// link that is replaced or gets another MAC counts as absent; what it drops
+// with a link that is deleted is not deleted one by one.
 func Diff(want, have State) []Change {
-	lost := map[string]bool{}
-	for k, w := range want {
-		link, ok := w.(Link)
+	deleted := map[string]bool{}
+	renewed := map[string]bool{}
+	readdressed := map[string]bool{}
+	for k, h := range have {
+		h, ok := h.(Link)
 		if !ok {
 			continue
 		}
-		if h, ok := have[k].(Link); ok && link.Replaces(h) {
-			lost[link.Name] = true
-		}
+		w, ok := want[k].(Link)
+		deleted[h.Name] = !ok
+		renewed[h.Name] = ok && w.Replaces(h)
+		readdressed[h.Name] = ok && w.MAC != h.MAC
+	}
+	lost := func(o Object) bool {
+		_, neighbor := o.(Neighbor) // neigh_changeaddr, net/core/neighbour.c
+		return renewed[linkOf(o)] || neighbor && readdressed[linkOf(o)]
 	}
 	var changes []Change
 	for k, w := range want {
 		h := have[k]
-		if h != nil && k.Kind != KindLink && lost[linkOf(h)] {
+		if h != nil && lost(h) {
 			h = nil
 		}
 		if h != w {
@@ -70,7 +78,7 @@ func Diff(want, have State) []Change {
 		}
 	}
 	for k, h := range have {
-		if _, ok := want[k]; !ok && k.Kind != KindSysctl && !lost[linkOf(h)] {
+		if _, ok := want[k]; !ok && k.Kind != KindSysctl && !lost(h) && !deleted[linkOf(h)] {
 			changes = append(changes, Change{Have: h})
 		}
 	}
@@ -90,7 +98,8 @@ func SortChanges(changes []Change) {
 	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(rank(a), rank(b)) })
 }
 
-// linkOf returns the link that carries o, "" when none does.
+// linkOf returns the link that carries o and takes it along, "" when none
+// does.
 func linkOf(o Object) string {
 	switch o := o.(type) {
 	case Address:
@@ -101,6 +110,10 @@ func linkOf(o Object) string {
 		return o.Link
 	case Route:
 		return o.Link
+	case Sysctl: // net/ipv4/conf/twill.1/rp_filter
+		if path := strings.Split(o.Name, "/"); len(path) == 5 && path[0] == "net" {
+			return path[3]
+		}
 	}
 	return ""
 }

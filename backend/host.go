@@ -49,9 +49,10 @@ func (h Host) Interface(name string) (Interface, bool) {
 }
 
 // Event is a notification of the kernel. It says what to look at, not what to
-// do: the reader compares it with what it wants.
+// do: the reader compares it with what it wants. One event may say several
+// things.
 type Event struct {
-	Key    Key    // of an object that carries our mark, and
+	Key    Key    // unless zero: of an object that carries our mark, and
 	Object Object // how it is now; nil when it is gone
 	Resync bool   // notifications were lost, or something changed that has no Key: look at all
 	Host   bool   // an interface, address or route of the host that is not ours changed

@@ -82,8 +82,8 @@ type Link struct {
 	VXLAN  VXLAN
 }
 
-// VXLAN holds what cannot be changed on a living device: another value means
-// a new device.
+// VXLAN holds what belongs to the tunnel itself. Learning aside, another value
+// means a new device.
 type VXLAN struct {
 	VNI      uint32
 	Port     uint16 // UDP destination port
@@ -105,11 +105,15 @@ func (l Link) String() string {
 }
 
 // Replaces reports whether have must be deleted before l can be there: the
-// kernel changes local address and parent of a living VXLAN device, but not
-// the tunnel's family, VNI, port or flags (drivers/net/vxlan/vxlan_core.c,
-// vxlan_changelink).
+// kernel changes local address, parent and learning of a living VXLAN device,
+// but not the tunnel's family, VNI, port or group policy
+// (drivers/net/vxlan/vxlan_core.c, vxlan_changelink). To take the parent away
+// is accepted there and ignored.
 func (l Link) Replaces(have Link) bool {
-	return l.VXLAN != have.VXLAN || l.Local.Is4() != have.Local.Is4()
+	living := have.VXLAN
+	living.Learning = l.VXLAN.Learning
+	return l.VXLAN != living || l.Parent == "" && have.Parent != "" ||
+		have.Local.IsValid() && l.Local.Is4() != have.Local.Is4()
 }
 
 // Sysctl is a kernel parameter. Its Name has slashes, because link names have
@@ -159,7 +163,7 @@ func (n Neighbor) String() string {
 type FDB struct {
 	Link string
 	MAC  subnet.MAC
-	Dst  netip.Addr
+	Dst  netip.Addr // observed as invalid: several, or not only an address
 }
 
 // Key implements Object.
@@ -168,7 +172,9 @@ func (f FDB) Key() Key { return Key{Kind: KindFDB, Name: f.Link, MAC: f.MAC} }
 // String implements Object.
 func (f FDB) String() string { return fmt.Sprintf("fdb %s dst %s dev %s", f.MAC, f.Dst, f.Link) }
 
-// Route is a route of protocol 116 in the main table.
+// Route is a route of protocol 116 in the main table. One observed with
+// several next hops, or of a type that is neither unicast nor blackhole, has
+// nothing but Dst and Metric.
 type Route struct {
 	Dst       netip.Prefix
 	Link      string     // "" for a blackhole

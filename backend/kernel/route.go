@@ -1,0 +1,283 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/subnet"
+)
+
+// families are the kernel's numbers of the address families.
+var families = subnet.PerFamily[uint8]{unix.AF_INET, unix.AF_INET6}
+
+// family returns the kernel's number of the family of a.
+func family(a netip.Addr) uint8 { return families[subnet.FamilyOf(a)] }
+
+// route is a route of any protocol.
+type route struct {
+	family, protocol, table, kind, tos uint8
+	flags                              uint32 // RTM_F_*
+	dst                                netip.Prefix
+	src                                netip.Addr // preferred source
+	metric                             uint32
+	hops                               []hop
+}
+
+// hop is one next hop of a route.
+type hop struct {
+	via    netip.Addr
+	link   int
+	onLink bool
+}
+
+// key returns the identity of r in the model.
+func (r route) key() backend.Key {
+	return backend.Key{Kind: backend.KindRoute, Prefix: r.dst, Metric: r.metric}
+}
+
+// object returns r as the model has it. Of a route that the model cannot
+// express (several next hops, another type) it has the key, and nothing that
+// anyone could want.
+func (r route) object(name func(index int) string) backend.Route {
+	o := backend.Route{Dst: r.dst, Metric: r.metric}
+	switch {
+	case r.kind == unix.RTN_BLACKHOLE:
+		o.Blackhole = true
+	case r.kind == unix.RTN_UNICAST && len(r.hops) == 1:
+		o.Link, o.Via, o.OnLink = name(r.hops[0].link), r.hops[0].via, r.hops[0].onLink
+	}
+	return o
+}
+
+// decodeRoute decodes RTM_NEWROUTE and RTM_DELROUTE (struct rtmsg,
+// rtnetlink(7)).
+func decodeRoute(msg []byte) (route, bool, error) {
+	attrs, err := attributes("route", msg, unix.SizeofRtMsg)
+	if err != nil {
+		return route{}, false, err
+	}
+	h := nl.DeserializeRtMsg(msg)
+	r := route{family: h.Family, protocol: h.Protocol, table: h.Table, kind: h.Type, tos: h.Tos, flags: h.Flags}
+	var dst netip.Addr
+	switch h.Family {
+	case unix.AF_INET:
+		dst = netip.IPv4Unspecified()
+	case unix.AF_INET6:
+		dst = netip.IPv6Unspecified()
+	default:
+		return route{}, false, nil
+	}
+	single := hop{onLink: h.Flags&unix.RTNH_F_ONLINK != 0}
+	for _, attr := range attrs {
+		switch attr.Attr.Type {
+		case unix.RTA_DST:
+			dst, _ = netip.AddrFromSlice(attr.Value)
+		case unix.RTA_PREFSRC:
+			r.src, _ = netip.AddrFromSlice(attr.Value)
+		case unix.RTA_PRIORITY:
+			r.metric = native.Uint32(attr.Value)
+		case unix.RTA_MULTIPATH:
+			if r.hops, err = decodeHops(attr.Value); err != nil {
+				return route{}, false, err
+			}
+		default:
+			single.decode(attr.Attr.Type, attr.Value)
+		}
+	}
+	if single.link != 0 {
+		r.hops = append(r.hops, single)
+	}
+	r.dst = netip.PrefixFrom(dst, int(h.Dst_len))
+	return r, r.dst.IsValid(), nil
+}
+
+// decode takes over an attribute that a route and each of several next hops
+// can have.
+func (h *hop) decode(typ uint16, value []byte) {
+	switch typ {
+	case unix.RTA_OIF:
+		h.link = int(native.Uint32(value))
+	case unix.RTA_GATEWAY:
+		h.via, _ = netip.AddrFromSlice(value)
+	case unix.RTA_VIA: // struct rtvia: a gateway of the other family
+		if len(value) > 2 {
+			h.via, _ = netip.AddrFromSlice(value[2:])
+		}
+	}
+}
+
+// decodeHops decodes RTA_MULTIPATH, a list of struct rtnexthop (rtnetlink(7)).
+func decodeHops(b []byte) ([]hop, error) {
+	var hops []hop
+	for len(b) >= unix.SizeofRtNexthop {
+		size := int(native.Uint16(b))
+		attrs, err := attributes("next hop", b[:max(0, min(size, len(b)))], unix.SizeofRtNexthop)
+		if err != nil {
+			return nil, err
+		}
+		h := hop{link: int(native.Uint32(b[4:])), onLink: b[2]&unix.RTNH_F_ONLINK != 0}
+		for _, attr := range attrs {
+			h.decode(attr.Attr.Type, attr.Value)
+		}
+		hops = append(hops, h)
+		b = b[min((size+3)&^3, len(b)):] // RTNH_ALIGN
+	}
+	return hops, nil
+}
+
+// routes dumps routes of the main table, of one protocol or (0) of all.
+func (k *Kernel) routes(ctx context.Context, protocol int) ([]route, error) {
+	var all []route
+	for _, f := range subnet.Families {
+		h := &nl.RtMsg{RtMsg: unix.RtMsg{Family: families[f], Table: unix.RT_TABLE_MAIN, Protocol: uint8(protocol)}}
+		rs, err := dump(ctx, k, request(unix.RTM_GETROUTE, 0, h), unix.RTM_NEWROUTE, func(msg []byte) (route, bool, error) {
+			r, ok, err := decodeRoute(msg)
+			// A kernel without IPv6 answers with all families that it has.
+			ok = ok && r.family == families[f] && r.table == unix.RT_TABLE_MAIN && r.flags&unix.RTM_F_CLONED == 0 &&
+				(protocol == 0 || int(r.protocol) == protocol)
+			return r, ok, err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("reading %s routes: %w", f, err)
+		}
+		all = append(all, rs...)
+	}
+	return all, nil
+}
+
+// routeMessage starts a message about r.
+func (k *Kernel) routeMessage(r backend.Route, scope uint8) (*nl.RtMsg, []nl.NetlinkRequestData) {
+	h := &nl.RtMsg{RtMsg: unix.RtMsg{
+		Family: family(r.Dst.Addr()), Dst_len: uint8(r.Dst.Bits()), Table: unix.RT_TABLE_MAIN,
+		Protocol: uint8(k.cfg.Protocol), Scope: scope,
+	}}
+	data := []nl.NetlinkRequestData{h, nl.NewRtAttr(unix.RTA_DST, r.Dst.Addr().AsSlice())}
+	if r.Metric != 0 {
+		data = append(data, nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(r.Metric)))
+	}
+	return h, data
+}
+
+// attributes returns h for a route message.
+func (h hop) attributes() []nl.NetlinkRequestData {
+	data := []nl.NetlinkRequestData{nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(h.link)))}
+	if h.via.IsValid() {
+		data = append(data, nl.NewRtAttr(unix.RTA_GATEWAY, h.via.AsSlice()))
+	}
+	return data
+}
+
+// putRoute adds r, or replaces have in one step: the kernel has no moment
+// without a route.
+func (b *batch) putRoute(ctx context.Context, have backend.Object, r backend.Route) error {
+	if r.Dst.Addr().Is6() && r.Metric == 0 {
+		return errors.New("an IPv6 route needs a metric: the kernel would make 0 into 1024")
+	}
+	if have != nil {
+		return b.setRoute(ctx, r, unix.NLM_F_REPLACE)
+	}
+	err := b.setRoute(ctx, r, unix.NLM_F_EXCL)
+	if !errors.Is(err, unix.EEXIST) {
+		return err
+	}
+	switch other, found, lookup := b.inTheWay(ctx, r); {
+	case lookup != nil:
+		return lookup
+	case !found:
+		return err
+	case int(other.protocol) != b.k.cfg.Protocol:
+		return b.shadowed(other)
+	case other.object(b.name) == r:
+		return nil
+	}
+	return b.setRoute(ctx, r, unix.NLM_F_REPLACE) // ours, of which the caller did not know
+}
+
+// setRoute writes r: mode is NLM_F_EXCL or NLM_F_REPLACE.
+func (b *batch) setRoute(ctx context.Context, r backend.Route, mode int) error {
+	scope := uint8(unix.RT_SCOPE_UNIVERSE)
+	if !r.Blackhole && !r.Via.IsValid() && r.Dst.Addr().Is4() {
+		scope = unix.RT_SCOPE_LINK // as for any destination without a router
+	}
+	h, data := b.k.routeMessage(r, scope)
+	if r.Blackhole {
+		h.Type = unix.RTN_BLACKHOLE
+	} else {
+		d, err := b.device(r.Link)
+		if err != nil {
+			return err
+		}
+		h.Type = unix.RTN_UNICAST
+		if r.OnLink {
+			h.Flags = unix.RTNH_F_ONLINK
+		}
+		data = append(data, hop{via: r.Via, link: d.index}.attributes()...)
+	}
+	err := b.k.do(request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|mode, data...))
+	if !errors.Is(err, unix.EINVAL) || !r.OnLink || !r.Via.Is6() || r.Dst.IsSingleIP() {
+		return err
+	}
+	// IPv6 refuses a gateway, on link or not, which a route already leads to by
+	// another device (ip6_route_check_nh_onlink, net/ipv6/route.c): the very
+	// route to be replaced does, when a subnet moves from one device to another.
+	// A route to the gateway alone settles that, and is not needed afterwards.
+	way := backend.Route{Dst: netip.PrefixFrom(r.Via, r.Via.BitLen()), Link: r.Link, Metric: r.Metric}
+	if b.setRoute(ctx, way, unix.NLM_F_EXCL) != nil {
+		return err
+	}
+	return errors.Join(b.k.do(request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|mode, data...)), b.deleteRoute(ctx, way))
+}
+
+// deleteRoute deletes r by destination, metric and our protocol. To the kernel
+// no metric means any: the route without one is looked up first (a dump of the
+// table for each batch), and told by its next hop from ours with others.
+func (b *batch) deleteRoute(ctx context.Context, r backend.Route) error {
+	h, data := b.k.routeMessage(r, unix.RT_SCOPE_NOWHERE)
+	if r.Metric == 0 {
+		found, ok, err := b.inTheWay(ctx, r)
+		if err != nil {
+			return err
+		}
+		if !ok || int(found.protocol) != b.k.cfg.Protocol {
+			return unix.ESRCH
+		}
+		h.Type = found.kind
+		if len(found.hops) == 1 {
+			data = append(data, found.hops[0].attributes()...)
+		}
+	}
+	return b.k.do(request(unix.RTM_DELROUTE, 0, data...))
+}
+
+// inTheWay returns the route that has the destination and metric of r; ours
+// if several have. The table is read once for a batch.
+func (b *batch) inTheWay(ctx context.Context, r backend.Route) (found route, ok bool, err error) {
+	if b.table == nil {
+		all, err := b.k.routes(ctx, 0)
+		if err != nil {
+			return route{}, false, err
+		}
+		b.table = make(map[backend.Key]route, len(all))
+		for _, other := range all {
+			if known, ok := b.table[other.key()]; !ok || int(known.protocol) != b.k.cfg.Protocol {
+				b.table[other.key()] = other
+			}
+		}
+	}
+	found, ok = b.table[r.Key()]
+	return found, ok, nil
+}
+
+// shadowed is the error of a route that a foreign one keeps out.
+func (b *batch) shadowed(other route) error {
+	protocol := netlink.RouteProtocol(other.protocol).String()
+	return fmt.Errorf("a foreign %s of protocol %s takes its place: remove that one (ip route delete %s proto %s metric %d) or choose another network; will retry",
+		other.object(b.name), protocol, other.dst, protocol, other.metric)
+}

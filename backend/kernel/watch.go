@@ -1,0 +1,327 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend"
+)
+
+// groups are the notifications that Watch listens to (enum rtnetlink_groups).
+// FDB entries come with the neighbours.
+var groups = []uint{
+	unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+	unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
+}
+
+// subscribe opens a notification socket.
+func (k *Kernel) subscribe() (*nl.NetlinkSocket, error) {
+	s, err := nl.SubscribeAt(k.netns, netns.None(), unix.NETLINK_ROUTE, groups...)
+	if err != nil {
+		return nil, fmt.Errorf("opening a netlink socket for notifications: %w", err)
+	}
+	// A container may lack CAP_NET_ADMIN in the first user namespace, which
+	// exceeding net.core.rmem_max takes; then rmem_max must do.
+	if s.SetReceiveBufferSize(k.cfg.ReceiveBuffer, true) != nil {
+		if err := s.SetReceiveBufferSize(k.cfg.ReceiveBuffer, false); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("setting the receive buffer of a netlink socket: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// maxDeaths bounds how often in a row Watch opens a socket that brings
+// nothing.
+const maxDeaths = 5
+
+// Watch calls notify for each change in the kernel until ctx is over, which is
+// no error. The first event has Resync set: nothing from there on is missed,
+// whatever was before must be observed. Further ones with Resync tell that
+// notifications were lost, or that the kernel drops things without a word: when
+// a link goes down, and when the last IPv4 address of a link is deleted.
+//
+// Events of what carries our mark have its Key, and the Object as the message
+// showed it, so that the echo of an own write equals what was written. Sysctl
+// events come for forwarding and rp_filter of each interface; of other sysctls
+// the kernel tells nothing. Notify must return soon.
+func (k *Kernel) Watch(ctx context.Context, notify func(backend.Event)) error {
+	for deaths := 0; ctx.Err() == nil; deaths++ {
+		received, err := k.watchOnce(ctx, notify)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if received {
+			deaths = 0
+		}
+		if deaths == maxDeaths {
+			return fmt.Errorf("watching the kernel: %w", err)
+		}
+	}
+	return nil
+}
+
+// watchOnce watches through one socket until that dies, and reports whether
+// it brought anything.
+func (k *Kernel) watchOnce(ctx context.Context, notify func(backend.Event)) (received bool, err error) {
+	s, err := k.listen()
+	if err != nil {
+		return false, err
+	}
+	defer context.AfterFunc(ctx, s.Close)()
+	defer s.Close()
+
+	w := &watcher{k: k, notify: notify, devices: map[int]device{}, carriers: map[int]bool{}}
+	if err := w.start(ctx); err != nil {
+		return false, err
+	}
+	for {
+		msgs, from, err := s.Receive()
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			notify(backend.Event{Resync: true})
+			continue
+		case err != nil:
+			return received, err
+		case from.Pid != nl.PidKernel:
+			continue // any process may send to a netlink socket
+		}
+		received = true
+		for _, m := range msgs {
+			if err := w.message(m.Header.Type, m.Header.Flags, m.Data); err != nil {
+				notify(backend.Event{Resync: true})
+			}
+		}
+	}
+}
+
+// watcher translates the messages of one socket.
+type watcher struct {
+	k        *Kernel
+	notify   func(backend.Event)
+	devices  map[int]device
+	carriers map[int]bool // interfaces that had a route of ours, but for our devices
+}
+
+// start reads what the messages to come refer to. They may be older: what
+// they then say wrongly, a later one says again.
+func (w *watcher) start(ctx context.Context) error {
+	devices, err := w.k.devices(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range devices {
+		w.devices[d.index] = d
+	}
+	routes, err := w.k.routes(ctx, w.k.cfg.Protocol)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		w.carry(r)
+	}
+	w.notify(backend.Event{Resync: true})
+	return nil
+}
+
+// carry notes the interfaces that r leaves by.
+func (w *watcher) carry(r route) {
+	for _, h := range r.hops {
+		w.carriers[h.link] = true
+	}
+}
+
+func (w *watcher) name(index int) string { return w.devices[index].name }
+
+// own returns the device with that index if it is ours.
+func (w *watcher) own(index int) (device, bool) {
+	d, ok := w.devices[index]
+	return d, ok && w.k.owns(d)
+}
+
+func (w *watcher) message(typ, flags uint16, msg []byte) error {
+	switch typ {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		return w.link(typ == unix.RTM_DELLINK, msg)
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		return w.address(typ == unix.RTM_DELADDR, msg)
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		return w.entry(typ == unix.RTM_DELNEIGH, msg)
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		return w.route(typ == unix.RTM_DELROUTE, flags&unix.NLM_F_REPLACE != 0, msg)
+	case unix.RTM_NEWNETCONF:
+		return w.netconf(msg)
+	}
+	return nil
+}
+
+func (w *watcher) link(gone bool, msg []byte) error {
+	d, ok, err := decodeDevice(msg)
+	if !ok || err != nil {
+		return err
+	}
+	before, known := w.devices[d.index]
+	if gone {
+		delete(w.devices, d.index)
+		delete(w.carriers, d.index)
+	} else {
+		w.devices[d.index] = d
+	}
+	if known && before.name != d.name {
+		w.renamed(before, d)
+	}
+	// The kernel drops the IPv4 routes of a link that goes down, without a
+	// notification (fib_disable_ip in net/ipv4/fib_frontend.c).
+	lost := gone || known && before.up() && !d.up()
+	if !w.k.owns(d) {
+		w.notify(backend.Event{Host: true, Resync: lost && w.carriers[d.index]})
+		return nil
+	}
+	e := backend.Event{Key: backend.Key{Kind: backend.KindLink, Name: d.name}, Resync: lost || known && before.name != d.name}
+	if !gone {
+		e.Object = d.link(w.name(d.parent))
+	}
+	w.notify(e)
+	return nil
+}
+
+// renamed tells of devices of ours that go by another name now, or whose
+// parent does.
+func (w *watcher) renamed(before, now device) {
+	if w.k.owns(before) {
+		w.notify(backend.Event{Key: backend.Key{Kind: backend.KindLink, Name: before.name}, Resync: true})
+	}
+	for _, child := range w.devices {
+		if child.parent == now.index && w.k.owns(child) {
+			l := child.link(now.name)
+			w.notify(backend.Event{Key: l.Key(), Object: l})
+		}
+	}
+}
+
+func (w *watcher) address(gone bool, msg []byte) error {
+	a, ok, err := decodeAddress(msg)
+	if !ok || err != nil {
+		return err
+	}
+	// With the last IPv4 address the kernel drops the IPv4 routes, again
+	// without a notification, and the neighbours. Whether it was the last is
+	// not in the message.
+	lost := gone && a.prefix.Addr().Is4()
+	d, ours := w.own(a.index)
+	switch {
+	case !ours:
+		w.notify(backend.Event{Host: true, Resync: lost && w.carriers[a.index]})
+	case a.ours():
+		o := backend.Address{Link: d.name, Prefix: a.prefix}
+		e := backend.Event{Key: o.Key(), Resync: lost}
+		if !gone {
+			e.Object = o
+		}
+		w.notify(e)
+	}
+	return nil
+}
+
+func (w *watcher) entry(gone bool, msg []byte) error {
+	d, ours := w.own(entryIndex(msg))
+	if !ours {
+		return nil
+	}
+	e, _, err := decodeEntry(msg)
+	if err != nil {
+		return err
+	}
+	key, o, ok := e.object(d)
+	if !ok {
+		return nil
+	}
+	if gone {
+		o = nil
+	}
+	w.notify(backend.Event{Key: key, Object: o})
+	return nil
+}
+
+func (w *watcher) route(gone, replaces bool, msg []byte) error {
+	r, ok, err := decodeRoute(msg)
+	if !ok || err != nil || r.table != unix.RT_TABLE_MAIN || r.flags&unix.RTM_F_CLONED != 0 {
+		return err
+	}
+	if int(r.protocol) != w.k.cfg.Protocol {
+		e := backend.Event{Host: true}
+		if replaces { // which one, the message does not say: perhaps ours
+			e.Key = r.key()
+		}
+		w.notify(e)
+		return nil
+	}
+	if r.tos != 0 {
+		return nil
+	}
+	e := backend.Event{Key: r.key()}
+	if !gone {
+		w.carry(r)
+		e.Object = r.object(w.name)
+	}
+	w.notify(e)
+	return nil
+}
+
+// Attributes of RTM_NEWNETCONF (linux/netconf.h).
+const (
+	netconfIndex      = 1
+	netconfForwarding = 2
+	netconfRPFilter   = 3
+
+	netconfAll     = -1 // as index: conf/all
+	netconfDefault = -2
+)
+
+// netconf decodes RTM_NEWNETCONF (struct netconfmsg: the family, padded to 4
+// bytes) and tells of the sysctls in it.
+func (w *watcher) netconf(msg []byte) error {
+	attrs, err := attributes("netconf", msg, 4)
+	if err != nil {
+		return err
+	}
+	values := map[uint16]int32{}
+	for _, a := range attrs {
+		values[a.Attr.Type] = int32(native.Uint32(a.Value))
+	}
+	var where string
+	switch index := values[netconfIndex]; index {
+	case netconfAll:
+		where = "all"
+	case netconfDefault:
+		where = "default"
+	default:
+		where = w.name(int(index))
+	}
+	family := map[byte]string{unix.AF_INET: "ipv4", unix.AF_INET6: "ipv6"}[msg[0]]
+	if where == "" || family == "" {
+		return nil
+	}
+	tell := func(name string, value int32) {
+		s := backend.Sysctl{Name: name, Value: fmt.Sprint(value)}
+		w.notify(backend.Event{Key: s.Key(), Object: s})
+	}
+	dir := "net/" + family + "/conf/" + where + "/"
+	if v, ok := values[netconfForwarding]; ok {
+		tell(dir+"forwarding", v)
+		if dir == "net/ipv4/conf/all/" { // the other name of the same setting
+			tell("net/ipv4/ip_forward", v)
+		}
+	}
+	if v, ok := values[netconfRPFilter]; ok {
+		tell(dir+"rp_filter", v)
+	}
+	return nil
+}
