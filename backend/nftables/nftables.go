@@ -9,8 +9,9 @@
 //
 // An accept in one table cannot override a drop in another: every base chain
 // on a hook sees the packet, and a drop is final (nft(8), "Statements,
-// verdict"). Where FORWARD's policy is DROP (Docker, firewalld, ufw), the
-// accepts of our forward chain do not help; they must go where the drop is.
+// verdict"). Our forward chain, whose policy is accept, thus says what we want
+// and changes no packet's fate. Where FORWARD's policy is DROP (Docker,
+// firewalld, ufw), the accepts must go where the drop is.
 //
 // A nat chain switches connection tracking on for both families of the network
 // namespace. So a chain without rules is not rendered, and a node that does not
@@ -36,9 +37,9 @@ import (
 const TableName = "twill"
 
 // timeout bounds one exchange with the kernel when the context has no earlier
-// deadline. Exchanges take below a millisecond; but nfnetlink answers a batch
-// whose commit fails with one error in all, while google/nftables waits for
-// one acknowledgement per message.
+// deadline. One takes milliseconds; but nfnetlink answers a batch whose commit
+// fails with one error in all, while google/nftables waits for one
+// acknowledgement per message.
 const timeout = 10 * time.Second
 
 // batchBuffer is the size in octets of a transaction's socket buffers: it is

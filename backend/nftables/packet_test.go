@@ -2,9 +2,10 @@ package nftables_test
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,38 +159,44 @@ func TestMulticast(t *testing.T) {
 }
 
 // While rules and the whole table are replaced again and again, each new
-// connection meets all of the rules.
+// connection meets all of the rules, and an old one keeps its translation.
 func TestReplacingUnderTraffic(t *testing.T) {
 	t.Parallel()
 	n := newTopology(t)
 	n.node.sync(t, dual())
-	ctx, cancel := context.WithCancel(t.Context())
-	var replacing sync.WaitGroup
-	rounds, failed := 0, error(nil)
-	replacing.Go(func() {
-		for ctx.Err() == nil && failed == nil {
+	var server, first subnet.PerFamily[netip.AddrPort]
+	var conns subnet.PerFamily[*net.UDPConn]
+	for _, f := range subnet.Families {
+		conns[f] = n.pod.listen(t, netip.AddrPortFrom(at[f].pod, 0))
+		server[f] = netip.AddrPortFrom(at[f].outside, echoPort)
+		first[f] = ask(t, conns[f], server[f])
+	}
+	var rounds, probes atomic.Int64
+	replaced := make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil && rounds.Load() < 60 {
 			c := dual()
-			c.RandomFully = rounds%2 == 0 // other rules in the chain
-			c.Forward = rounds%4 < 2      // and at times another table
-			_, failed = n.node.table().Sync(context.WithoutCancel(ctx), masq.Plan(c))
-			rounds++
+			c.RandomFully = rounds.Load()%2 == 0 // other rules in the chain
+			c.Forward = rounds.Load()%4 < 2      // and at times another table
+			_, err = n.node.table().Sync(context.Background(), masq.Plan(c))
+			rounds.Add(1)
 		}
-	})
-	defer replacing.Wait()
-	defer cancel()
-	for range 150 {
+		replaced <- err
+	}()
+	defer func() { require.NoError(t, <-replaced) }()
+	for rounds.Load() < 60 {
 		for _, f := range subnet.Families {
 			a := at[f]
 			n.check(t, []path{
 				{what: "5", from: n.pod, source: a.pod, to: a.outside, want: a.uplink},
 				{what: "6", from: n.outside, source: a.outside, to: a.remote, want: a.overlay},
 			})
+			require.Equal(t, first[f], ask(t, conns[f], server[f]), "an old connection")
+			probes.Add(1)
 		}
 	}
-	cancel()
-	replacing.Wait()
-	require.NoError(t, failed)
-	require.Greater(t, rounds, 10)
+	require.Greater(t, probes.Load(), rounds.Load(), "too few connections to tell")
 }
 
 // What the package's documentation warns of: our accept does not end a

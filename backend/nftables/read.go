@@ -15,9 +15,8 @@ import (
 type observed struct {
 	exists  bool
 	dormant bool             // `flags dormant`, or any other flag: the chains are not, or not simply, in force
-	use     uint32           // chains, sets, objects and flowtables in the table
+	use     uint32           // how many chains, sets, objects and flowtables are in the table
 	chains  map[string]chain // of those asked for
-	stray   bool             // rules in chains not asked for
 }
 
 // readAttempts bounds how often a listing is begun anew because the ruleset
@@ -141,13 +140,10 @@ func readRules(conn *netlink.Conn, o *observed) error {
 		if err != nil {
 			return fmt.Errorf("decoding a rule: %w", err)
 		}
-		c, ok := o.chains[name]
-		if !ok {
-			o.stray = true
-			continue
+		if c, ok := o.chains[name]; ok { // another chain shows in o.use
+			c.rules = append(c.rules, r)
+			o.chains[name] = c
 		}
-		c.rules = append(c.rules, r)
-		o.chains[name] = c
 	}
 	return nil
 }

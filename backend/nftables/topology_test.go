@@ -1,7 +1,6 @@
 package nftables_test
 
 import (
-	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -147,17 +146,22 @@ func (ns namespace) echo(t *testing.T, port uint16) {
 	})
 }
 
-// seen sends a datagram from a fresh socket, and so as a new connection, to
-// the echo server at to; it returns the sender's own port and the source that
-// the server saw.
+// seen asks the echo server at to from a fresh socket, and so as a new
+// connection; it returns the socket's own port and the source that the server
+// saw.
 func (ns namespace) seen(t *testing.T, from netip.Addr, to netip.AddrPort) (own uint16, source netip.AddrPort) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
 	conn := ns.listen(t, netip.AddrPortFrom(from, 0))
 	defer func() { _ = conn.Close() }()
+	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Port(), ask(t, conn, to)
+}
+
+// ask sends a datagram to the echo server at to and returns the source that
+// the server saw.
+func ask(t *testing.T, conn *net.UDPConn, to netip.AddrPort) netip.AddrPort {
+	t.Helper()
 	answer := make([]byte, 64)
-	for ctx.Err() == nil {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
 		_, err := conn.WriteToUDPAddrPort([]byte("?"), to)
 		require.NoError(t, err)
 		require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Second)))
@@ -166,12 +170,12 @@ func (ns namespace) seen(t *testing.T, from netip.Addr, to netip.AddrPort) (own 
 			continue
 		}
 		require.NoError(t, err)
-		source, err = netip.ParseAddrPort(string(answer[:n]))
+		source, err := netip.ParseAddrPort(string(answer[:n]))
 		require.NoError(t, err)
-		return conn.LocalAddr().(*net.UDPAddr).AddrPort().Port(), source
+		return source
 	}
-	require.Fail(t, "no answer", "from %s to %s", from, to)
-	return 0, netip.AddrPort{}
+	require.Fail(t, "no answer", "to %s", to)
+	return netip.AddrPort{}
 }
 
 const multicastPort = 9100

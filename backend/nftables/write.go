@@ -54,7 +54,7 @@ func diff(want []chain, have observed) change {
 	if have.dormant {
 		c.reasons, c.replace = append(c.reasons, "the table has flags"), true
 	}
-	if have.stray || int(have.use) != len(have.chains) {
+	if int(have.use) != len(have.chains) {
 		c.reasons, c.replace = append(c.reasons, "the table holds objects that are not ours"), true
 	}
 	if c.replace {
