@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -27,7 +28,7 @@ type Store interface {
 	// Hold acquires this node's lease, announces the claim, keeps the lease
 	// alive and gets it back when it is lost. It tells each lease it holds.
 	Hold(ctx context.Context, claim subnet.Claim, tell func(subnet.Held)) error
-	// Release gives the lease up.
+	// Release gives up the lease that the last Hold told.
 	Release(ctx context.Context) error
 }
 
@@ -75,6 +76,7 @@ type Config struct {
 	RandomFull bool // fully random source ports
 	SubnetFile string
 	FullPass   time.Duration // between two looks at everything
+	Release    bool          // give the lease up when stopped
 
 	HealthAddr netip.AddrPort // of /healthz, /readyz, /metrics; port 0: off
 	Socket     string         // of the status; "": off
@@ -133,6 +135,20 @@ func (a *Agent) Run(ctx context.Context, health <-chan error) error {
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
+	if a.cfg.Release && a.state.held != nil {
+		return a.release(context.WithoutCancel(ctx))
+	}
+	return nil
+}
+
+// release gives the lease up; peers then take their ways to us away.
+func (a *Agent) release(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := a.store.Release(ctx); err != nil {
+		return fmt.Errorf("releasing the lease (--release-on-exit): %w", err)
+	}
+	a.cfg.Log.WithField("subnet", prefixes(a.state.held.Lease.Subnets)).Info("lease released")
 	return nil
 }
 

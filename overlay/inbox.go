@@ -81,12 +81,14 @@ func (b *inbox) rules()             { b.put(func(n *news) { n.rules = true }) }
 // event takes a notification of the kernel. Those that tell what we want
 // anyway, the echoes of our own writes above all, end here.
 func (b *inbox) event(e backend.Event) {
-	switch {
-	case e.Resync || e.Host:
+	if e.Resync || e.Host {
 		b.put(func(n *news) {
 			n.resync = n.resync || e.Resync
 			n.host = n.host || e.Host
 		})
+	}
+	switch {
+	case e.Key == (backend.Key{}):
 	case b.desired.wants(e.Key, e.Object):
 		b.mu.Lock()
 		delete(b.news.drift, e.Key) // it has been mended meanwhile

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,6 +43,20 @@ func Open(path string) (*Dir, error) {
 
 // Close unlocks the directory.
 func (d *Dir) Close() error { return d.lock.Close() }
+
+// Remove removes the lock and, when nothing else is in it, the directory; then
+// it unlocks.
+func (d *Dir) Remove() error {
+	defer d.Close()
+	name := d.lock.Name()
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing the lock of the state directory: %w", err)
+	}
+	if err := os.Remove(filepath.Dir(name)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
+		return fmt.Errorf("removing the state directory: %w", err)
+	}
+	return nil
+}
 
 // MachineID returns what tells this machine from others of its name, made from
 // a machine-id file such that the ID itself stays secret (machine-id(5));

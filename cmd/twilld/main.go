@@ -1,0 +1,177 @@
+// Command twilld is the node daemon: it leases a subnet and keeps the overlay
+// to its peers in the kernel. It holds flags, signals and wiring, no logic.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/signal"
+	"regexp"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/sirupsen/logrus"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/kernel"
+	"github.com/twill-net/twill/backend/nftables"
+	"github.com/twill-net/twill/cmd/internal/envflag"
+	"github.com/twill-net/twill/overlay"
+	"github.com/twill-net/twill/overlay/statedir"
+	"github.com/twill-net/twill/overlay/version"
+	"github.com/twill-net/twill/subnet/etcd"
+)
+
+// fullPass is the time between two looks at everything, for what sends no
+// notification.
+const fullPass = 30 * time.Second
+
+// ourLinks are the names of our devices.
+var ourLinks = regexp.MustCompile(`^twill(-v6)?\.[0-9]+$`)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run returns the exit code: 0 after a stop or a clean-up, 1 when that failed,
+// 2 for wrong usage.
+func run(args []string, stdout, stderr io.Writer) int {
+	var o options
+	fs := o.flags()
+	if err := envflag.Parse(fs, "TWILLD", args, os.LookupEnv); errors.Is(err, flag.ErrHelp) {
+		usage(stdout, fs)
+		return 0
+	} else if err != nil {
+		fmt.Fprintf(stderr, "twilld: %v; see twilld --help\n", err)
+		return 2
+	}
+	if o.version {
+		fmt.Fprintf(stdout, "twilld %s\n", version.Version)
+		return 0
+	}
+	if fs.NArg() > 0 {
+		fmt.Fprintf(stderr, "twilld: argument %q is not a flag; see twilld --help\n", fs.Arg(0))
+		return 2
+	}
+	log, err := o.logger(stderr)
+	if err != nil {
+		fmt.Fprintf(stderr, "twilld: %v\n", err)
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if o.cleanup {
+		err = o.clean(ctx, log)
+	} else {
+		err = o.serve(ctx, log)
+	}
+	var usage usageError
+	switch {
+	case errors.As(err, &usage):
+		fmt.Fprintf(stderr, "twilld: %v\n", err)
+		return 2
+	case err != nil:
+		log.WithError(err).Error("stopped")
+		return 1
+	}
+	return 0
+}
+
+// usage writes the flags with their defaults.
+func usage(out io.Writer, fs *flag.FlagSet) {
+	fmt.Fprintln(out, "Usage: twilld [flags]\n\nEach flag is also a variable: --etcd-endpoints is TWILLD_ETCD_ENDPOINTS. A flag wins.\n\nFlags:")
+	fs.SetOutput(out)
+	fs.PrintDefaults()
+}
+
+// usageError is a flag that cannot be used.
+type usageError struct{ error }
+
+// serve runs the daemon until ctx ends.
+func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
+	cfg, err := o.agent(log)
+	if err != nil {
+		return usageError{err}
+	}
+	dir, err := statedir.Open(o.stateDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	k, err := kernel.New(kernel.Config{LinkPattern: ourLinks})
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	cfg.Route = func(a netip.Addr) (string, netip.Addr, error) { return k.RouteGet(ctx, a) }
+
+	health := make(chan error, 1) // the store is made before the agent which takes its health
+	o.etcd.Logger = log
+	o.etcd.Health = func(err error) {
+		select {
+		case <-health:
+		default:
+		}
+		health <- err
+	}
+	store, err := etcd.New(o.etcd)
+	if err != nil {
+		return usageError{err}
+	}
+	defer store.Close()
+
+	agent := overlay.New(cfg, store, k, nftables.New())
+	log.WithFields(logrus.Fields{"version": version.Version, "node": cfg.Node}).Info("twilld starts")
+	return agent.Run(ctx, health)
+}
+
+// agent returns the validated config of the agent.
+func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
+	u, err := o.underlay(ourLinks)
+	if err != nil {
+		return overlay.Config{}, err
+	}
+	health, err := o.health()
+	if err != nil {
+		return overlay.Config{}, err
+	}
+	if o.nodeName == "" {
+		return overlay.Config{}, errors.New("--node-name is empty, and this host has no name either")
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return overlay.Config{
+		Node: o.nodeName, MachineID: statedir.MachineID("/etc/machine-id"), Version: version.Version,
+		Underlay: u, Host: backend.HostOptions{Blackhole: o.ipBlackholeRoute},
+		Masquerade: o.ipMasq, RandomFull: !o.ipMasqFullyRandomDisable,
+		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
+		HealthAddr: health, Socket: o.socket,
+		Log: log, Metrics: reg,
+	}, nil
+}
+
+// clean removes all that carries our mark.
+func (o *options) clean(ctx context.Context, log *logrus.Entry) error {
+	dir, err := statedir.Open(o.stateDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	k, err := kernel.New(kernel.Config{LinkPattern: ourLinks})
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	removed, err := overlay.Cleanup(ctx, k, nftables.New(), o.subnetFile, o.socket)
+	for _, object := range removed {
+		log.WithField("object", object).Info("removed")
+	}
+	return errors.Join(err, dir.Remove())
+}

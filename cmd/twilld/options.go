@@ -1,0 +1,145 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/twill-net/twill/overlay/underlay"
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/etcd"
+)
+
+// options are the flags as given.
+type options struct {
+	etcd etcd.Config
+
+	nodeName, stateDir, subnetFile, socket string
+
+	ifaces, ifaceRegexes list
+	ifaceCanReach        string
+	publicIPs            subnet.PerFamily[string]
+
+	ipMasq, ipMasqFullyRandomDisable, ipBlackholeRoute bool
+
+	healthzIP   string
+	healthzPort int
+
+	logLevel, logFormat             string
+	cleanup, releaseOnExit, version bool
+}
+
+// list is a repeatable flag which also takes comma lists.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, ",") }
+
+func (l *list) Set(v string) error {
+	for s := range strings.SplitSeq(v, ",") {
+		if s = strings.TrimSpace(s); s != "" {
+			*l = append(*l, s)
+		}
+	}
+	return nil
+}
+
+// flags returns the flag set that fills o. The standard library's is used for
+// what flannel's users write: one dash or two.
+func (o *options) flags() *flag.FlagSet {
+	fs := flag.NewFlagSet("twilld", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // main says what is wrong
+	fs.Usage = func() {}
+	hostname, _ := os.Hostname()
+	o.etcd = etcd.DefaultConfig()
+	o.etcd.RegisterFlags(fs)
+	o.etcd.RegisterLeaseFlags(fs)
+	fs.StringVar(&o.nodeName, "node-name", hostname, "`name` of this node, its identity: who has it gets its subnet back")
+	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/twill", "`directory` kept over restarts")
+	fs.StringVar(&o.subnetFile, "subnet-file", "/run/twill/subnet.env", "`file` in which the CNI plugin finds this node's subnet")
+	fs.StringVar(&o.socket, "socket", "/run/twill/twilld.sock", "unix socket on which `twill status` asks")
+	fs.Var(&o.ifaces, "iface", "external interface by `name` or address; repeated or comma separated, the first that is there counts")
+	fs.Var(&o.ifaceRegexes, "iface-regex", "external interface by a `pattern` of its name or address; after --iface; repeated or comma separated")
+	fs.StringVar(&o.ifaceCanReach, "iface-can-reach", "", "external interface by the route to this `address`")
+	fs.StringVar(&o.publicIPs[subnet.IPv4], "public-ip", "", "IPv4 `address` to announce to peers in place of the interface's")
+	fs.StringVar(&o.publicIPs[subnet.IPv6], "public-ipv6", "", "IPv6 `address` to announce to peers in place of the interface's")
+	fs.BoolVar(&o.ipMasq, "ip-masq", false, "masquerade what leaves the overlay network")
+	fs.BoolVar(&o.ipMasqFullyRandomDisable, "ip-masq-fully-random-disable", false, "keep source ports where they are free when masquerading")
+	fs.BoolVar(&o.ipBlackholeRoute, "ip-blackhole-route", false, "drop packets to pods of this node's subnet that do not exist")
+	fs.StringVar(&o.healthzIP, "healthz-ip", "0.0.0.0", "`address` for /healthz, /readyz and /metrics")
+	fs.IntVar(&o.healthzPort, "healthz-port", 0, "`port` for /healthz, /readyz and /metrics; 0 for none")
+	fs.StringVar(&o.logLevel, "log-level", "info", "`level`: debug, info, warn or error")
+	fs.StringVar(&o.logFormat, "log-format", "text", "`format`: text or json")
+	fs.BoolVar(&o.cleanup, "cleanup", false, "remove all that carries our mark from this host, and exit")
+	fs.BoolVar(&o.releaseOnExit, "release-on-exit", false, "give the lease up when stopped")
+	fs.BoolVar(&o.version, "version", false, "print the version and exit")
+	return fs
+}
+
+// underlay returns the validated choice of the external interface.
+func (o *options) underlay(ours *regexp.Regexp) (underlay.Options, error) {
+	u := underlay.Options{Interfaces: o.ifaces, Ours: ours.MatchString}
+	for _, p := range o.ifaceRegexes {
+		re, err := regexp.Compile(p)
+		if err != nil {
+			return u, fmt.Errorf("--iface-regex %q is not a regular expression: %w", p, err)
+		}
+		u.Patterns = append(u.Patterns, re)
+	}
+	var err error
+	if o.ifaceCanReach != "" {
+		if u.CanReach, err = netip.ParseAddr(o.ifaceCanReach); err != nil {
+			return u, fmt.Errorf("--iface-can-reach %q is not an address", o.ifaceCanReach)
+		}
+	}
+	names := subnet.PerFamily[string]{"--public-ip", "--public-ipv6"}
+	for _, f := range subnet.Families {
+		s := o.publicIPs[f]
+		if s == "" {
+			continue
+		}
+		a, err := netip.ParseAddr(s)
+		if err != nil || a.Zone() != "" || a.Is4In6() || subnet.FamilyOf(a) != f || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
+			return u, fmt.Errorf("%s %q is not an %s address of a host", names[f], s, f)
+		}
+		u.PublicIPs[f] = a
+	}
+	return u, nil
+}
+
+// health returns where the health checks are served; port 0 for nowhere.
+func (o *options) health() (netip.AddrPort, error) {
+	ip, err := netip.ParseAddr(o.healthzIP)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("--healthz-ip %q is not an address", o.healthzIP)
+	}
+	if o.healthzPort < 0 || o.healthzPort > 65535 {
+		return netip.AddrPort{}, fmt.Errorf("--healthz-port %d is not from 0 to 65535", o.healthzPort)
+	}
+	return netip.AddrPortFrom(ip, uint16(o.healthzPort)), nil
+}
+
+// logger returns the log that --log-level and --log-format ask for.
+func (o *options) logger(out io.Writer) (*logrus.Entry, error) {
+	log := logrus.New()
+	log.SetOutput(out)
+	level, err := logrus.ParseLevel(o.logLevel)
+	if err != nil {
+		return nil, fmt.Errorf("--log-level %q is not debug, info, warn or error", o.logLevel)
+	}
+	log.SetLevel(level)
+	switch o.logFormat {
+	case "text":
+		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
+	case "json":
+		log.SetFormatter(&logrus.JSONFormatter{})
+	default:
+		return nil, fmt.Errorf("--log-format %q is not text or json", o.logFormat)
+	}
+	return logrus.NewEntry(log), nil
+}
