@@ -3,20 +3,23 @@ package subnet
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
+	"unicode"
 )
 
+// noIPv4 stands in a key for the IPv4 subnet that an IPv6 node does not have:
+// flannel's reader insists on one.
+var noIPv4 = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+
 // EncodeKey returns flannel's key of a lease, below "<prefix>/subnets/":
-// "10.5.52.0-24", with IPv6 "10.5.52.0-24&fd00:12:13::-56". For IPv6 alone the
-// IPv4 part is "0.0.0.0-0", since flannel's readers insist on one.
+// "10.5.52.0-24", with IPv6 "10.5.52.0-24&fd00:12:13::-56", and for IPv6 alone
+// "0.0.0.0-0&fd00:12:13::-56".
 func EncodeKey(subnets PerFamily[netip.Prefix]) string {
 	v4, v6 := subnets[IPv4], subnets[IPv6]
 	if !v4.IsValid() {
-		v4 = netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		v4 = noIPv4
 	}
 	key := fmt.Sprintf("%s-%d", v4.Addr(), v4.Bits())
 	if v6.IsValid() {
@@ -25,53 +28,46 @@ func EncodeKey(subnets PerFamily[netip.Prefix]) string {
 	return key
 }
 
-// DecodeKey is the inverse of EncodeKey; it also takes an IPv6 subnet alone.
-// Subnets with host bits set are refused.
+// DecodeKey is the inverse of EncodeKey; it also takes an IPv6 subnet alone,
+// and any spelling of an address. Subnets with host bits set are refused.
 func DecodeKey(key string) (PerFamily[netip.Prefix], error) {
+	bad := func(format string, args ...any) (PerFamily[netip.Prefix], error) {
+		return PerFamily[netip.Prefix]{}, fmt.Errorf("lease key %s: %s (want 10.5.52.0-24 or 10.5.52.0-24&fd00:12:13::-56)",
+			quote(key), fmt.Sprintf(format, args...))
+	}
 	var subnets PerFamily[netip.Prefix]
+	next := IPv4
 	for part := range strings.SplitSeq(key, "&") {
-		addr, bits, ok := cutLast(part, "-")
-		if !ok {
-			return subnets, keyError(key, fmt.Sprintf("%q lacks the prefix length", part))
+		i := strings.LastIndex(part, "-")
+		if i < 0 {
+			return bad("%s lacks the prefix length", quote(part))
 		}
-		p, err := netip.ParsePrefix(addr + "/" + bits)
-		if err != nil {
-			return subnets, keyError(key, fmt.Sprintf("%q is not an address and a prefix length", part))
-		}
-		if p == netip.PrefixFrom(netip.IPv4Unspecified(), 0) {
-			continue
+		p, err := netip.ParsePrefix(part[:i] + "/" + part[i+1:])
+		if err != nil || p.Addr().Is4In6() {
+			return bad("%s is not an address and a prefix length", quote(part))
 		}
 		if p != p.Masked() {
-			return subnets, keyError(key, fmt.Sprintf("%s has host bits set; its subnet is %s", p, p.Masked()))
+			return bad("%s has host bits set; its subnet is %s", p, p.Masked())
 		}
 		f := FamilyOf(p.Addr())
-		if p.Addr().Is4In6() || subnets[f].IsValid() {
-			return subnets, keyError(key, fmt.Sprintf("%s is not the one subnet of its family", p))
+		if f < next {
+			return bad("%s is out of place: at most one IPv4 subnet, then one IPv6 subnet", p)
 		}
-		subnets[f] = p
+		next = f + 1
+		if p != noIPv4 {
+			subnets[f] = p
+		}
 	}
 	if subnets == (PerFamily[netip.Prefix]{}) {
-		return subnets, keyError(key, "it names no subnet")
+		return bad("it names no subnet")
 	}
 	return subnets, nil
 }
 
-func keyError(key, why string) error {
-	return fmt.Errorf("lease key %q: %s (want 10.5.52.0-24 or 10.5.52.0-24&fd00:12:13::-56)", key, why)
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
-}
-
 // value is flannel's lease value. NodeName and MachineID are Twill's own;
-// flannel's readers pass over them.
+// flannel's reader passes over them.
 type value struct {
-	PublicIP      *netip.Addr     `json:"PublicIP"`
+	PublicIP      netip.Addr      `json:"PublicIP"` // 0.0.0.0 for none: flannel's reader takes no null
 	PublicIPv6    *netip.Addr     `json:"PublicIPv6"`
 	BackendType   string          `json:"BackendType,omitempty"`
 	BackendData   json.RawMessage `json:"BackendData,omitempty"`
@@ -80,33 +76,44 @@ type value struct {
 	MachineID     string          `json:"MachineID,omitempty"`
 }
 
-// ourMembers are the members of value by their lower-case names, as
-// encoding/json matches them.
-var ourMembers = map[string]bool{
-	"publicip": true, "publicipv6": true, "backendtype": true, "backenddata": true,
-	"backendv6data": true, "nodename": true, "machineid": true,
-}
+// valueMembers are the names of value's members.
+var valueMembers = []string{"PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data", "NodeName", "MachineID"}
 
 // EncodeValue returns the lease as flannel and Twill write it under its key.
-// Members that we do not know (Extra) are kept.
+// Members that we do not know (Extra) are kept. A lease that DecodeValue would
+// not take is an error.
 func EncodeValue(l Lease) ([]byte, error) {
 	v := value{
-		BackendType: l.BackendType, NodeName: l.Node, MachineID: l.MachineID,
+		PublicIP: netip.IPv4Unspecified(), BackendType: l.BackendType, NodeName: l.Node, MachineID: l.MachineID,
 		BackendData: json.RawMessage(l.BackendData[IPv4]), BackendV6Data: json.RawMessage(l.BackendData[IPv6]),
 	}
-	for f, dst := range map[Family]**netip.Addr{IPv4: &v.PublicIP, IPv6: &v.PublicIPv6} {
-		if a := l.PublicIPs[f]; a.IsValid() {
-			*dst = &a
-		}
+	if a := l.PublicIPs[IPv4]; a.IsValid() {
+		v.PublicIP = a
 	}
-	b, err := json.Marshal(v)
+	if a := l.PublicIPs[IPv6]; a.IsValid() {
+		v.PublicIPv6 = &a
+	}
+	b, err := marshal(v)
+	if err == nil && l.Extra != "" && l.Extra != "{}" {
+		b = append(append(b[:len(b)-1], ','), l.Extra[1:]...)
+	}
+	if err == nil {
+		_, err = DecodeValue(l.Subnets, b)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("encoding the lease of %s: %w", l.ID(), err)
+		return nil, fmt.Errorf("encoding the lease of %s: %w", quote(l.ID()), err)
 	}
-	if l.Extra == "" || l.Extra == "{}" {
-		return b, nil
-	}
-	return append(append(b[:len(b)-1], ','), l.Extra[1:]...), nil
+	return b, nil
+}
+
+// marshal is json.Marshal, but leaves <, > and & as they are, so that a value
+// which is decoded and encoded again stays the same.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // DecodeValue reads a lease value for the subnets of its key. What it cannot
@@ -115,79 +122,74 @@ func EncodeValue(l Lease) ([]byte, error) {
 // by its node's name.
 func DecodeValue(subnets PerFamily[netip.Prefix], b []byte) (Lease, error) {
 	l := Lease{Subnets: subnets}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(b, &members); err != nil {
-		return l, fmt.Errorf("lease value is not a JSON object: %w", err)
+	list, failed := members(b)
+	if failed != nil {
+		failed = fmt.Errorf("lease value %s: it must be one JSON object: %w", clip(string(b)), failed)
 	}
-	if members == nil {
-		return l, errors.New("lease value is null, not a JSON object")
-	}
-	var errs []error
 	extra := map[string]json.RawMessage{}
-	for name, raw := range members {
-		if err := l.setMember(name, raw, extra); err != nil {
-			errs = append(errs, fmt.Errorf("lease value, %s: %w", name, err))
+	given := map[string]string{} // as written, by the name it counts for
+	for _, m := range list {
+		name := m.name
+		for _, ours := range valueMembers {
+			if strings.EqualFold(name, ours) { // as encoding/json matches them, flannel's reader
+				name = ours
+			}
+		}
+		var err error
+		if first, twice := given[name]; twice {
+			err = fmt.Errorf("it stands there as %s already", clip(first))
+		} else {
+			given[name] = m.name
+			err = l.setMember(name, m.raw, extra)
+		}
+		if err != nil && failed == nil {
+			failed = fmt.Errorf("lease value, %s: %w", clip(m.name), err)
 		}
 	}
 	if len(extra) > 0 {
-		b, err := json.Marshal(extra) // sorted by name: equal objects give equal strings
-		if err != nil {
-			errs = append(errs, fmt.Errorf("lease value: %w", err))
+		b, err := marshal(extra) // sorted by name: equal objects give equal strings
+		if err != nil && failed == nil {
+			failed = fmt.Errorf("lease value: %w", err)
 		}
 		l.Extra = string(b)
 	}
-	if len(errs) > 0 {
-		return l, firstByText(errs)
-	}
-	return l, nil
-}
-
-// firstByText makes the error of several the same in each run, whatever the
-// order of a map.
-func firstByText(errs []error) error {
-	first := errs[0]
-	for _, e := range errs[1:] {
-		if e.Error() < first.Error() {
-			first = e
-		}
-	}
-	return first
+	return l, failed
 }
 
 func (l *Lease) setMember(name string, raw json.RawMessage, extra map[string]json.RawMessage) error {
-	switch strings.ToLower(name) {
-	case "publicip":
+	switch name {
+	case "PublicIP":
 		return l.setPublicIP(IPv4, raw)
-	case "publicipv6":
+	case "PublicIPv6":
 		return l.setPublicIP(IPv6, raw)
-	case "backendtype":
-		return setString(&l.BackendType, raw)
-	case "backenddata":
+	case "BackendType":
+		return setWord(&l.BackendType, raw)
+	case "BackendData":
 		return l.setBackendData(IPv4, raw)
-	case "backendv6data":
+	case "BackendV6Data":
 		return l.setBackendData(IPv6, raw)
-	case "nodename":
-		return setString(&l.Node, raw)
-	case "machineid":
-		return setString(&l.MachineID, raw)
+	case "NodeName":
+		return setWord(&l.Node, raw)
+	case "MachineID":
+		return setWord(&l.MachineID, raw)
 	}
 	extra[name] = raw
 	return nil
 }
 
 func (l *Lease) setPublicIP(f Family, raw json.RawMessage) error {
-	var s *string
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return fmt.Errorf("%s is not a string", clip(raw))
+	s, err := stringOrNull(raw)
+	if err != nil || s == "" {
+		return err
 	}
-	if s == nil || *s == "" {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" || a.Is4In6() || FamilyOf(a) != f {
+		return fmt.Errorf("%s is not an %s address", quote(s), f)
+	}
+	if a.IsUnspecified() { // what flannel writes for none
 		return nil
 	}
-	a, err := netip.ParseAddr(*s)
-	if err != nil || a.Zone() != "" || a.Is4In6() || FamilyOf(a) != f {
-		return fmt.Errorf("%s is not an %s address", strconv.Quote(clip([]byte(*s))), f)
-	}
-	if a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() {
+	if a.IsMulticast() || a.IsLoopback() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return fmt.Errorf("%s cannot be the address of a node", a)
 	}
 	l.PublicIPs[f] = a
@@ -205,22 +207,26 @@ func (l *Lease) setBackendData(f Family, raw json.RawMessage) error {
 	return nil
 }
 
-func setString(dst *string, raw json.RawMessage) error {
-	var s *string
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return fmt.Errorf("%s is not a string", clip(raw))
+// setWord reads a name. Those go to logs, metrics and terminals, so that they
+// have to be short and plain; 253 is what DNS, and so a Kubernetes node, has.
+func setWord(dst *string, raw json.RawMessage) error {
+	s, err := stringOrNull(raw)
+	if err != nil {
+		return err
 	}
-	if s != nil {
-		*dst = *s
+	const most = 253
+	odd := func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' || r == unicode.ReplacementChar }
+	if len(s) > most || strings.ContainsFunc(s, odd) {
+		return fmt.Errorf("%s is not a name: at most %d bytes, printable and without spaces", quote(s), most)
 	}
+	*dst = s
 	return nil
 }
 
-// clip keeps hostile values from filling logs.
-func clip(b []byte) string {
-	const most = 64
-	if len(b) > most {
-		return string(b[:most]) + "…"
+func stringOrNull(raw json.RawMessage) (string, error) {
+	var s string
+	if err := json.Unmarshal(raw, &s); err != nil { // null leaves it empty
+		return "", fmt.Errorf("%s is not a string", clip(raw))
 	}
-	return string(b)
+	return s, nil
 }

@@ -2,106 +2,117 @@ package subnet
 
 import (
 	"cmp"
+	"container/heap"
 	"fmt"
-	"maps"
+	"iter"
 	"slices"
 )
 
-// component returns e and all records that conflict with it, directly or
-// through others, by key.
-func (s *Snapshot) component(e *entry) map[string]*entry {
-	found := map[string]*entry{e.Key: e}
-	for todo := []*entry{e}; len(todo) > 0; todo = todo[1:] {
-		for _, other := range s.rivals(todo[0]) {
-			if found[other.Key] == nil {
-				found[other.Key] = other
-				todo = append(todo, other)
-			}
-		}
-	}
-	return found
+// changes is what is to be settled, the most senior record first, and the
+// nodes whose lease is another by what has been.
+type changes struct {
+	bySeniority seniority
+	nodes       []string
 }
 
-// rivals returns the records which share e's node, a claim or a part of a
-// subnet with it, some of them twice; e itself is among them.
-func (s *Snapshot) rivals(e *entry) []*entry {
-	var out []*entry
-	if id := e.Lease.ID(); id != "" {
-		out = append(out, s.byNode[id]...)
-	}
-	for _, c := range e.claims {
-		out = append(out, s.byClaim[c]...)
-	}
-	for _, p := range e.Lease.Subnets {
-		if !p.IsValid() {
-			continue
-		}
-		for _, holders := range s.bySubnet.Supernets(p) {
-			out = append(out, holders...)
-		}
-		for _, holders := range s.bySubnet.Subnets(p) {
-			out = append(out, holders...)
-		}
-	}
-	return out
-}
-
-// settle decides which of a component's records count: by seniority, each that
-// is fit and does not conflict with one accepted before.
-func (s *Snapshot) settle(component map[string]*entry, dirty map[string]bool) {
-	order := slices.SortedFunc(maps.Values(component), s.compareSeniority)
-	for _, e := range order {
-		e.refused = "not settled"
-	}
-	for _, e := range order {
-		e.refused = s.reason(e)
-		dirty[e.Lease.ID()] = true
+// note notes a node whose lease may be another.
+func (c *changes) note(id string) {
+	if id != "" {
+		c.nodes = append(c.nodes, id)
 	}
 }
 
-// compareSeniority orders ours first, then the older record. Of one node's
-// own records the younger counts: it is where the node is now.
-func (s *Snapshot) compareSeniority(a, b *entry) int {
-	if aOwn, bOwn := s.isOwn(a.Lease), s.isOwn(b.Lease); aOwn != bOwn {
-		if aOwn {
-			return -1
+// queue has records settled.
+func (c *changes) queue(list ...*entry) {
+	for _, e := range list {
+		if !e.queued {
+			e.queued = true
+			heap.Push(&c.bySeniority, e)
 		}
-		return 1
 	}
-	if a.Lease.ID() == b.Lease.ID() {
-		a, b = b, a
-	}
-	return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Key, b.Key))
 }
 
-// reason says why e cannot count beside those that were settled before it.
+// settle decides which of the queued records count, and of those that this
+// stands in the way of or clears it for. Whether one counts depends on senior
+// ones alone, so that each is looked at once.
+func (s *Snapshot) settle(c *changes) []string {
+	for c.bySeniority.Len() > 0 {
+		e := heap.Pop(&c.bySeniority).(*entry)
+		e.queued = false
+		if !e.contends {
+			continue // forgotten meanwhile
+		}
+		counted := e.counts()
+		if e.refused = s.reason(e); e.counts() != counted {
+			s.changed(e, c)
+		}
+	}
+	slices.Sort(c.nodes)
+	return slices.Compact(c.nodes)
+}
+
+// changed notes that a record counts now or no longer does.
+func (s *Snapshot) changed(e *entry, c *changes) {
+	c.note(e.Lease.ID())
+	for o := range s.rivals(e) {
+		if senior(e, o) {
+			c.queue(o)
+		}
+	}
+}
+
+// reason says why e cannot count beside its node's other records and the
+// senior ones of other nodes, which have been settled. It finds the same of
+// several whatever the order that the records came in: those which count do
+// not overlap each other, so that an index has one of them in each place.
 func (s *Snapshot) reason(e *entry) string {
 	id := e.Lease.ID()
-	switch {
-	case s.isOwn(e.Lease):
-		return ""
-	case e.unfit != "":
-		return e.unfit
-	case id == "":
-		return "it has neither a node name nor a public IP"
+	if last := slices.MaxFunc(s.byNode[id], compareWritten); last != e {
+		return fmt.Sprintf("node %s has a newer lease, %s", id, last.Key)
 	}
-	if what := conflict(e, s.own, s.ownClaims); what != "" {
-		return what + " of this node"
-	}
-	rivals := s.rivals(e)
-	slices.SortFunc(rivals, func(a, b *entry) int { return cmp.Compare(a.Key, b.Key) })
-	for _, o := range rivals {
-		if o == e || o.refused != "" || s.isOwn(o.Lease) {
-			continue
-		}
-		if o.Lease.ID() == id {
-			return fmt.Sprintf("node %s has a newer lease, %s", id, o.Key)
-		}
-		if what := conflict(e, o.Lease, o.claims); what != "" {
-			return fmt.Sprintf("%s of node %s, whose lease is older", what, o.Lease.ID())
+	for o := range s.rivals(e) {
+		if o.counts() && senior(o, e) {
+			return fmt.Sprintf("%s of node %s, whose lease is older", conflict(e, o.Lease, o.claims), o.Lease.ID())
 		}
 	}
 	return ""
+}
+
+// compareWritten orders the records of one node.
+func compareWritten(a, b *entry) int {
+	return cmp.Or(cmp.Compare(a.Modified, b.Modified), cmp.Compare(a.Created, b.Created), cmp.Compare(a.Key, b.Key))
+}
+
+// senior reports whether of two nodes' records a goes before b.
+func senior(a, b *entry) bool {
+	return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Key, b.Key)) < 0
+}
+
+// rivals yields the records which have a part of a subnet or a claim in common
+// with e, some of them twice; e itself is among them.
+func (s *Snapshot) rivals(e *entry) iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		each := func(list []*entry) bool {
+			return !slices.ContainsFunc(list, func(o *entry) bool { return !yield(o) })
+		}
+		for _, p := range e.Lease.Subnets {
+			for _, holders := range s.bySubnet.Supernets(p) {
+				if !each(holders) {
+					return
+				}
+			}
+			for _, holders := range s.bySubnet.Subnets(p) {
+				if !each(holders) {
+					return
+				}
+			}
+		}
+		for _, c := range e.claims {
+			if !each(s.byClaim[c]) {
+				return
+			}
+		}
+	}
 }
 
 // conflict says what e has that another lease has too, "" for nothing.
@@ -119,6 +130,31 @@ func conflict(e *entry, other Lease, claims []string) string {
 	return ""
 }
 
+func (s *Snapshot) index(e *entry) {
+	add(s.byNode, e.Lease.ID(), e)
+	for _, c := range e.claims {
+		add(s.byClaim, c, e)
+	}
+	for _, p := range e.Lease.Subnets {
+		s.bySubnet.Modify(p, func(list []*entry, _ bool) ([]*entry, bool) { return append(list, e), false })
+	}
+}
+
+func (s *Snapshot) unindex(e *entry) {
+	drop(s.byNode, e.Lease.ID(), e)
+	for _, c := range e.claims {
+		drop(s.byClaim, c, e)
+	}
+	for _, p := range e.Lease.Subnets {
+		s.bySubnet.Modify(p, func(list []*entry, _ bool) ([]*entry, bool) {
+			list = without(list, e)
+			return list, len(list) == 0
+		})
+	}
+}
+
+func add(m map[string][]*entry, k string, e *entry) { m[k] = append(m[k], e) }
+
 func drop(m map[string][]*entry, k string, e *entry) {
 	if left := without(m[k], e); len(left) > 0 {
 		m[k] = left
@@ -132,7 +168,17 @@ func without(list []*entry, e *entry) []*entry {
 	return slices.DeleteFunc(list, func(o *entry) bool { return o == e })
 }
 
-func sorted(ids map[string]bool) []string {
-	delete(ids, "")
-	return slices.Sorted(maps.Keys(ids))
+// seniority is a heap of records, the most senior on top.
+type seniority []*entry
+
+func (q seniority) Len() int           { return len(q) }
+func (q seniority) Less(i, j int) bool { return senior(q[i], q[j]) }
+func (q seniority) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+func (q *seniority) Push(x any)        { *q = append(*q, x.(*entry)) }
+func (q *seniority) Pop() any {
+	last := len(*q) - 1
+	x := (*q)[last]
+	(*q)[last] = nil
+	*q = (*q)[:last]
+	return x
 }

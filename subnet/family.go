@@ -53,11 +53,12 @@ func FamilyOf(a netip.Addr) Family {
 // MAC is a 48-bit Ethernet address as a comparable value.
 type MAC [6]byte
 
-// ParseMAC parses a 48-bit address in the forms that net.ParseMAC takes.
+// ParseMAC parses a 48-bit address in the forms that net.ParseMAC takes; the
+// error shows at most the first 64 bytes of another.
 func ParseMAC(s string) (MAC, error) {
 	hw, err := net.ParseMAC(s)
 	if err != nil || len(hw) != len(MAC{}) {
-		return MAC{}, fmt.Errorf("%q is not a MAC address of the form aa:bb:cc:dd:ee:ff", s)
+		return MAC{}, fmt.Errorf("%s is not a MAC address of the form aa:bb:cc:dd:ee:ff", quote(s))
 	}
 	return MAC(hw), nil
 }

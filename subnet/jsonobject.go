@@ -6,122 +6,181 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
-// object is a JSON object whose members are taken out one by one; what is left
-// is unknown.
-type object struct {
-	path    string // "" or "Backend."
-	members map[string]json.RawMessage
-	names   map[string]string // lower case to as written
-	known   []string
+// member is one member of a JSON object, as it stands in the document.
+type member struct {
+	name string
+	raw  json.RawMessage
 }
 
-func parseObject(path string, b []byte) (*object, error) {
-	name := strings.TrimSuffix(path, ".")
-	bad := func(why string) error {
-		if name == "" {
-			return fmt.Errorf("network config: %s; it must be one JSON object such as {\"Network\": \"10.244.0.0/16\"}", why)
-		}
-		return &ConfigError{name, clip(b), "an object such as {\"Type\": \"vxlan\"}"}
-	}
-	o := &object{path: path, members: map[string]json.RawMessage{}, names: map[string]string{}}
+// members reads one JSON object and nothing after it. It returns the members
+// in the order of the document, one given twice twice; with an error those
+// before it.
+func members(b []byte) ([]member, error) {
 	dec := json.NewDecoder(bytes.NewReader(b))
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		if err == nil {
-			err = errors.New("it is not an object")
-		}
-		return nil, bad(jsonReason(err))
+	if t, err := dec.Token(); err != nil {
+		return nil, jsonReason(err)
+	} else if t != json.Delim('{') {
+		return nil, errors.New("it is not an object")
 	}
+	var list []member
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {
-			return nil, bad(jsonReason(err))
+			return list, jsonReason(err)
 		}
-		key, _ := t.(string)
-		var raw json.RawMessage
-		if err := dec.Decode(&raw); err != nil {
-			return nil, bad(jsonReason(err))
+		m := member{name: t.(string)} // of an object's keys the decoder returns nothing else
+		if err := dec.Decode(&m.raw); err != nil {
+			return list, jsonReason(err)
 		}
-		low := strings.ToLower(key)
-		if first, twice := o.names[low]; twice {
-			return nil, &ConfigError{path + key, clip(raw), "given once; it stands there as " + first + " already"}
-		}
-		o.names[low], o.members[low] = key, raw
+		list = append(list, m)
 	}
 	if _, err := dec.Token(); err != nil {
-		return nil, bad(jsonReason(err))
+		return list, jsonReason(err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, bad("something follows the object")
+		return list, errors.New("something follows the object")
 	}
-	return o, nil
+	return list, nil
 }
 
-func jsonReason(err error) string {
+func jsonReason(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return "the document ends too early"
+		return errors.New("it ends too early")
 	}
-	return err.Error()
+	return err
 }
 
-// take removes a member; a JSON null counts as absent.
-func (o *object) take(key string) (json.RawMessage, bool) {
-	o.known = append(o.known, key)
-	low := strings.ToLower(key)
-	raw, ok := o.members[low]
-	delete(o.members, low)
-	return raw, ok && string(raw) != "null"
+// object is a JSON object of the network config. Its readers return the
+// default once one of them has failed: err keeps the first failure.
+type object struct {
+	path    string // "" or "Backend."
+	members []member
+	err     error
 }
 
-func (o *object) unknown() error {
-	if len(o.members) == 0 {
-		return nil
+func parseObject(path string, b []byte) *object {
+	list, err := members(b)
+	if err != nil {
+		err = fmt.Errorf("network config: %w; it must be one JSON object such as {\"Network\": \"%s\"}", err, exampleNetworks[IPv4])
 	}
-	var left []string
-	for low := range o.members {
-		left = append(left, o.names[low])
-	}
-	slices.Sort(left)
-	return &ConfigError{o.path + left[0], clip(o.members[strings.ToLower(left[0])]),
-		"left out: the keys here are " + strings.Join(o.known, ", ")}
+	return &object{path: path, members: list, err: err}
 }
 
-func (o *object) boolean(key string, def bool) (bool, error) {
-	raw, ok := o.take(key)
+// fail notes that a member cannot be used. value is as in the document.
+func (o *object) fail(key, value, want string) {
+	if o.err == nil {
+		o.err = &ConfigError{Key: o.path + key, Value: value, Want: want}
+	}
+}
+
+// only refuses members other than keys, and one given twice. Names match
+// without regard to case, as in encoding/json.
+func (o *object) only(keys ...string) {
+	for i, m := range o.members {
+		known := false
+		for _, key := range keys {
+			known = known || strings.EqualFold(m.name, key)
+		}
+		if !known {
+			value := clip(m.raw)
+			if strings.EqualFold(m.name, "PSK") { // flannel's wireguard key: no error may tell it
+				value = "not shown here"
+			}
+			o.fail(clip(m.name), value, "left out: the keys here are "+strings.Join(keys, ", "))
+		}
+		for _, first := range o.members[:i] {
+			if o.err == nil && strings.EqualFold(m.name, first.name) {
+				o.fail(m.name, clip(m.raw), "given once: it stands there as "+first.name+" already")
+			}
+		}
+		if o.err != nil {
+			return
+		}
+	}
+}
+
+// get returns a member's value; null counts as absent.
+func (o *object) get(key string) (json.RawMessage, bool) {
+	for _, m := range o.members {
+		if o.err == nil && strings.EqualFold(m.name, key) {
+			return m.raw, string(m.raw) != "null"
+		}
+	}
+	return nil, false
+}
+
+func (o *object) boolean(key string, def bool) bool {
+	raw, ok := o.get(key)
 	if !ok {
-		return def, nil
+		return def
 	}
 	var v bool
-	if err := json.Unmarshal(raw, &v); err != nil {
-		return def, &ConfigError{o.path + key, clip(raw), "true or false"}
+	if json.Unmarshal(raw, &v) != nil {
+		o.fail(key, clip(raw), "true or false")
 	}
-	return v, nil
+	return v
 }
 
-func (o *object) integer(key string, def, lo, hi int) (int, error) {
-	raw, ok := o.take(key)
+func (o *object) integer(key string, def, lo, hi int) int {
+	raw, ok := o.get(key)
 	if !ok {
-		return def, nil
+		return def
 	}
 	v, err := strconv.Atoi(string(raw))
 	if err != nil || v < lo || v > hi {
-		return def, &ConfigError{o.path + key, clip(raw), fmt.Sprintf("a whole number from %d to %d", lo, hi)}
+		o.fail(key, clip(raw), fmt.Sprintf("a whole number from %d to %d", lo, hi))
+		return def
 	}
-	return v, nil
+	return v
 }
 
-func (o *object) text(key string) (string, bool, error) {
-	raw, ok := o.take(key)
+// integerOr0 is integer for the members where 0 asks for the default, as it
+// does with flannel.
+func (o *object) integerOr0(key string, def, lo, hi int) int {
+	if raw, ok := o.get(key); ok && string(raw) == "0" {
+		return def
+	}
+	return o.integer(key, def, lo, hi)
+}
+
+func (o *object) text(key string) (string, bool) {
+	raw, ok := o.get(key)
 	if !ok {
-		return "", false, nil
+		return "", false
 	}
 	var v string
-	if err := json.Unmarshal(raw, &v); err != nil {
-		return "", false, &ConfigError{o.path + key, clip(raw), "a string"}
+	if json.Unmarshal(raw, &v) != nil {
+		o.fail(key, clip(raw), "a string")
+		return "", false
 	}
-	return v, true, nil
+	return v, true
+}
+
+// quote shows a string of a document in an error.
+func quote(s string) string { return strconv.Quote(clip(s)) }
+
+// clip keeps what a hostile document holds from filling a log or steering a
+// terminal: it returns one line of at most 64 bytes, and an ellipsis for more.
+func clip[T string | json.RawMessage](s T) string {
+	const most = 64
+	var b strings.Builder
+	for _, r := range string(s) {
+		switch {
+		case unicode.IsSpace(r):
+			r = ' '
+		case !unicode.IsPrint(r):
+			r = unicode.ReplacementChar
+		}
+		if b.Len()+utf8.RuneLen(r) > most {
+			return b.String() + "…"
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }

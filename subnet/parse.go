@@ -1,18 +1,15 @@
 package subnet
 
 import (
-	"encoding/json"
 	"fmt"
-	"math/big"
 	"net/netip"
-	"strconv"
 	"strings"
 )
 
 // ConfigError is what ParseConfig returns of a member that it cannot use.
 type ConfigError struct {
 	Key   string // "Network", "Backend.VNI"
-	Value string // as it stands in the document
+	Value string // as it stands in the document, shortened; "missing"
 	Want  string // what is allowed there
 }
 
@@ -29,7 +26,6 @@ const (
 	minMTUv4    = 576 + 50  // outer; every IPv4 host takes 576 inside (RFC 791, 3.1)
 	minMTUv6    = 1280 + 50 // outer; IPv6 needs 1280 inside (RFC 8200, 5)
 	maxMTU      = 65535
-	minSubnets  = 4
 )
 
 // familyKeys are the config's names for what each family has.
@@ -41,219 +37,182 @@ var familyKeys = PerFamily[struct {
 	{"EnableIPv6", "IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax", 64, 126},
 }
 
+var exampleNetworks = PerFamily[string]{"10.244.0.0/16", "fd00:244::/48"}
+
 // ParseConfig reads and validates net-conf.json as flannel defines it. Keys
-// are matched without regard to case. The first thing that is wrong is an
-// error which names the key, its value and what is allowed; the config is
-// then not usable at all.
+// are matched without regard to case; null counts as absent. The first thing
+// that is wrong is an error which names the key, its value and what is
+// allowed; the config is then not usable at all.
 func ParseConfig(b []byte) (Config, error) {
-	top, err := parseObject("", b)
-	if err != nil {
-		return Config{}, err
+	o := parseObject("", b)
+	var keys []string
+	for _, k := range familyKeys {
+		keys = append(keys, k.enable, k.network, k.length, k.first, k.last)
 	}
+	o.only(append(keys, "EnableNFTables", "Backend")...)
+
 	var c Config
 	for _, f := range Families {
-		if c.Networks[f], err = top.network(f); err != nil {
-			return Config{}, err
-		}
-	}
-	if !c.Networks[IPv4].Enabled() && !c.Networks[IPv6].Enabled() {
-		return Config{}, &ConfigError{"EnableIPv4", "false", "true, or EnableIPv6 true: one family at least"}
-	}
-	if c.EnableNFTables, err = top.boolean("EnableNFTables", false); err != nil {
-		return Config{}, err
+		c.Networks[f] = o.network(f)
 	}
 	minMTU := minMTUv4
-	if c.Networks[IPv6].Enabled() {
+	switch {
+	case c.Networks[IPv6].Enabled():
 		minMTU = minMTUv6
+	case !c.Networks[IPv4].Enabled():
+		o.fail(familyKeys[IPv4].enable, "false", "true, or EnableIPv6 true: one family at least")
 	}
-	if c.Backend, err = top.backend(minMTU); err != nil {
-		return Config{}, err
+	c.EnableNFTables = o.boolean("EnableNFTables", false)
+	c.Backend = o.backend(minMTU)
+	if o.err != nil {
+		return Config{}, o.err
 	}
-	return c, top.unknown()
+	return c, nil
 }
 
-// network reads one family's range.
-func (o *object) network(f Family) (Range, error) {
+// network reads one family's range. That of a family which is off is checked
+// too, so that switching it on later is no surprise.
+func (o *object) network(f Family) Range {
 	k := familyKeys[f]
-	on, err := o.boolean(k.enable, f == IPv4)
-	if err != nil {
-		return Range{}, err
-	}
-	n, given, err := o.prefix(k.network, f)
-	if err != nil {
-		return Range{}, err
-	}
-	if on && !given {
-		return Range{}, &ConfigError{k.network, "missing", "the overlay network's CIDR, as " + k.enable + " is true"}
-	}
-	r := Range{Network: n}
-	if given {
-		if err := o.subnets(&r, f); err != nil {
-			return Range{}, err
+	on := o.boolean(k.enable, f == IPv4)
+	network, given := o.prefix(k.network, f)
+	if !given {
+		if on {
+			o.fail(k.network, "missing", "the overlay network's CIDR, as "+k.enable+" is true")
 		}
-	} else {
 		for _, key := range []string{k.length, k.first, k.last} {
-			if raw, ok := o.take(key); ok {
-				return Range{}, &ConfigError{key, clip(raw), "left out without " + k.network}
+			if raw, ok := o.get(key); ok {
+				o.fail(key, clip(raw), "left out without "+k.network)
 			}
 		}
+		return Range{}
 	}
-	if !on {
-		return Range{}, nil
+	if r := o.divide(network, f); on {
+		return r
 	}
-	return r, nil
+	return Range{}
 }
 
-// subnets reads how the network is divided.
-func (o *object) subnets(r *Range, f Family) error {
-	k := familyKeys[f]
-	bits := r.Network.Bits()
-	def := k.defaultLen
-	if bits > def-2 {
-		def = bits + 2
-	}
-	var err error
-	if def > k.maxLen {
-		return &ConfigError{k.network, r.Network.String(),
-			fmt.Sprintf("/%d or larger: it must hold %d subnets of /%d", k.maxLen-2, minSubnets, k.maxLen)}
-	}
-	if r.SubnetLen, err = o.integer(k.length, def, bits+2, k.maxLen); err != nil {
-		return err
-	}
-	first, last := Range{Min: r.Network.Addr(), SubnetLen: r.SubnetLen}.at(1).Addr(),
-		netip.PrefixFrom(lastAddr(r.Network), r.SubnetLen).Masked().Addr()
-	if r.Min, err = o.subnetAddr(k.first, first, r, f); err != nil {
-		return err
-	}
-	if r.Max, err = o.subnetAddr(k.last, last, r, f); err != nil {
-		return err
-	}
-	if r.Max.Less(r.Min) {
-		return &ConfigError{k.last, r.Max.String(), fmt.Sprintf("%s (%s) or above", r.Min, k.first)}
-	}
-	return nil
-}
-
-func (o *object) prefix(key string, f Family) (netip.Prefix, bool, error) {
-	s, ok, err := o.text(key)
-	if err != nil || !ok {
-		return netip.Prefix{}, false, err
+// prefix reads a network's CIDR, which no host bits may blur.
+func (o *object) prefix(key string, f Family) (p netip.Prefix, given bool) {
+	s, ok := o.text(key)
+	if !ok {
+		return p, false
 	}
 	p, err := netip.ParsePrefix(s)
 	switch {
 	case err != nil || p.Addr().Is4In6() || FamilyOf(p.Addr()) != f:
-		return netip.Prefix{}, false, &ConfigError{key, strconv.Quote(s), "an " + f.String() + " CIDR such as " + exampleNetwork(f)}
+		o.fail(key, quote(s), fmt.Sprintf("an %s CIDR such as %s", f, exampleNetworks[f]))
 	case p != p.Masked():
-		return netip.Prefix{}, false, &ConfigError{key, strconv.Quote(s), "without host bits: " + p.Masked().String()}
-	case !usable(p):
-		return netip.Prefix{}, false, &ConfigError{key, strconv.Quote(s),
-			"a unicast network: not multicast, loopback, link-local or unspecified; such as " + exampleNetwork(f)}
-	}
-	return p, true, nil
-}
-
-// usable refuses networks which overlap what can never be a pod's address.
-func usable(p netip.Prefix) bool {
-	for _, s := range []string{"0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8"} {
-		if p.Overlaps(netip.MustParsePrefix(s)) {
-			return false
+		o.fail(key, quote(s), "without host bits: "+p.Masked().String())
+	default:
+		for _, special := range unusable {
+			if p.Overlaps(special.prefix) {
+				o.fail(key, quote(s), fmt.Sprintf("clear of %s (%s), such as %s", special.prefix, special.what, exampleNetworks[f]))
+			}
 		}
 	}
-	return true
+	return p, true
 }
 
-func exampleNetwork(f Family) string {
-	if f == IPv6 {
-		return "fd00:244::/48"
+// unusable is what can never be a pod's address (RFC 6890; IPv6 RFC 4291).
+// Class E, 240.0.0.0/4, is not here: Linux routes it and some clusters use it.
+var unusable = []struct {
+	prefix netip.Prefix
+	what   string
+}{
+	{netip.MustParsePrefix("0.0.0.0/8"), "this network"},
+	{netip.MustParsePrefix("127.0.0.0/8"), "loopback"},
+	{netip.MustParsePrefix("169.254.0.0/16"), "link-local"},
+	{netip.MustParsePrefix("224.0.0.0/4"), "multicast"},
+	{netip.MustParsePrefix("255.255.255.255/32"), "broadcast"},
+	{netip.MustParsePrefix("::/8"), "unspecified, loopback, IPv4-mapped"},
+	{netip.MustParsePrefix("fe80::/10"), "link-local"},
+	{netip.MustParsePrefix("ff00::/8"), "multicast"},
+}
+
+// divide reads how the network is cut into subnets.
+func (o *object) divide(network netip.Prefix, f Family) Range {
+	if o.err != nil {
+		return Range{}
 	}
-	return "10.244.0.0/16"
+	k := familyKeys[f]
+	const spare = 2 // bits: at least four subnets, as the first is not leased by default
+	shortest := network.Bits() + spare
+	if shortest > k.maxLen {
+		o.fail(k.network, quote(network.String()), fmt.Sprintf("/%d or larger: it must hold %d subnets of /%d", k.maxLen-spare, 1<<spare, k.maxLen))
+		return Range{}
+	}
+	r := Range{Network: network, SubnetLen: o.integerOr0(k.length, max(k.defaultLen, shortest), shortest, k.maxLen)}
+
+	// The first subnet is left out because its network address is also that
+	// of the whole network.
+	second := lastAddr(netip.PrefixFrom(network.Addr(), r.SubnetLen)).Next()
+	last := netip.PrefixFrom(lastAddr(network), r.SubnetLen).Masked().Addr()
+	r.Min = o.subnetAddr(k.first, second, r)
+	r.Max = o.subnetAddr(k.last, last, r)
+	if r.Max.Less(r.Min) {
+		o.fail(k.last, quote(r.Max.String()), fmt.Sprintf("%s (%s) or above", r.Min, k.first))
+	}
+	return r
 }
 
 // subnetAddr reads SubnetMin or SubnetMax: a subnet's first address.
-func (o *object) subnetAddr(key string, def netip.Addr, r *Range, f Family) (netip.Addr, error) {
-	s, ok, err := o.text(key)
-	if err != nil || !ok {
-		return def, err
+func (o *object) subnetAddr(key string, def netip.Addr, r Range) netip.Addr {
+	s, ok := o.text(key)
+	if !ok {
+		return def
 	}
 	a, err := netip.ParseAddr(s)
-	if err != nil || a.Zone() != "" || a.Is4In6() || FamilyOf(a) != f || !r.Network.Contains(a) {
-		return def, &ConfigError{key, strconv.Quote(s), "an address in " + r.Network.String()}
+	if err != nil || !r.Network.Contains(a) {
+		o.fail(key, quote(s), "an address in "+r.Network.String())
+		return def
 	}
 	if aligned := netip.PrefixFrom(a, r.SubnetLen).Masked().Addr(); aligned != a {
-		return def, &ConfigError{key, strconv.Quote(s), fmt.Sprintf("the first address of a /%d, such as %s", r.SubnetLen, aligned)}
+		o.fail(key, quote(s), fmt.Sprintf("the first address of a /%d, such as %s", r.SubnetLen, aligned))
 	}
-	return a, nil
+	return a
 }
 
 // backend reads the Backend object.
-func (o *object) backend(minMTU int) (Backend, error) {
-	raw, ok := o.take("Backend")
-	if !ok {
-		raw = json.RawMessage("{}")
+func (o *object) backend(minMTU int) Backend {
+	raw, ok := o.get("Backend")
+	if o.err != nil {
+		return Backend{}
 	}
-	b, err := parseObject("Backend.", raw)
-	if err != nil {
-		return Backend{}, err
+	b := &object{path: "Backend."}
+	if ok {
+		var err error
+		if b.members, err = members(raw); err != nil {
+			o.fail("Backend", clip(raw), "an object such as {\"Type\": \"vxlan\"}")
+			return Backend{}
+		}
 	}
-	kind, given, err := b.text("Type")
-	if err != nil {
-		return Backend{}, err
-	}
+	kind, given := b.text("Type")
 	if !given {
 		kind = BackendVXLAN
 	}
-	switch strings.ToLower(kind) {
+	c := Backend{Type: strings.ToLower(kind)}
+	switch c.Type {
 	case BackendVXLAN:
-		v, err := b.vxlan(minMTU)
-		if err != nil {
-			return Backend{}, err
-		}
-		return Backend{Type: BackendVXLAN, VXLAN: v}, b.unknown()
+		c.VXLAN = b.vxlan(minMTU)
 	case BackendAlloc:
-		return Backend{Type: BackendAlloc}, b.unknown()
+		b.only("Type")
+	default:
+		b.fail("Type", quote(kind), fmt.Sprintf("%q or %q", BackendVXLAN, BackendAlloc))
 	}
-	return Backend{}, &ConfigError{"Backend.Type", strconv.Quote(kind), fmt.Sprintf("%q or %q", BackendVXLAN, BackendAlloc)}
+	o.err = b.err
+	return c
 }
 
-func (o *object) vxlan(minMTU int) (v VXLAN, err error) {
-	var vni, port int
-	for _, n := range []struct {
-		dst         *int
-		key         string
-		def, lo, hi int
-	}{
-		{&vni, "VNI", defaultVNI, 1, maxVNI},
-		{&port, "Port", defaultPort, 1, 65535},
-		{&v.MTU, "MTU", 0, minMTU, maxMTU},
-	} {
-		// 0 is flannel's way to say "the default" of the port and the MTU.
-		if raw, ok := o.members[strings.ToLower(n.key)]; ok && string(raw) == "0" && n.key != "VNI" {
-			o.take(n.key)
-			*n.dst = n.def
-			continue
-		}
-		if *n.dst, err = o.integer(n.key, n.def, n.lo, n.hi); err != nil {
-			return VXLAN{}, err
-		}
+func (o *object) vxlan(minMTU int) VXLAN {
+	o.only("Type", "VNI", "Port", "MTU", "GBP", "Learning", "DirectRouting")
+	return VXLAN{
+		VNI:           uint32(o.integer("VNI", defaultVNI, 1, maxVNI)),
+		Port:          uint16(o.integerOr0("Port", defaultPort, 1, 65535)),
+		MTU:           o.integerOr0("MTU", 0, minMTU, maxMTU),
+		GBP:           o.boolean("GBP", false),
+		Learning:      o.boolean("Learning", false),
+		DirectRouting: o.boolean("DirectRouting", false),
 	}
-	v.VNI, v.Port = uint32(vni), uint16(port)
-	for _, n := range []struct {
-		dst *bool
-		key string
-	}{{&v.GBP, "GBP"}, {&v.Learning, "Learning"}, {&v.DirectRouting, "DirectRouting"}} {
-		if *n.dst, err = o.boolean(n.key, false); err != nil {
-			return VXLAN{}, err
-		}
-	}
-	return v, nil
-}
-
-// Capacity returns how many subnets the range leases.
-func (r Range) Capacity() *big.Int {
-	if !r.Enabled() {
-		return new(big.Int)
-	}
-	d := new(big.Int).Sub(toInt(r.Max), toInt(r.Min))
-	d.Rsh(d, uint(r.Min.BitLen()-r.SubnetLen))
-	return d.Add(d, big.NewInt(1))
 }

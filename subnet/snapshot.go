@@ -20,31 +20,48 @@ type Refusal struct {
 type Check func(Lease) (claims []string, err error)
 
 // Snapshot is what a store holds, as one node sees it: which records are
-// peers, and which are refused. It settles conflicts: our own lease wins, then
-// the older record. It is not safe for concurrent use.
+// peers, and which are refused. It is not safe for concurrent use.
 //
-// A change costs what the records cost that conflict with it, whatever the
-// number of others.
+// What is settled depends on the records alone, not on the order they came in:
+//   - A record that is broken, that Check does not take, or that conflicts
+//     with our own lease is refused, and stands in nobody's way.
+//   - Of the others of one node that which was written last counts: it is
+//     where the node is now.
+//   - Of two nodes that have an address of a subnet, a public IP or a claim in
+//     common the one whose record is older counts, if nothing else stands in
+//     its way.
+//   - Our own records, and reservations that wait for their node, are neither
+//     peers nor refused.
+//
+// A change costs what the records cost that it makes count or not count,
+// whatever the number of others.
 type Snapshot struct {
 	self      string
 	own       Lease
 	ownClaims []string
 	check     Check
-	records   map[string]*entry   // by key
-	byNode    map[string][]*entry // by Lease.ID
-	byClaim   map[string][]*entry
-	bySubnet  *bart.Table[[]*entry] // both families
+	records   map[string]*entry // by key
+
+	// The records that may count, by what there can be one of.
+	byNode   map[string][]*entry // by Lease.ID
+	byClaim  map[string][]*entry
+	bySubnet *bart.Table[[]*entry] // both families
 }
 
+// entry is a record and what was settled about it.
 type entry struct {
 	Record
-	claims  []string
-	unfit   string // why check, or the store, does not take it
-	refused string // "" when the record counts
+	contends bool     // it may count; it is in the indices
+	claims   []string // of a contender, its public IPs among them
+	refused  string   // why it does not count
+	queued   bool     // it is to be settled
 }
 
+// counts reports whether the record makes its node a peer.
+func (e *entry) counts() bool { return e.contends && e.refused == "" }
+
 // NewSnapshot returns an empty snapshot of the node called self. check is
-// asked once for each record.
+// asked once for each record; nil takes all.
 func NewSnapshot(self string, check Check) *Snapshot {
 	s := &Snapshot{self: self, check: check}
 	s.clear()
@@ -59,65 +76,67 @@ func (s *Snapshot) clear() {
 }
 
 // Put takes a new or changed record and returns the IDs of the nodes whose
-// lease may be another now.
+// lease is another now, or may be, sorted.
 func (s *Snapshot) Put(r Record) []string {
-	dirty := map[string]bool{}
-	s.remove(r.Key, dirty)
-	e := s.insert(r)
-	s.settle(s.component(e), dirty)
-	return sorted(dirty)
+	if s.unchanged(r) {
+		return nil
+	}
+	var c changes
+	s.unlink(r.Key, &c)
+	s.link(r, &c)
+	return s.settle(&c)
 }
 
-// Delete forgets a record and returns the IDs of the nodes whose lease may be
-// another now.
+// Delete forgets a record and returns the IDs of the nodes whose lease is
+// another now, or may be, sorted.
 func (s *Snapshot) Delete(key string) []string {
-	dirty := map[string]bool{}
-	s.remove(key, dirty)
-	return sorted(dirty)
+	var c changes
+	s.unlink(key, &c)
+	return s.settle(&c)
 }
 
-// Replace takes a full list and returns the IDs of the nodes whose lease may
-// be another now. Records that are as they were cost a comparison.
+// Replace takes a full list and returns the IDs of the nodes whose lease is
+// another now, or may be, sorted. Records that are as they were cost a
+// comparison.
 func (s *Snapshot) Replace(list []Record) []string {
-	dirty := map[string]bool{}
+	var c changes
 	keep := make(map[string]bool, len(list))
 	for _, r := range list {
 		keep[r.Key] = true
 	}
 	for key := range s.records {
 		if !keep[key] {
-			s.remove(key, dirty)
+			s.unlink(key, &c)
 		}
 	}
 	for _, r := range list {
-		if e := s.records[r.Key]; e == nil || e.Record != r {
-			for _, id := range s.Put(r) {
-				dirty[id] = true
-			}
+		if !s.unchanged(r) {
+			s.unlink(r.Key, &c)
+			s.link(r, &c)
 		}
 	}
-	return sorted(dirty)
+	return s.settle(&c)
 }
 
 // SetOwn names our own lease and how peers are checked from now on, and
-// settles everything again. It returns the IDs of all nodes.
+// settles everything again. It returns the IDs of all nodes, sorted.
 func (s *Snapshot) SetOwn(own Lease, check Check) []string {
 	s.own, s.check = own, check
 	s.ownClaims, _ = s.claims(own)
 	records := s.records
 	s.clear()
-	dirty := map[string]bool{}
+	var c changes
 	for _, e := range records {
-		s.insert(e.Record)
+		s.link(e.Record, &c)
+		c.note(e.Lease.ID())
 	}
-	s.settle(s.records, dirty)
-	return sorted(dirty)
+	return s.settle(&c)
 }
 
 // Peer returns the lease of a node that is a peer: active, accepted, not us.
 func (s *Snapshot) Peer(id string) (Lease, bool) {
 	for _, e := range s.byNode[id] {
-		if e.refused == "" && e.Lease.Active() && !s.isOwn(e.Lease) {
+		if e.counts() {
 			return e.Lease, true
 		}
 	}
@@ -136,12 +155,13 @@ func (s *Snapshot) Peers() []string {
 	return ids
 }
 
-// Records returns all records, in no order.
+// Records returns all records, sorted by key.
 func (s *Snapshot) Records() []Record {
 	out := make([]Record, 0, len(s.records))
 	for _, e := range s.records {
 		out = append(out, e.Record)
 	}
+	slices.SortFunc(out, func(a, b Record) int { return cmp.Compare(a.Key, b.Key) })
 	return out
 }
 
@@ -157,18 +177,28 @@ func (s *Snapshot) Refused() []Refusal {
 	return out
 }
 
-// isOwn reports whether a lease is ours: it carries our name, or, written by
-// a flannel that ran here before, no name and our address.
-func (s *Snapshot) isOwn(l Lease) bool {
-	if l.Node != "" {
-		return l.Node == s.self
+// unchanged reports whether a record is known already, and notes when it was
+// written: a flannel renews its lease by writing it again. Where the node has
+// another record that may decide which of them counts.
+func (s *Snapshot) unchanged(r Record) bool {
+	e := s.records[r.Key]
+	if e == nil {
+		return false
 	}
-	return l.ID() != "" && l.ID() == Lease{PublicIPs: s.own.PublicIPs}.ID()
+	old := e.Record
+	old.Modified = r.Modified
+	if old != r || e.Modified != r.Modified && len(s.byNode[r.Lease.ID()]) > 1 {
+		return false
+	}
+	e.Record = r
+	return true
 }
+
+func (s *Snapshot) isOwn(l Lease) bool { return l.Node != "" && l.Node == s.self }
 
 // claims returns what no other node may have besides l, apart from subnets.
 func (s *Snapshot) claims(l Lease) (claims []string, err error) {
-	if l.Active() && s.check != nil {
+	if s.check != nil && l.Active() {
 		claims, err = s.check(l)
 	}
 	for _, ip := range l.PublicIPs {
@@ -179,52 +209,46 @@ func (s *Snapshot) claims(l Lease) (claims []string, err error) {
 	return claims, err
 }
 
-func (s *Snapshot) insert(r Record) *entry {
-	e := &entry{Record: r, unfit: r.Invalid}
-	var err error
-	if e.claims, err = s.claims(r.Lease); err != nil && e.unfit == "" {
-		e.unfit = err.Error()
-	}
+// link takes a record in. What does not depend on other nodes is settled here.
+func (s *Snapshot) link(r Record, c *changes) {
+	e := &entry{Record: r, refused: r.Invalid}
 	s.records[e.Key] = e
-	if id := e.Lease.ID(); id != "" {
-		s.byNode[id] = append(s.byNode[id], e)
+	l := e.Lease
+	if e.refused != "" || !l.Active() || s.isOwn(l) {
+		return
 	}
-	for _, c := range e.claims {
-		s.byClaim[c] = append(s.byClaim[c], e)
+	if l.ID() == "" {
+		e.refused = "it has neither a node name nor a public IP"
+		return
 	}
-	for _, p := range e.Lease.Subnets {
-		if p.IsValid() {
-			holders, _ := s.bySubnet.Get(p)
-			s.bySubnet.Insert(p, append(holders, e))
-		}
+	var err error
+	if e.claims, err = s.claims(l); err != nil {
+		e.refused = err.Error()
+		return
 	}
-	return e
+	if what := conflict(e, s.own, s.ownClaims); what != "" {
+		e.refused = what + " of this node"
+		return
+	}
+	e.contends, e.refused = true, "not settled yet"
+	s.index(e)
+	c.queue(s.byNode[l.ID()]...)
 }
 
-// remove forgets a record and settles those which it stood in the way of.
-func (s *Snapshot) remove(key string, dirty map[string]bool) {
+// unlink forgets a record and queues those in whose way it stood.
+func (s *Snapshot) unlink(key string, c *changes) {
 	e := s.records[key]
 	if e == nil {
 		return
 	}
-	freed := s.component(e)
-	delete(freed, key)
 	delete(s.records, key)
-	drop(s.byNode, e.Lease.ID(), e)
-	for _, c := range e.claims {
-		drop(s.byClaim, c, e)
+	if !e.contends {
+		return
 	}
-	for _, p := range e.Lease.Subnets {
-		if !p.IsValid() {
-			continue
-		}
-		holders, _ := s.bySubnet.Get(p)
-		if holders = without(holders, e); len(holders) == 0 {
-			s.bySubnet.Delete(p)
-		} else {
-			s.bySubnet.Insert(p, holders)
-		}
+	if e.counts() {
+		s.changed(e, c)
 	}
-	dirty[e.Lease.ID()] = true
-	s.settle(freed, dirty)
+	s.unindex(e)
+	e.contends = false
+	c.queue(s.byNode[e.Lease.ID()]...)
 }
