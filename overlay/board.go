@@ -177,9 +177,9 @@ func (b *board) contention(objects map[backend.Key]int) {
 	slices.SortFunc(b.status.Contended, func(x, y Contended) int { return strings.Compare(x.Object, y.Object) })
 }
 
-func (b *board) repaired(now time.Time, c backend.Change, times int) {
-	k := c.Key()
-	b.countRepair(k.Kind.String(), Repair{Time: now, Object: k.String(), Before: text(c.Have), After: text(c.Want), Times: times})
+func (b *board) repaired(now time.Time, r repair) {
+	k := r.Key()
+	b.countRepair(k.Kind.String(), Repair{Time: now, Object: k.String(), Before: text(r.Have), After: text(r.Want), Times: r.times})
 }
 
 func (b *board) rulesRepaired() {

@@ -12,6 +12,10 @@ import (
 // kept: their owners announce themselves again within it.
 const removalDelay = 60 * time.Second
 
+// driftDelay lets what comes together arrive together: a link that goes is
+// announced after the entries that go with it.
+const driftDelay = 5 * time.Millisecond
+
 // inbox gathers what happened since the reconciler last looked. Nothing in it
 // is a queue: each part holds the newest state of something, so that it never
 // grows beyond what there is.
@@ -99,13 +103,18 @@ func (b *inbox) event(e backend.Event) {
 		// (net/ipv4/fib_frontend.c, fib_disable_ip).
 		b.put(func(n *news) { n.resync = true })
 	default:
-		b.put(func(n *news) {
-			if n.drift == nil {
-				n.drift = map[backend.Key]backend.Object{}
-			}
-			n.drift[e.Key] = e.Object
-		})
+		b.drifted(e)
 	}
+}
+
+func (b *inbox) drifted(e backend.Event) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.news.drift) == 0 {
+		b.news.drift = map[backend.Key]backend.Object{}
+		time.AfterFunc(driftDelay, b.poke)
+	}
+	b.news.drift[e.Key] = e.Object
 }
 
 // leases takes what the store tells of its leases.

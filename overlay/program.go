@@ -47,9 +47,13 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 	if ctx.Err() != nil {
 		return true
 	}
+	var repairs []repair
 	for i, st := range steps {
-		a.applied(now, st, errs[i])
+		if r, ok := a.applied(now, st, errs[i]); ok {
+			repairs = append(repairs, r)
+		}
 	}
+	a.logRepairs(repairs)
 	if s.full {
 		s.full = false
 		s.settled = s.settled || s.inSync
@@ -140,8 +144,15 @@ func (a *Agent) inTurn(now time.Time, steps []step) []step {
 	return out
 }
 
-// applied notes what became of a step.
-func (a *Agent) applied(now time.Time, st step, err error) {
+// repair is a change that undid a drift.
+type repair struct {
+	backend.Change
+	times int // how often lately
+}
+
+// applied notes what became of a step, and returns the repair that it was, if
+// it was one.
+func (a *Agent) applied(now time.Time, st step, err error) (r repair, repaired bool) {
 	s := a.state
 	k := st.Key()
 	if err != nil {
@@ -153,21 +164,40 @@ func (a *Agent) applied(now time.Time, st step, err error) {
 		}
 		p.have, p.repair, p.at = st.Have, st.repair, now.Add(p.attempt.next())
 		a.board.objectFailed(k, err)
-		return
+		return repair{}, false
 	}
 	delete(s.pending, k)
 	a.board.objectWorks(k)
 	if !st.repair {
 		a.cfg.Log.WithField("change", st.Change).Debug("applied")
-		return
+		return repair{}, false
 	}
-	times := s.pace.repaired(k, now)
-	a.board.repaired(now, st.Change, times)
-	fields := logrus.Fields{"object": k.String(), "before": text(st.Have), "after": text(st.Want), "times": times}
-	if times == contended {
-		a.cfg.Log.WithFields(fields).Warn("something keeps undoing this: repairs slow down")
-	} else if times < contended {
-		a.cfg.Log.WithFields(fields).Info("repaired")
+	r = repair{st.Change, s.pace.repaired(k, now)}
+	a.board.repaired(now, r)
+	return r, true
+}
+
+// logRepairs writes the audit lines of one pass: one each for a few repairs,
+// and one in all for many, as when a device with all its entries went.
+func (a *Agent) logRepairs(repairs []repair) {
+	const few = 8
+	byKind := logrus.Fields{}
+	for _, r := range repairs {
+		kind := r.Key().Kind.String()
+		n, _ := byKind[kind].(int)
+		byKind[kind] = n + 1
+		level := logrus.InfoLevel
+		switch {
+		case r.times == contended:
+			a.cfg.Log.WithField("object", r.Key().String()).WithField("times", r.times).Warn("something keeps undoing our work: repairs slow down")
+			level = logrus.DebugLevel
+		case len(repairs) > few || r.times > contended:
+			level = logrus.DebugLevel
+		}
+		a.cfg.Log.WithFields(logrus.Fields{"object": r.Key().String(), "before": text(r.Have), "after": text(r.Want), "times": r.times}).Log(level, "repaired")
+	}
+	if len(repairs) > few {
+		a.cfg.Log.WithFields(byKind).Info("repaired many objects")
 	}
 }
 
