@@ -142,7 +142,7 @@ func TestRefusedRecordsAreNamedAndOthersWork(t *testing.T) {
 	require.Len(t, s.Peers, 1)
 	require.Equal(t, []Refused{
 		{Key: "10.244.5.0-24", Node: "thief", Reason: "its public IP 192.168.0.1 is also that of this node"},
-		{Key: "10.244.6.0-24", Node: "other-vni", Reason: "its VNI 7 is not this network's 1"},
+		{Key: "10.244.6.0-24", Node: "other-vni", Reason: "its BackendData: VNI 7 is not this network's 1"},
 		{Key: "garbage", Reason: "lease key \"garbage\" is none"},
 	}, s.Refused)
 	require.NotNil(t, b.kernel.get(routeKey(2)))

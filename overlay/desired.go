@@ -80,6 +80,13 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 	return changes
 }
 
+// has reports whether there is a plan for a node.
+func (d *desired) has(node string) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.byNode[node] != nil
+}
+
 // nodes returns for which nodes there are plans.
 func (d *desired) nodes() []string {
 	d.mu.RLock()

@@ -230,16 +230,26 @@ func (a *Agent) plan(dirty map[string]bool, all bool) []backend.Change {
 // logPeers tells which peers came, changed or went; many at once in one line.
 func (a *Agent) logPeers(dirty map[string]bool, plans map[string][]backend.Object) {
 	const few = 8
-	if len(dirty) > few {
-		a.cfg.Log.WithField("peers", len(dirty)).Info("peers planned")
-		return
-	}
+	count := map[string]int{}
 	for id := range dirty {
-		if plans[id] == nil {
-			a.cfg.Log.WithField("peer", id).Info("peer gone")
-		} else {
-			a.cfg.Log.WithField("peer", id).Info("peer planned")
+		what := ""
+		switch had := a.desired.has(id); {
+		case plans[id] == nil && had:
+			what = "peer gone"
+		case plans[id] != nil && had:
+			what = "peer changed"
+		case plans[id] != nil:
+			what = "peer added"
+		default:
+			continue // a record that does not count
 		}
+		count[what]++
+		if len(dirty) <= few {
+			a.cfg.Log.WithField("peer", id).Info(what)
+		}
+	}
+	if len(dirty) > few {
+		a.cfg.Log.WithFields(logrus.Fields{"added": count["peer added"], "changed": count["peer changed"], "gone": count["peer gone"]}).Info("peers changed")
 	}
 }
 
