@@ -14,12 +14,16 @@ type Data struct {
 	VtepMAC subnet.MAC
 }
 
+// members names where a lease keeps the Data of each tunnel family.
+var members = subnet.PerFamily[string]{"BackendData", "BackendV6Data"}
+
 // Encode returns the JSON form: {"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}.
 func (d Data) Encode() string {
 	return fmt.Sprintf(`{"VNI":%d,"VtepMAC":%q}`, d.VNI, d.VtepMAC)
 }
 
-// DecodeData reads BackendData. Members that it does not know are passed over.
+// DecodeData reads a VTEP's JSON form. Members that it does not know are
+// passed over. Errors are short and printable, whatever s holds.
 func DecodeData(s string) (Data, error) {
 	var raw struct {
 		VNI     *uint32
@@ -28,19 +32,22 @@ func DecodeData(s string) (Data, error) {
 	if err := json.Unmarshal([]byte(s), &raw); err != nil {
 		var kind *json.UnmarshalTypeError
 		if errors.As(err, &kind) && kind.Field != "" {
-			return Data{}, fmt.Errorf("its BackendData has a %s as %s", kind.Value, kind.Field)
+			return Data{}, fmt.Errorf("%s has the wrong type or range: %.32s", kind.Field, kind.Value)
 		}
-		return Data{}, fmt.Errorf("its BackendData is not an object with VNI and VtepMAC")
+		return Data{}, errors.New(`not an object like {"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}`)
 	}
-	if raw.VNI == nil || raw.VtepMAC == nil {
-		return Data{}, fmt.Errorf("its BackendData lacks VNI or VtepMAC")
+	switch {
+	case raw.VNI == nil:
+		return Data{}, errors.New("VNI is missing")
+	case raw.VtepMAC == nil:
+		return Data{}, errors.New("VtepMAC is missing")
 	}
 	mac, err := subnet.ParseMAC(*raw.VtepMAC)
 	if err != nil {
-		return Data{}, fmt.Errorf("its VtepMAC %.32q is not a MAC address", *raw.VtepMAC)
+		return Data{}, fmt.Errorf("VtepMAC %.32q is not a MAC address", *raw.VtepMAC)
 	}
 	if !mac.IsUnicast() {
-		return Data{}, fmt.Errorf("its VtepMAC %s is not a unicast address", mac)
+		return Data{}, fmt.Errorf("VtepMAC %s is not a unicast address", mac)
 	}
 	return Data{VNI: *raw.VNI, VtepMAC: mac}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/subnet"
@@ -16,13 +17,18 @@ import (
 // bytes: inner Ethernet 14, VXLAN 8 (RFC 7348), UDP 8, IP 20 or 40.
 var Overhead = subnet.PerFamily[int]{subnet.IPv4: 50, subnet.IPv6: 70}
 
-const minIPv6MTU = 1280 // RFC 8200, 5
+// minMTU is what a device needs to carry pods of a family, bytes: below 68 the
+// kernel takes IPv4 off it (net/ipv4/devinet.c, inetdev_valid_mtu); IPv6 as of
+// RFC 8200, 5.
+var minMTU = subnet.PerFamily[int]{subnet.IPv4: 68, subnet.IPv6: 1280}
+
+// maxName is the longest name of a device, bytes (linux/if.h, IFNAMSIZ).
+const maxName = 15
 
 // Planner plans for one network config on one underlay. It is immutable.
 type Planner struct {
 	cfg      subnet.Config
 	underlay backend.Underlay
-	node     string
 	tunnels  subnet.PerFamily[tunnel]
 }
 
@@ -35,39 +41,36 @@ type tunnel struct {
 }
 
 // New returns the planner of the node. It fails when the underlay has no
-// address, or too small an MTU.
+// address or too small an MTU, or when the VNI is too long for a device's name.
 //
 // Pods of a family travel in a tunnel of the same family where the underlay
-// has it, else in the other one: then one device carries both.
+// has it, else in the other one: then one device carries both. A node has no
+// tunnel that its own pods do not need.
 func New(cfg subnet.Config, underlay backend.Underlay, node string) (*Planner, error) {
-	p := &Planner{cfg: cfg, underlay: underlay, node: node}
-	wanted := subnet.PerFamily[bool]{}
+	p := &Planner{cfg: cfg, underlay: underlay}
+	outer, limit := underlay.MTU, "the MTU of interface "+underlay.Interface
+	if m := cfg.Backend.VXLAN.MTU; m != 0 && m < outer {
+		outer, limit = m, "Backend.MTU"
+	}
 	for _, f := range subnet.Families {
 		if !cfg.Networks[f].Enabled() {
 			continue
 		}
-		switch {
-		case underlay.Addresses[f].IsValid():
-			wanted[f] = true
-		case underlay.Addresses[f.Other()].IsValid():
-			wanted[f.Other()] = true
-		default:
+		t := f
+		if !underlay.Addresses[t].IsValid() {
+			t = f.Other()
+		}
+		if !underlay.Addresses[t].IsValid() {
 			return nil, fmt.Errorf("interface %s has no address for tunnels: give it one or choose another with --iface", underlay.Interface)
 		}
-	}
-	outer := underlay.MTU
-	if m := cfg.Backend.VXLAN.MTU; m != 0 && m < outer {
-		outer = m
-	}
-	for _, t := range subnet.Families {
-		if wanted[t] {
-			p.tunnels[t] = tunnel{on: true, device: Device(t, cfg.Backend.VXLAN.VNI), mac: mac(node, t), mtu: outer - Overhead[t]}
+		device := Device(t, cfg.Backend.VXLAN.VNI)
+		if len(device) > maxName {
+			return nil, fmt.Errorf("the device of an %s tunnel would be called %s, and Linux takes %d characters: choose a shorter Backend.VNI", t, device, maxName)
 		}
-	}
-	if cfg.Networks[subnet.IPv6].Enabled() {
-		if t := p.carrier(subnet.IPv6); t.mtu < minIPv6MTU {
-			return nil, fmt.Errorf("an MTU of %d on %s leaves %d bytes for pods, and IPv6 needs %d: raise the interface's MTU (or Backend.MTU)",
-				outer, underlay.Interface, t.mtu, minIPv6MTU)
+		p.tunnels[t] = tunnel{on: true, device: device, mac: mac(node, t), mtu: outer - Overhead[t]}
+		if left := outer - Overhead[t]; left < minMTU[f] {
+			return nil, fmt.Errorf("%s, %d, leaves %d bytes for pods, and %s needs %d: raise it to %d or more",
+				limit, outer, left, f, minMTU[f], minMTU[f]+Overhead[t])
 		}
 	}
 	return p, nil
@@ -123,45 +126,51 @@ func (p *Planner) Announce(c subnet.Claim) subnet.Claim {
 }
 
 // Host returns this node's own devices, with their addresses and settings.
+//
+// Each device has the address of each family: pods of one family go through
+// the other family's tunnel to a peer that has no other, and without an address
+// there the kernel would send what this node itself has to say from an address
+// of the underlay (net/ipv4/devinet.c, inet_select_addr).
 func (p *Planner) Host(own subnet.Lease) []backend.Object {
 	v := p.cfg.Backend.VXLAN
 	var objects []backend.Object
-	for f, t := range p.tunnels {
-		if !t.on {
+	for t, tun := range p.tunnels {
+		if !tun.on {
 			continue
 		}
 		objects = append(objects,
 			backend.Link{
-				Name: t.device, MTU: t.mtu, MAC: t.mac, Up: true,
-				Parent: p.underlay.Interface, Local: p.underlay.Addresses[f],
+				Name: tun.device, MTU: tun.mtu, MAC: tun.mac, Up: true,
+				Parent: p.underlay.Interface, Local: p.underlay.Addresses[t],
 				VXLAN: backend.VXLAN{VNI: v.VNI, Port: v.Port, Learning: v.Learning, GBP: v.GBP},
 			})
-	}
-	for _, f := range subnet.Families {
-		subnetOf, device := own.Subnets[f], p.carrier(f).device
-		if !subnetOf.IsValid() || !p.cfg.Networks[f].Enabled() {
-			continue
-		}
-		addr := subnetOf.Addr()
-		objects = append(objects, backend.Address{Link: device, Prefix: netip.PrefixFrom(addr, addr.BitLen())})
-		switch f {
-		case subnet.IPv4:
-			// Loose: with direct routes the way back may be another one. The
-			// kernel takes the larger of this and conf/all (ip-sysctl).
-			objects = append(objects, backend.Sysctl{Name: "net/ipv4/conf/" + device + "/rp_filter", Value: "2"})
-		case subnet.IPv6:
-			objects = append(objects,
-				// Distributions switch IPv6 off by default for new devices.
-				backend.Sysctl{Name: "net/ipv6/conf/" + device + "/disable_ipv6", Value: "0"},
-				backend.Sysctl{Name: "net/ipv6/conf/" + device + "/accept_ra", Value: "0"})
+		for _, f := range subnet.Families {
+			if addr := own.Subnets[f].Addr(); addr.IsValid() && p.cfg.Networks[f].Enabled() {
+				objects = append(objects, settings(tun.device, f)...)
+				objects = append(objects, backend.Address{Link: tun.device, Prefix: netip.PrefixFrom(addr, addr.BitLen())})
+			}
 		}
 	}
 	return objects
 }
 
-// Peer returns what leads to a peer. The peer is one that Check accepts; what
-// still fails is one family that the two nodes cannot talk in: the objects of
-// the other are returned with the error.
+// settings returns what a device needs to carry pods of a family.
+func settings(device string, f subnet.Family) []backend.Object {
+	if f == subnet.IPv6 {
+		return []backend.Object{
+			// Some distributions switch IPv6 off for new devices.
+			backend.Sysctl{Name: "net/ipv6/conf/" + device + "/disable_ipv6", Value: "0"},
+			backend.Sysctl{Name: "net/ipv6/conf/" + device + "/accept_ra", Value: "0"},
+		}
+	}
+	// Loose: with direct routes the way back may be another one. The kernel
+	// takes the larger of this and conf/all (ip-sysctl).
+	return []backend.Object{backend.Sysctl{Name: "net/ipv4/conf/" + device + "/rp_filter", Value: "2"}}
+}
+
+// Peer returns what leads to a peer that Check accepts. What still fails is a
+// family that the two nodes cannot talk in: the objects of the other one are
+// returned with the error.
 func (p *Planner) Peer(_, peer subnet.Lease) ([]backend.Object, error) {
 	var objects []backend.Object
 	var failed error
@@ -170,9 +179,11 @@ func (p *Planner) Peer(_, peer subnet.Lease) ([]backend.Object, error) {
 			continue
 		}
 		way, err := p.way(f, peer)
+		if err != nil && failed != nil {
+			err = fmt.Errorf("%w; %w", failed, err)
+		}
 		if err != nil {
 			failed = err
-			continue
 		}
 		objects = append(objects, way...)
 	}
@@ -189,12 +200,12 @@ func (p *Planner) way(f subnet.Family, peer subnet.Lease) ([]backend.Object, err
 		}
 	}
 	for _, t := range []subnet.Family{f, f.Other()} {
-		if !p.tunnels[t].on || !peer.PublicIPs[t].IsValid() || peer.BackendData[t] == "" {
+		if !p.tunnels[t].on || !endpoint(peer, t) || t != f && isFlannel(peer) {
 			continue
 		}
 		data, err := DecodeData(peer.BackendData[t])
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("reading %s of node %s: %w", members[t], peer.ID(), err)
 		}
 		device := p.tunnels[t].device
 		route.Link, route.Via, route.OnLink = device, route.Dst.Addr(), true
@@ -204,47 +215,24 @@ func (p *Planner) way(f subnet.Family, peer subnet.Lease) ([]backend.Object, err
 			route,
 		}, nil
 	}
-	return nil, fmt.Errorf("node %s and this one have no underlay family in common for %s pods (peer: %s)", peer.ID(), f, addresses(peer))
+	return nil, p.noWay(f, peer)
 }
 
-// addresses lists a peer's public IPs for errors.
-func addresses(l subnet.Lease) string {
-	s := ""
-	for _, ip := range l.PublicIPs {
-		if ip.IsValid() {
-			s += " " + ip.String()
+// noWay says why no tunnel leads to a peer's pods of a family.
+func (p *Planner) noWay(f subnet.Family, peer subnet.Lease) error {
+	var ours, theirs []string
+	for _, t := range subnet.Families {
+		if p.tunnels[t].on {
+			ours = append(ours, t.String())
+		}
+		if endpoint(peer, t) {
+			theirs = append(theirs, t.String())
 		}
 	}
-	if s == "" {
-		return "no public IP"
+	hint := ""
+	if isFlannel(peer) {
+		hint = fmt.Sprintf(", and flannel takes %s pods in %s tunnels only", f, f)
 	}
-	return s[1:]
-}
-
-// Check says whether a peer's record is sound, and which VTEP addresses it
-// claims; it is the subnet.Check of this backend.
-func (p *Planner) Check(peer subnet.Lease) (claims []string, err error) {
-	if err := p.cfg.Covers(peer); err != nil {
-		return nil, err
-	}
-	if peer.BackendType != subnet.BackendVXLAN {
-		return nil, fmt.Errorf("its backend type %q is not %s", peer.BackendType, subnet.BackendVXLAN)
-	}
-	for f, raw := range peer.BackendData {
-		if raw == "" {
-			continue
-		}
-		data, err := DecodeData(raw)
-		if err != nil {
-			return nil, err
-		}
-		if data.VNI != p.cfg.Backend.VXLAN.VNI {
-			return nil, fmt.Errorf("its VNI %d is not this network's %d", data.VNI, p.cfg.Backend.VXLAN.VNI)
-		}
-		claims = append(claims, fmt.Sprintf("VTEP MAC %s (%s tunnel)", data.VtepMAC, subnet.Family(f)))
-	}
-	if len(claims) == 0 {
-		return nil, fmt.Errorf("it has no BackendData")
-	}
-	return claims, nil
+	return fmt.Errorf("no tunnel for %s pods of node %s: this node has %s tunnels, the peer %s%s",
+		f, peer.ID(), strings.Join(ours, " and "), strings.Join(theirs, " and "), hint)
 }

@@ -18,16 +18,35 @@ import (
 
 // Dir is a locked state directory.
 type Dir struct {
+	path string
 	lock *os.File
 }
 
+// errRemoved says that the lock file was removed by another process while this
+// one was about to lock it.
+var errRemoved = errors.New("other processes keep removing its lock file")
+
 // Open makes the directory if need be, and locks it for as long as the process
 // lives or until Close.
-func Open(path string) (*Dir, error) {
+func Open(path string) (d *Dir, err error) {
+	const tries = 10
+	for range tries {
+		if d, err = open(path); !errors.Is(err, errRemoved) {
+			break
+		}
+	}
+	return d, err
+}
+
+func open(path string) (*Dir, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("making the state directory (--state-dir): %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(path, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	name := filepath.Join(path, "lock")
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // the directory went
+		err = errRemoved
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock of the state directory (--state-dir): %w", err)
 	}
@@ -38,22 +57,41 @@ func Open(path string) (*Dir, error) {
 		}
 		return nil, fmt.Errorf("locking the state directory %s: %w", path, err)
 	}
-	return &Dir{lock: f}, nil
+	// A lock on a file that is no longer there excludes nobody.
+	locked, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("reading the lock of the state directory (--state-dir): %w", err)
+	}
+	if there, err := os.Stat(name); err != nil || !os.SameFile(locked, there) {
+		f.Close()
+		return nil, fmt.Errorf("locking the state directory %s: %w", path, errRemoved)
+	}
+	return &Dir{path: path, lock: f}, nil
 }
 
 // Close unlocks the directory.
 func (d *Dir) Close() error { return d.lock.Close() }
 
-// Remove removes the lock and, when nothing else is in it, the directory; then
-// it unlocks.
+// Remove removes the lock file, and the directory unless something else is in
+// it, and unlocks it.
 func (d *Dir) Remove() error {
-	defer d.Close()
-	name := d.lock.Name()
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	defer d.lock.Close() // last, so that nobody comes in between
+	if err := os.Remove(d.lock.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the lock of the state directory: %w", err)
 	}
-	if err := os.Remove(filepath.Dir(name)); err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ENOTEMPTY) {
-		return fmt.Errorf("removing the state directory: %w", err)
+	err := unix.Rmdir(d.path)
+	for _, stays := range []error{
+		unix.ENOENT, unix.ENOTEMPTY, unix.EEXIST,
+		unix.EBUSY,   // a mount point: a container's volume
+		unix.ENOTDIR, // a symbolic link: the operator's
+	} {
+		if errors.Is(err, stays) {
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("removing the state directory %s: %w", d.path, err)
 	}
 	return nil
 }

@@ -19,9 +19,12 @@ import (
 // Options is what the operator said of the external interface. The zero value
 // means the interface of the default route.
 type Options struct {
-	Interfaces []string         // names or addresses; the first that is there counts
+	// Interfaces are names or addresses; the first that is there, up and has an
+	// address counts. An address that is asked for is announced even when it is
+	// deprecated, say; an IPv6 link-local one only names the interface.
+	Interfaces []string
 	Patterns   []*regexp.Regexp // of names or addresses; after Interfaces
-	CanReach   netip.Addr       // the interface whose route leads there; after Patterns
+	CanReach   netip.Addr       // the interface whose route leads there; unless Interfaces or Patterns are given
 	PublicIPs  subnet.PerFamily[netip.Addr]
 	Ours       func(name string) bool // links that can never be it
 }
@@ -29,93 +32,96 @@ type Options struct {
 // RouteFunc returns the link and the source address of the route to an address.
 type RouteFunc func(netip.Addr) (link string, src netip.Addr, err error)
 
-// candidate is an interface, and the address of it that was asked for, if one
-// was.
-type candidate struct {
-	backend.Interface
-	address netip.Addr
-}
-
 // Select chooses the external interface and its addresses. Those of before, the
 // previous choice or the zero value, are kept where they are still as good as
-// others. The error says what was looked for and what there is.
+// others. A family in which the interface has no address stays without one,
+// whatever PublicIPs says. The error says what was looked for and what there
+// is.
 func (o Options) Select(host backend.Host, route RouteFunc, before backend.Underlay) (backend.Underlay, error) {
-	c, err := o.choose(host, route, before)
+	i, err := o.choose(host, route, before)
 	if err != nil {
 		return backend.Underlay{}, err
 	}
-	u := backend.Underlay{Interface: c.Name, MTU: c.MTU, OnLink: onLink(host.Routes)}
+	u := backend.Underlay{Interface: i.Name, MTU: i.MTU, OnLink: onLink(host.Routes)}
 	for _, f := range subnet.Families {
-		u.Addresses[f] = c.addressOf(f, before.Addresses[f])
+		u.Addresses[f] = addressOf(i, f, before.Addresses[f])
 		u.PublicIPs[f] = u.Addresses[f]
 		if public := o.PublicIPs[f]; public.IsValid() && u.Addresses[f].IsValid() {
 			u.PublicIPs[f] = public
 		}
 	}
 	if u.Addresses == (subnet.PerFamily[netip.Addr]{}) {
-		return backend.Underlay{}, fmt.Errorf("interface %s has no address that peers could be told: give it one or choose another with --iface", c.Name)
+		return backend.Underlay{}, fmt.Errorf("interface %s has no address that peers could be told: give it one or choose another with --iface", i.Name)
 	}
 	return u, nil
 }
 
-func (o Options) choose(host backend.Host, route RouteFunc, before backend.Underlay) (candidate, error) {
+func (o Options) choose(host backend.Host, route RouteFunc, before backend.Underlay) (backend.Interface, error) {
 	all := o.candidates(host)
 	switch {
 	case len(o.Interfaces) > 0 || len(o.Patterns) > 0:
-		if c, ok := o.named(all); ok {
-			return c, nil
+		matches := o.matches(all)
+		if len(matches) == 0 {
+			return backend.Interface{}, fmt.Errorf("no interface matches %s: there are %s", o.wanted(), o.list(host))
 		}
-		return candidate{}, fmt.Errorf("no interface matches %s: there are %s", o.wanted(), list(all))
+		if n := slices.IndexFunc(matches, addressed); n >= 0 {
+			return matches[n], nil
+		}
+		return matches[0], nil
 	case o.CanReach.IsValid():
 		link, src, err := route(o.CanReach)
 		if err != nil {
-			return candidate{}, fmt.Errorf("finding the interface that can reach %s: %w", o.CanReach, err)
+			return backend.Interface{}, fmt.Errorf("finding the interface that can reach %s: %w", o.CanReach, err)
 		}
-		if i := slices.IndexFunc(all, func(i backend.Interface) bool { return i.Name == link }); i >= 0 {
-			return candidate{all[i], src}, nil
+		if i, ok := find(all, link); ok {
+			// The source may be an address of another link, of lo, say.
+			return with(i, src), nil
 		}
-		return candidate{}, fmt.Errorf("the route to %s leads through %s, which cannot face peers: there are %s", o.CanReach, link, list(all))
+		return backend.Interface{}, fmt.Errorf("the route to %s leads through %s, which cannot face peers: there are %s", o.CanReach, link, o.list(host))
 	}
-	return byDefaultRoute(all, host.Routes, before)
+	if i, ok := byDefaultRoute(all, host.Routes, before); ok {
+		return i, nil
+	}
+	return o.guess(host, all, before)
 }
 
 // candidates are the interfaces that are up and not ours.
 func (o Options) candidates(host backend.Host) []backend.Interface {
-	var out []backend.Interface
-	for _, i := range host.Interfaces {
-		if i.Up && !i.Loopback && (o.Ours == nil || !o.Ours(i.Name)) {
-			out = append(out, i)
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(host.Interfaces), func(i backend.Interface) bool {
+		return !i.Up || o.never(i)
+	})
 }
 
-// named returns the first interface that was asked for by name or address.
-func (o Options) named(all []backend.Interface) (candidate, bool) {
+func (o Options) never(i backend.Interface) bool {
+	return i.Loopback || o.Ours != nil && o.Ours(i.Name)
+}
+
+// matches returns the interfaces that were asked for by name or address, best
+// first, each with the addresses that were asked for.
+func (o Options) matches(all []backend.Interface) []backend.Interface {
+	var out []backend.Interface
 	for _, want := range o.Interfaces {
 		addr, _ := netip.ParseAddr(want)
+		addr = addr.Unmap()
 		for _, i := range all {
-			if i.Name == want {
-				return candidate{i, netip.Addr{}}, true
-			}
-			if addr.IsValid() && has(i, addr) {
-				return candidate{i, addr}, true
+			switch {
+			case i.Name == want:
+				out = append(out, i)
+			case addr.IsValid() && has(i, addr):
+				out = append(out, with(i, addr))
 			}
 		}
 	}
 	for _, re := range o.Patterns {
 		for _, i := range all {
 			if re.MatchString(i.Name) {
-				return candidate{i, netip.Addr{}}, true
-			}
-			for _, a := range i.Addresses {
-				if a.Usable && re.MatchString(a.Prefix.Addr().String()) {
-					return candidate{i, a.Prefix.Addr()}, true
-				}
+				out = append(out, i)
+			} else if i, ok := narrow(i, re); ok {
+				out = append(out, i)
 			}
 		}
 	}
-	return candidate{}, false
+	return out
 }
 
 func (o Options) wanted() string {
@@ -129,76 +135,90 @@ func (o Options) wanted() string {
 	return strings.Join(w, ", ")
 }
 
-// byDefaultRoute takes the interface of the best default route, IPv4 before
-// IPv6; without one, the only interface that has an address.
-func byDefaultRoute(all []backend.Interface, routes []backend.HostRoute, before backend.Underlay) (candidate, error) {
+// byDefaultRoute returns the interface of the best default route, IPv4 before
+// IPv6.
+func byDefaultRoute(all []backend.Interface, routes []backend.HostRoute, before backend.Underlay) (i backend.Interface, found bool) {
 	for _, f := range subnet.Families {
-		var best *backend.HostRoute
+		var best backend.HostRoute
 		for _, r := range routes {
-			if r.Dst.Bits() != 0 || subnet.FamilyOf(r.Dst.Addr()) != f || !contains(all, r.Link) {
+			if r.Dst.Bits() != 0 || subnet.FamilyOf(r.Dst.Addr()) != f {
 				continue
 			}
-			if best == nil || r.Metric < best.Metric || r.Metric == best.Metric && r.Link == before.Interface {
-				best = &r
+			if on, ok := find(all, r.Link); ok &&
+				(!found || r.Metric < best.Metric || r.Metric == best.Metric && r.Link == before.Interface) {
+				i, best, found = on, r, true
 			}
 		}
-		if best != nil {
-			i := slices.IndexFunc(all, func(i backend.Interface) bool { return i.Name == best.Link })
-			return candidate{all[i], netip.Addr{}}, nil
+		if found {
+			return i, true
 		}
 	}
-	var addressed []backend.Interface
-	for _, i := range all {
-		if slices.ContainsFunc(i.Addresses, func(a backend.InterfaceAddress) bool { return a.Usable }) && i.Master == "" {
-			addressed = append(addressed, i)
-		}
-	}
-	if len(addressed) == 1 {
-		return candidate{addressed[0], netip.Addr{}}, nil
-	}
-	if len(all) == 0 {
-		return candidate{}, errors.New("no interface is up: waiting for the network")
-	}
-	return candidate{}, fmt.Errorf("there is no default route to choose the interface by: name it with --iface; there are %s", list(all))
+	return i, false
 }
 
-func contains(all []backend.Interface, name string) bool {
-	return slices.ContainsFunc(all, func(i backend.Interface) bool { return i.Name == name })
+// guess returns the interface of before, else the only one that can face peers.
+func (o Options) guess(host backend.Host, all []backend.Interface, before backend.Underlay) (backend.Interface, error) {
+	outer := slices.DeleteFunc(slices.Clone(all), func(i backend.Interface) bool {
+		return !addressed(i) || i.Master != "" || inner(i, all)
+	})
+	if i, ok := find(outer, before.Interface); ok {
+		return i, nil
+	}
+	switch {
+	case len(outer) == 1:
+		return outer[0], nil
+	case len(outer) > 1:
+		return backend.Interface{}, fmt.Errorf("there is no default route to choose the interface by: name it with --iface; there are %s", o.list(host))
+	case len(all) > 0:
+		return backend.Interface{}, fmt.Errorf("no interface has an address that peers could be told: waiting for the network; there are %s", o.list(host))
+	}
+	return backend.Interface{}, errors.New("no interface is up: waiting for the network")
 }
 
-func list(all []backend.Interface) string {
-	if len(all) == 0 {
-		return "none that are up"
+// inner reports whether an interface is of the kind that a host has for its
+// own pods, containers and virtual machines. Such a one faces peers only when a
+// route or the operator says so.
+func inner(i backend.Interface, all []backend.Interface) bool {
+	switch i.Kind {
+	case "vxlan", "dummy":
+		return true
+	case "bridge":
+		return !slices.ContainsFunc(all, func(port backend.Interface) bool {
+			return port.Master == i.Name && port.Kind != "veth" && port.Kind != "tun"
+		})
 	}
-	names := make([]string, len(all))
-	for n, i := range all {
-		names[n] = i.Name
-	}
-	return strings.Join(names, ", ")
+	return false
 }
 
-func (c candidate) addressOf(f subnet.Family, before netip.Addr) netip.Addr {
-	if c.address.IsValid() && subnet.FamilyOf(c.address) == f {
-		return c.address
+// list names the interfaces to choose from, for errors: not the ports of a
+// bridge, of which there is one for each pod.
+func (o Options) list(host backend.Host) string {
+	const most = 8
+	var names []string
+	more := 0
+	for _, i := range host.Interfaces {
+		switch {
+		case o.never(i) || i.Master != "":
+		case len(names) == most:
+			more++
+		case !i.Up:
+			names = append(names, i.Name+" (down)")
+		default:
+			names = append(names, i.Name)
+		}
 	}
-	var first netip.Addr
-	for _, a := range c.Addresses {
-		addr := a.Prefix.Addr()
-		if !a.Usable || subnet.FamilyOf(addr) != f {
-			continue
-		}
-		if addr == before {
-			return addr
-		}
-		if !first.IsValid() {
-			first = addr
-		}
+	s := strings.Join(names, ", ")
+	switch {
+	case s == "":
+		return "none"
+	case more > 0:
+		return fmt.Sprintf("%s and %d more", s, more)
 	}
-	return first
+	return s
 }
 
 // onLink returns the routes that tell which addresses need no router: those on
-// link, and those through a gateway that take a part out of one of them.
+// link, and those through a gateway that take one of them, or a part, away.
 func onLink(routes []backend.HostRoute) []backend.HostRoute {
 	var direct, out []backend.HostRoute
 	for _, r := range routes {
@@ -209,7 +229,7 @@ func onLink(routes []backend.HostRoute) []backend.HostRoute {
 	out = append(out, direct...)
 	for _, r := range routes {
 		if r.Via.IsValid() && slices.ContainsFunc(direct, func(d backend.HostRoute) bool {
-			return d.Dst.Bits() < r.Dst.Bits() && d.Dst.Contains(r.Dst.Addr())
+			return d.Dst.Bits() <= r.Dst.Bits() && d.Dst.Contains(r.Dst.Addr())
 		}) {
 			out = append(out, r)
 		}
@@ -219,8 +239,4 @@ func onLink(routes []backend.HostRoute) []backend.HostRoute {
 			cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Link, b.Link), a.Via.Compare(b.Via))
 	})
 	return out
-}
-
-func has(i backend.Interface, addr netip.Addr) bool {
-	return slices.ContainsFunc(i.Addresses, func(a backend.InterfaceAddress) bool { return a.Prefix.Addr() == addr })
 }
