@@ -1,0 +1,180 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+var (
+	errTimeout = errors.New("etcd does not answer")
+	// errAgain asks persist for another run although nothing is wrong with etcd.
+	errAgain = errors.New("another run is needed")
+)
+
+// What a Store does at a time, for health.
+const (
+	taskConfig = "watching the network config"
+	taskLeases = "watching the leases"
+	taskOwn    = "holding our lease"
+	taskRenew  = "renewing our lease"
+)
+
+// refresh is how often the reason is looked up anew while there is no
+// connection.
+const refresh = 10 * time.Second
+
+// persist runs run until it succeeds, or fails in a way that time alone does
+// not mend, or ctx ends. run calls good as soon as it is certain that etcd
+// answers; health is told of all else.
+func (s *Store) persist(ctx context.Context, task string, run func(ctx context.Context, good func()) error) error {
+	pace := newPace(reconnectMin, reconnectMax)
+	for {
+		err := run(ctx, func() {
+			pace.Reset()
+			s.health.set(task, nil)
+		})
+		switch {
+		case ctx.Err() != nil:
+			s.health.forget(task)
+			return ctx.Err()
+		case err == nil:
+			s.health.set(task, nil)
+			return nil
+		case errors.Is(err, errAgain):
+		case transient(err):
+			s.health.set(task, err)
+		case refused(err):
+			s.health.set(task, err)
+			return err
+		default:
+			s.health.forget(task)
+			return err
+		}
+		if pause(ctx, pace.NextBackOff()) == nil && !errors.Is(err, errAgain) {
+			s.awaitConnection(ctx, refresh)
+		}
+	}
+}
+
+// newPace returns delays that double from first to most, each with ±50 %, so
+// that nodes which lost one etcd together do not come back together.
+func newPace(first, most time.Duration) *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval, b.Multiplier = first, most, 2
+	b.Reset()
+	return b
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// transient reports whether a later try may well succeed with nobody doing
+// anything about it: no connection, no leader, no answer, a token that ran out.
+func transient(err error) bool {
+	if errors.Is(err, errTimeout) || errors.Is(err, context.DeadlineExceeded) {
+		return true
+	}
+	code := status.Code(err)
+	if e := (rpctypes.EtcdError{}); errors.As(err, &e) {
+		code = e.Code()
+	}
+	switch code {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Internal, codes.Aborted, codes.Canceled:
+		return true
+	}
+	for _, e := range []error{rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision, rpctypes.ErrUserEmpty} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// grpcError is an error of gRPC's which prints without its framing.
+type grpcError struct{ *status.Status }
+
+func (e grpcError) Error() string              { return e.Message() }
+func (e grpcError) GRPCStatus() *status.Status { return e.Status }
+
+// answer makes an error of etcd's one that rpctypes knows, or plain to read.
+func answer(err error) error {
+	if err == nil {
+		return nil
+	}
+	err = rpctypes.Error(err)
+	if e := (rpctypes.EtcdError{}); errors.As(err, &e) {
+		return err
+	}
+	if st, ok := status.FromError(err); ok {
+		return grpcError{st}
+	}
+	return err
+}
+
+// refused reports whether err is an answer of etcd's, unlike one of our own
+// that says why etcd was not asked at all.
+func refused(err error) bool {
+	e := rpctypes.EtcdError{}
+	_, ok := status.FromError(err)
+	return ok || errors.As(err, &e)
+}
+
+// health merges what the tasks know into one state, and tells of its changes.
+type health struct {
+	tell func(error)
+	mu   sync.Mutex
+	bad  map[string]error
+	told string
+}
+
+func (h *health) set(task string, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.bad == nil {
+		h.bad = map[string]error{}
+	}
+	delete(h.bad, task)
+	if err != nil {
+		h.bad[task] = fmt.Errorf("%s: %w", task, err)
+	}
+	h.report()
+}
+
+// forget drops what an ended task had to say.
+func (h *health) forget(task string) { h.set(task, nil) }
+
+// report tells the state if it is another than before. One task speaks for
+// all: it is one etcd.
+func (h *health) report() {
+	var worst error
+	text := ""
+	if tasks := slices.Sorted(maps.Keys(h.bad)); len(tasks) > 0 {
+		worst = h.bad[tasks[0]]
+		text = worst.Error()
+	}
+	if text == h.told {
+		return
+	}
+	h.told = text
+	if h.tell != nil {
+		h.tell(worst)
+	}
+}

@@ -1,0 +1,231 @@
+package etcd_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/etcd"
+	"github.com/twill-net/twill/subnet/etcd/etcdtest"
+	"github.com/twill-net/twill/subnet/subnettest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestContract(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.Options{})
+	client := server.Client(t)
+	var n atomic.Int64
+	t.Run("", func(t *testing.T) { // so that the server outlives the parallel tests
+		subnettest.Contract(t, func(*testing.T) subnettest.Backend {
+			return backend{server: server, client: client, prefix: fmt.Sprintf("/test/%d", n.Add(1))}
+		})
+	})
+}
+
+// backend is an etcd, or a part of one, as the contract sees it.
+type backend struct {
+	server *etcdtest.Server
+	client *clientv3.Client
+	prefix string
+	change func(*etcd.Config)
+}
+
+func newBackend(t *testing.T, o etcdtest.Options) backend {
+	server := etcdtest.Start(t, o)
+	return backend{server: server, client: server.Client(t), prefix: "/coreos.com/network"}
+}
+
+func (b backend) config() etcd.Config {
+	cfg := etcd.DefaultConfig()
+	cfg.Endpoints, cfg.Prefix = []string{b.server.Endpoint}, b.prefix
+	if b.change != nil {
+		b.change(&cfg)
+	}
+	return cfg
+}
+
+func (b backend) Open(t *testing.T) subnettest.Store { return b.open(t) }
+
+func (b backend) open(t *testing.T) *etcd.Store {
+	t.Helper()
+	s, err := etcd.New(b.config())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	return s
+}
+
+func (b backend) key(k string) string { return b.prefix + "/subnets/" + k }
+
+func (b backend) SetConfig(t *testing.T, raw []byte) {
+	t.Helper()
+	var err error
+	if raw == nil {
+		_, err = b.client.Delete(t.Context(), b.prefix+"/config")
+	} else {
+		_, err = b.client.Put(t.Context(), b.prefix+"/config", string(raw))
+	}
+	require.NoError(t, err)
+}
+
+func (b backend) Put(t *testing.T, key, value string, reserved bool) {
+	t.Helper()
+	var opts []clientv3.OpOption
+	if !reserved {
+		resp, err := b.client.Grant(t.Context(), 3600)
+		require.NoError(t, err)
+		opts = append(opts, clientv3.WithLease(resp.ID))
+	}
+	_, err := b.client.Put(t.Context(), b.key(key), value, opts...)
+	require.NoError(t, err)
+}
+
+func (b backend) Delete(t *testing.T, key string) {
+	t.Helper()
+	_, err := b.client.Delete(t.Context(), b.key(key))
+	require.NoError(t, err)
+}
+
+func (b backend) Records(t *testing.T) []subnet.Record {
+	t.Helper()
+	resp, err := b.client.Get(t.Context(), b.key(""), clientv3.WithPrefix())
+	require.NoError(t, err)
+	out := make([]subnet.Record, 0, len(resp.Kvs))
+	for _, kv := range resp.Kvs {
+		r := subnet.Record{
+			Key:     strings.TrimPrefix(string(kv.Key), b.key("")),
+			Created: kv.CreateRevision, Modified: kv.ModRevision, Reserved: kv.Lease == 0,
+		}
+		subnets, err := subnet.DecodeKey(r.Key)
+		if err != nil {
+			r.Invalid = err.Error()
+		}
+		if r.Lease, err = subnet.DecodeValue(subnets, kv.Value); err != nil && r.Invalid == "" {
+			r.Invalid = err.Error()
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// etcdLease returns the etcd lease that a key hangs on.
+func (b backend) etcdLease(t *testing.T, key string) clientv3.LeaseID {
+	t.Helper()
+	resp, err := b.client.Get(t.Context(), b.key(key))
+	require.NoError(t, err)
+	require.Len(t, resp.Kvs, 1)
+	return clientv3.LeaseID(resp.Kvs[0].Lease)
+}
+
+const patience = 60 * time.Second
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	require.Eventually(t, ok, patience, 10*time.Millisecond, "waiting until %s", what)
+}
+
+// reports collects what Config.Health is told.
+type reports struct {
+	mu  sync.Mutex
+	all []error
+}
+
+func (r *reports) take(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, err)
+}
+
+func (r *reports) last() (err error, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.all) == 0 {
+		return nil, 0
+	}
+	return r.all[len(r.all)-1], len(r.all)
+}
+
+// logged is a logger that a test can read.
+type logged struct {
+	mu  sync.Mutex
+	buf strings.Builder
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+func (l *logged) entry() *logrus.Entry {
+	log := logrus.New()
+	log.SetOutput(l)
+	log.SetLevel(logrus.TraceLevel)
+	return logrus.NewEntry(log)
+}
+
+// holding runs Hold until the test ends or stop is called.
+type holding struct {
+	held chan subnet.Held
+	done chan error
+	stop context.CancelFunc
+}
+
+func hold(t *testing.T, s *etcd.Store, c subnet.Claim) *holding {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	h := &holding{held: make(chan subnet.Held, 100), done: make(chan error, 1), stop: cancel}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		h.done <- s.Hold(ctx, c, func(held subnet.Held) { h.held <- held })
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
+	return h
+}
+
+func (h *holding) next(t *testing.T) subnet.Held {
+	t.Helper()
+	select {
+	case held := <-h.held:
+		return held
+	case err := <-h.done:
+		require.NoError(t, err, "Hold has ended")
+		require.Fail(t, "Hold has ended without a lease")
+	case <-time.After(patience):
+		require.Fail(t, "no lease")
+	}
+	return subnet.Held{}
+}
+
+func claim(t *testing.T, node string, n int) subnet.Claim {
+	t.Helper()
+	cfg, err := subnet.ParseConfig([]byte(`{"Network": "10.5.0.0/16"}`))
+	require.NoError(t, err)
+	c := subnet.Claim{Node: node, MachineID: "machine-" + node, Config: cfg, BackendType: subnet.BackendVXLAN}
+	c.PublicIPs[subnet.IPv4] = c.Config.Networks[subnet.IPv4].Network.Addr()
+	for range n {
+		c.PublicIPs[subnet.IPv4] = c.PublicIPs[subnet.IPv4].Next()
+	}
+	return c
+}
