@@ -78,6 +78,9 @@ func (l *Lab) linkPlugins() error {
 			return err
 		}
 	}
+	if l.opts.Binaries.CNI == "" {
+		return nil
+	}
 	return os.Symlink(l.opts.Binaries.CNI, filepath.Join(bin, "twill"))
 }
 

@@ -59,6 +59,10 @@ func overlays(scratch string) error {
 			}
 		}
 	}
+	// The overlays hold it; named, it would keep the directory busy.
+	if err := unix.Unmount(scratch, unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detaching the tmpfs on %s: %w", scratch, err)
+	}
 	return nil
 }
 

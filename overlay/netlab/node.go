@@ -43,9 +43,12 @@ func (n *Node) boot(ctx context.Context) error {
 	if err := n.lab.lanIP(ctx, n.lab.plugBatch(n, s.id.PID)); err != nil {
 		return err
 	}
-	gateway := n.lab.perFamily(func(f subnet.Family) netip.Prefix { return routerAddr(f, n.segment) })
-	_, err = n.ExecInput(ctx, n.lab.hostBatch(n.address, gateway), "ip", "-batch", "-")
+	_, err = n.ExecInput(ctx, n.lab.hostBatch(n.address, n.gateways()), "ip", "-batch", "-")
 	return err
+}
+
+func (n *Node) gateways() subnet.PerFamily[netip.Prefix] {
+	return n.lab.perFamily(func(f subnet.Family) netip.Prefix { return routerAddr(f, n.segment) })
 }
 
 // Reboot is a power cut: every process, pod and link of the node is gone, and

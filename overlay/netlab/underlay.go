@@ -81,7 +81,8 @@ func bridge(segment int) string { return fmt.Sprintf("br%d", segment) }
 // plugBatch, run in the lan, connects a node to its segment.
 func (l *Lab) plugBatch(n *Node, pid int) string {
 	var b batch
-	b.add("link add %s mtu %d type veth peer name eth0 mtu %[2]d netns %d", n.Name, l.opts.MTU, pid)
+	// The node's MAC survives a reboot, as a card's does: peers know it.
+	b.add("link add %s mtu %d type veth peer name eth0 address 02:77:00:00:01:%02x mtu %[2]d netns %[4]d", n.Name, l.opts.MTU, n.number, pid)
 	b.add("link set %s master %s up", n.Name, bridge(n.segment))
 	return b.String()
 }

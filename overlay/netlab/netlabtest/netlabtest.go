@@ -102,7 +102,7 @@ func buildBinaries() (netlab.Binaries, error) {
 		daemon,
 		{root: filepath.Join(root, "dist/cni"), cgo: "0", args: []string{"-o", filepath.Join(dir, "cni") + "/", "tool"}},
 	} {
-		if err := b.run(ctx); err != nil && b.args[len(b.args)-1] != "./cmd/twilld" { // TODO twilld
+		if err := b.run(ctx); err != nil {
 			return netlab.Binaries{}, err
 		}
 	}
