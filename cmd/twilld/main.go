@@ -45,7 +45,7 @@ func main() {
 func run(args []string, stdout, stderr io.Writer) int {
 	var o options
 	fs := o.flags()
-	if err := envflag.Parse(fs, "TWILLD", args, os.LookupEnv); errors.Is(err, flag.ErrHelp) {
+	if err := parse(fs, args); errors.Is(err, flag.ErrHelp) {
 		usage(stdout, fs)
 		return 0
 	} else if err != nil {
@@ -84,9 +84,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
+// envPrefix is that of the variables which stand for flags.
+const envPrefix = "TWILLD"
+
+func parse(fs *flag.FlagSet, args []string) error {
+	return envflag.Parse(fs, envPrefix, args, os.LookupEnv)
+}
+
+// variable returns the variable that stands for a flag.
+func variable(flag string) string { return envflag.Name(envPrefix, flag) }
+
 // usage writes the flags with their defaults.
 func usage(out io.Writer, fs *flag.FlagSet) {
-	fmt.Fprintln(out, "Usage: twilld [flags]\n\nEach flag is also a variable: --etcd-endpoints is TWILLD_ETCD_ENDPOINTS. A flag wins.\n\nFlags:")
+	fmt.Fprintln(out, "Usage: twilld [flags]\n\nEach flag is also a variable: --etcd-endpoints is "+variable("etcd-endpoints")+". A flag wins.\n\nFlags:")
 	fs.SetOutput(out)
 	fs.PrintDefaults()
 }

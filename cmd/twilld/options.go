@@ -62,7 +62,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.nodeName, "node-name", hostname, "`name` of this node, its identity: who has it gets its subnet back")
 	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/twill", "`directory` kept over restarts")
 	fs.StringVar(&o.subnetFile, "subnet-file", "/run/twill/subnet.env", "`file` in which the CNI plugin finds this node's subnet")
-	fs.StringVar(&o.socket, "socket", "/run/twill/twilld.sock", "unix socket on which `twill status` asks")
+	fs.StringVar(&o.socket, "socket", "/run/twill/twilld.sock", "unix `socket` on which 'twill status' asks")
 	fs.Var(&o.ifaces, "iface", "external interface by `name` or address; repeated or comma separated, the first that is there counts")
 	fs.Var(&o.ifaceRegexes, "iface-regex", "external interface by a `pattern` of its name or address; after --iface; repeated or comma separated")
 	fs.StringVar(&o.ifaceCanReach, "iface-can-reach", "", "external interface by the route to this `address`")

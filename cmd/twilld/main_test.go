@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/overlay/version"
+)
+
+// clear takes our variables out of the test's environment.
+func clear(t *testing.T) {
+	var o options
+	o.flags().VisitAll(func(f *flag.Flag) { t.Setenv(variable(f.Name), "") })
+}
+
+func TestUsageErrors(t *testing.T) {
+	clear(t)
+	for _, c := range []struct {
+		name string
+		args []string
+		env  [2]string
+		want string
+	}{
+		{"unknown flag", []string{"--bogus"}, [2]string{}, "twilld: flag provided but not defined: -bogus; see twilld --help\n"},
+		{"argument", []string{"up"}, [2]string{}, "twilld: argument \"up\" is not a flag; see twilld --help\n"},
+		{"level", []string{"--log-level=loud"}, [2]string{}, "twilld: --log-level \"loud\" is not debug, info, warn or error\n"},
+		{"format", []string{"-log-format", "xml"}, [2]string{}, "twilld: --log-format \"xml\" is not text or json\n"},
+		{"regex", []string{"--iface-regex=eth["}, [2]string{}, "twilld: --iface-regex \"eth[\" is not a regular expression: error parsing regexp: missing closing ]: `[`\n"},
+		{"can reach", []string{"--iface-can-reach=host"}, [2]string{}, "twilld: --iface-can-reach \"host\" is not an address\n"},
+		{"public IP of the wrong family", []string{"--public-ip=fd00::1"}, [2]string{}, "twilld: --public-ip \"fd00::1\" is not an IPv4 address of a host\n"},
+		{"public IPv6 of the wrong family", []string{"--public-ipv6=192.0.2.1"}, [2]string{}, "twilld: --public-ipv6 \"192.0.2.1\" is not an IPv6 address of a host\n"},
+		{"public IP that no host has", []string{"--public-ip=224.0.0.1"}, [2]string{}, "twilld: --public-ip \"224.0.0.1\" is not an IPv4 address of a host\n"},
+		{"healthz address", []string{"--healthz-ip=all", "--healthz-port=1"}, [2]string{}, "twilld: --healthz-ip \"all\" is not an address\n"},
+		{"healthz port", []string{"--healthz-port=65536"}, [2]string{}, "twilld: --healthz-port 65536 is not from 0 to 65535\n"},
+		{"node name", []string{"--node-name="}, [2]string{}, "twilld: --node-name is empty, and this host has no name either\n"},
+		{"variable", nil, [2]string{"TWILLD_HEALTHZ_PORT", "http"}, "twilld: environment variable TWILLD_HEALTHZ_PORT: \"http\": parse error; see twilld --help\n"},
+		{"etcd", []string{"--etcd-endpoints=ftp://x"}, [2]string{}, "twilld: --etcd-endpoints: \"ftp://x\" is no URL such as http://127.0.0.1:2379 or https://etcd.example.com:2379\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.env[0] != "" {
+				t.Setenv(c.env[0], c.env[1])
+			}
+			var stdout, stderr bytes.Buffer
+			code := run(append([]string{"--state-dir", t.TempDir()}, c.args...), &stdout, &stderr)
+			require.Equal(t, c.want, stderr.String())
+			require.Equal(t, 2, code)
+			require.Empty(t, stdout.String())
+		})
+	}
+}
+
+func TestVersion(t *testing.T) {
+	clear(t)
+	for _, arg := range []string{"--version", "-version"} {
+		var stdout, stderr bytes.Buffer
+		require.Zero(t, run([]string{arg}, &stdout, &stderr))
+		require.Equal(t, "twilld "+version.Version+"\n", stdout.String())
+	}
+}
+
+func TestFlagWinsOverVariable(t *testing.T) {
+	clear(t)
+	t.Setenv("TWILLD_IFACE", "eth1,eth2")
+	t.Setenv("TWILLD_PUBLIC_IP", "192.0.2.1")
+	var o options
+	require.NoError(t, parse(o.flags(), []string{"-public-ip", "192.0.2.2"}))
+	require.Equal(t, list{"eth1", "eth2"}, o.ifaces, "a repeatable flag takes a comma list")
+	require.Equal(t, "192.0.2.2", o.publicIPs[0])
+}
+
+func TestRepeatedFlagsAdd(t *testing.T) {
+	clear(t)
+	var o options
+	require.NoError(t, parse(o.flags(), []string{"--iface=eth0", "--iface", "eth1, 192.0.2.7"}))
+	require.Equal(t, list{"eth0", "eth1", "192.0.2.7"}, o.ifaces)
+}
+
+// The operator finds every flag in the reference.
+func TestEveryFlagIsDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../Documentation/configuration.md")
+	require.NoError(t, err)
+	var o options
+	o.flags().VisitAll(func(f *flag.Flag) {
+		require.Contains(t, string(text), "| `--"+f.Name+"`", "Documentation/configuration.md")
+	})
+}
+
+// A password is never told, not even in the error of a bad value beside it.
+func TestPasswordStaysSecret(t *testing.T) {
+	clear(t)
+	const secret = "correct-horse"
+	t.Setenv("TWILLD_ETCD_PASSWORD", secret)
+	for _, args := range [][]string{
+		{"--etcd-username="}, {"--help"}, {"--etcd-endpoints=http://user:" + secret + "@host:2379"},
+		{"--etcd-username=u", "--etcd-endpoints=ftp://x", "--log-level=debug"},
+	} {
+		var stdout, stderr bytes.Buffer
+		run(append(args, "--state-dir", t.TempDir()), &stdout, &stderr)
+		require.NotContains(t, stdout.String()+stderr.String(), secret)
+	}
+}
