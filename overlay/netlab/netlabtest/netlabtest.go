@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,8 +20,9 @@ import (
 	"github.com/twill-net/twill/overlay/netlab"
 )
 
-// New makes a lab that ends with the test. When the test fails, the ends of
-// the lab's logs are shown. Binaries and Log are set here.
+// New makes a lab that ends with the test. The test fails if a process of the
+// lab crashes or has a data race. When it fails, the ends of the lab's logs are
+// shown. Binaries and Log are set here.
 func New(t *testing.T, o netlab.Options) *netlab.Lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -36,12 +38,31 @@ func New(t *testing.T, o netlab.Options) *netlab.Lab {
 	lab, err := netlab.New(t.Context(), o)
 	require.NoError(t, err)
 	t.Cleanup(func() {
+		checkLogs(t, filepath.Join(o.Dir, "log"))
 		if t.Failed() {
 			showLogs(t, filepath.Join(o.Dir, "log"))
 		}
 		require.NoError(t, lab.Close())
 	})
 	return lab
+}
+
+// crash is what the Go runtime and its race detector say of a program that is
+// wrong, whatever the test saw of it.
+var crash = regexp.MustCompile(`(?m)^(WARNING: DATA RACE|panic: |fatal error: )`)
+
+// checkLogs fails the test if a process of the lab raced or crashed.
+func checkLogs(t *testing.T, dir string) {
+	t.Helper()
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	require.NoError(t, err)
+	for _, name := range logs {
+		text, err := os.ReadFile(name)
+		require.NoError(t, err)
+		if at := crash.FindIndex(text); at != nil {
+			t.Errorf("%s:\n%s", filepath.Base(name), text[at[0]:min(len(text), at[0]+8000)])
+		}
+	}
 }
 
 func showLogs(t *testing.T, dir string) {
