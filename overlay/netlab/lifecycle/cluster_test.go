@@ -1,0 +1,232 @@
+package lifecycle
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/goleak"
+
+	"github.com/twill-net/twill/overlay"
+	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is how long a condition may take to come true. It bounds what a
+// failing test costs and says nothing of how fast anything is.
+const patience = 45 * time.Second
+
+// cluster is a lab and the daemons that a test has started in it.
+type cluster struct {
+	*netlab.Lab
+	etcd *clientv3.Client
+
+	mu      sync.Mutex
+	daemons map[*netlab.Node]*netlab.Process
+}
+
+// newCluster makes a lab in which no daemon runs yet.
+func newCluster(t *testing.T, o netlab.Options) *cluster {
+	t.Helper()
+	c := &cluster{Lab: netlabtest.New(t, o), daemons: map[*netlab.Node]*netlab.Process{}}
+	var err error
+	c.etcd, err = clientv3.New(c.EtcdConfig())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.etcd.Close()) })
+	return c
+}
+
+// deployed makes a lab with a ready daemon and a pod on each node. The pods
+// are in the order of the nodes.
+func deployed(t *testing.T, o netlab.Options, flags ...string) (*cluster, []*netlab.Pod) {
+	t.Helper()
+	c := newCluster(t, o)
+	for _, n := range c.Nodes {
+		c.launch(t, n, flags...)
+	}
+	var pods []*netlab.Pod
+	for _, n := range c.Nodes {
+		c.awaitReady(t, n)
+		pods = append(pods, addPod(t, n, "pod"))
+	}
+	for _, n := range c.Nodes {
+		c.awaitWays(t, n)
+	}
+	return c, pods
+}
+
+func addPod(t *testing.T, n *netlab.Node, name string) *netlab.Pod {
+	t.Helper()
+	p, err := n.AddPod(t.Context(), name)
+	require.NoError(t, err)
+	return p
+}
+
+// launch starts the node's daemon, with other flags than before perhaps.
+func (c *cluster) launch(t *testing.T, n *netlab.Node, flags ...string) *netlab.Process {
+	t.Helper()
+	p, err := n.StartTwilld(flags...)
+	require.NoError(t, err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.daemons[n] = p
+	return p
+}
+
+// start is launch, and waits until the daemon is ready.
+func (c *cluster) start(t *testing.T, n *netlab.Node, flags ...string) {
+	t.Helper()
+	c.launch(t, n, flags...)
+	c.awaitReady(t, n)
+}
+
+func (c *cluster) daemon(n *netlab.Node) *netlab.Process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.daemons[n]
+}
+
+func (c *cluster) awaitReady(t *testing.T, n *netlab.Node) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, n.WaitReady(ctx, c.daemon(n)))
+}
+
+func (c *cluster) kill(t *testing.T, n *netlab.Node) {
+	t.Helper()
+	require.NoError(t, c.daemon(n).Kill(t.Context()))
+}
+
+func (c *cluster) stop(t *testing.T, n *netlab.Node) {
+	t.Helper()
+	require.NoError(t, c.daemon(n).Stop(t.Context()))
+}
+
+func (c *cluster) restart(t *testing.T, n *netlab.Node) {
+	t.Helper()
+	require.NoError(t, c.daemon(n).Restart())
+	c.awaitReady(t, n)
+}
+
+// eventually waits until check returns nil.
+func eventually(t *testing.T, what string, check func() error) {
+	t.Helper()
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-limit.C:
+			require.FailNow(t, "never came true: "+what, "at last: %v", err)
+		case <-t.Context().Done():
+			require.FailNow(t, "never came true: "+what, "the test ended; at last: %v", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// get asks the daemon of a node over HTTP, on its health address or, where
+// network is "unix", on its status socket.
+func get(t *testing.T, n *netlab.Node, network, address, path string) (code int, body string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	client := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return n.DialContext(ctx, network, address)
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://twilld"+path, nil)
+	require.NoError(t, err)
+	resp, err := client.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(text), err
+}
+
+func readyz(t *testing.T, n *netlab.Node) (code int, body string, err error) {
+	t.Helper()
+	return get(t, n, "tcp", "127.0.0.1:8471", "/readyz")
+}
+
+// metric returns the value of a metric without labels.
+func metric(t *testing.T, n *netlab.Node, name string) string {
+	t.Helper()
+	code, body, err := get(t, n, "tcp", "127.0.0.1:8471", "/metrics")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, code)
+	for line := range strings.Lines(body) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	require.FailNow(t, "no metric "+name)
+	return ""
+}
+
+func askStatus(t *testing.T, n *netlab.Node) (s overlay.Status, err error) {
+	t.Helper()
+	_, body, err := get(t, n, "unix", "/run/twill/twilld.sock", "/status")
+	if err == nil {
+		err = json.Unmarshal([]byte(body), &s)
+	}
+	return s, err
+}
+
+func status(t *testing.T, n *netlab.Node) overlay.Status {
+	t.Helper()
+	s, err := askStatus(t, n)
+	require.NoError(t, err)
+	return s
+}
+
+// awaitStatus waits for a status that is as is says.
+func awaitStatus(t *testing.T, n *netlab.Node, what string, is func(overlay.Status) bool) (s overlay.Status) {
+	t.Helper()
+	eventually(t, n.Name+": "+what, func() (err error) {
+		if s, err = askStatus(t, n); err != nil {
+			return err
+		}
+		if !is(s) {
+			return fmt.Errorf("the status is:\n%s", s.Text())
+		}
+		return nil
+	})
+	return s
+}
+
+// run runs a script on a host and returns what it writes.
+func run(t *testing.T, h *netlab.Host, script string) string {
+	t.Helper()
+	out, err := h.Exec(t.Context(), "sh", "-ec", script)
+	require.NoError(t, err)
+	return out
+}
+
+// logged returns how often the log of a process holds a text.
+func logged(t *testing.T, p *netlab.Process, text string) int {
+	t.Helper()
+	b, err := os.ReadFile(p.Log)
+	require.NoError(t, err)
+	return strings.Count(string(b), text)
+}

@@ -1,0 +1,154 @@
+package lifecycle
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/subnet"
+)
+
+// devices are those of the default network config, by the tunnel's family.
+var devices = subnet.PerFamily[string]{"twill.1", "twill-v6.1"}
+
+// ways lists what leads to peers on a node: the routes of protocol 116 or
+// through our devices, and their permanent neighbours and FDB entries,
+// whoever made them, sorted.
+func ways(t *testing.T, n *netlab.Node) []string {
+	t.Helper()
+	var found []string
+	var routes []struct {
+		Dst, Gateway, Dev, Type string
+		Protocol                string
+		Flags                   []string
+	}
+	for _, family := range []string{"-4", "-6"} {
+		ipJSON(t, n, &routes, "ip", "-j", "-N", family, "route", "show", "table", "main")
+		for _, r := range routes {
+			ours := strings.HasPrefix(r.Dev, "twill") && r.Protocol != "2" // RTPROT_KERNEL: of the addresses
+			if r.Protocol == "116" || ours {
+				found = append(found, fmt.Sprintf("route %s via %s dev %s proto %s %s", r.Dst, r.Gateway, r.Dev, r.Protocol, strings.Join(r.Flags, " ")))
+			}
+		}
+	}
+	var neighbours []struct{ Dst, Dev, Lladdr string }
+	ipJSON(t, n, &neighbours, "ip", "-j", "neigh", "show", "nud", "permanent")
+	for _, e := range neighbours {
+		if strings.HasPrefix(e.Dev, "twill") {
+			found = append(found, fmt.Sprintf("neighbour %s dev %s lladdr %s", e.Dst, e.Dev, e.Lladdr))
+		}
+	}
+	var entries []struct{ Mac, Ifname, Dst, State string }
+	ipJSON(t, n, &entries, "bridge", "-j", "fdb", "show")
+	for _, e := range entries {
+		if strings.HasPrefix(e.Ifname, "twill") {
+			found = append(found, fmt.Sprintf("fdb %s dev %s dst %s %s", e.Mac, e.Ifname, e.Dst, e.State))
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+func ipJSON(t *testing.T, n *netlab.Node, to any, args ...string) {
+	t.Helper()
+	out, err := n.Exec(t.Context(), args...)
+	require.NoError(t, err)
+	if strings.TrimSpace(out) == "" { // ip's way to write an empty list
+		out = "[]"
+	}
+	require.NoError(t, json.Unmarshal([]byte(out), to))
+}
+
+// wantedWays lists what must lead from a node to peers with these records: in
+// each family a route, a neighbour and an FDB entry.
+func wantedWays(records []record) []string {
+	var want []string
+	for _, r := range records {
+		for _, f := range subnet.Families {
+			if !r.subnets[f].IsValid() {
+				continue
+			}
+			gateway := r.subnets[f].Addr()
+			want = append(want,
+				fmt.Sprintf("route %s via %s dev %s proto 116 onlink", r.subnets[f], gateway, devices[f]),
+				fmt.Sprintf("neighbour %s dev %s lladdr %s", gateway, devices[f], r.mac(f)),
+				fmt.Sprintf("fdb %s dev %s dst %s permanent", r.mac(f), devices[f], r.publicIP(f)))
+		}
+	}
+	slices.Sort(want)
+	return want
+}
+
+// awaitWays waits until exactly the ways lead from a node that follow from the
+// records of all others in etcd.
+func (c *cluster) awaitWays(t *testing.T, n *netlab.Node) {
+	t.Helper()
+	c.awaitWaysTo(t, n, func(record) bool { return true })
+}
+
+// awaitWaysTo is awaitWays for the records that are good.
+func (c *cluster) awaitWaysTo(t *testing.T, n *netlab.Node, good func(record) bool) {
+	t.Helper()
+	eventually(t, n.Name+" has a way to each peer and to nobody else", func() error {
+		var peers []record
+		for _, r := range c.records(t) {
+			if r.NodeName != n.Name && good(r) {
+				peers = append(peers, r)
+			}
+		}
+		return equalLines(wantedWays(peers), ways(t, n))
+	})
+}
+
+func equalLines(want, have []string) error {
+	var diff []string
+	for _, w := range want {
+		if !slices.Contains(have, w) {
+			diff = append(diff, "missing:  "+w)
+		}
+	}
+	for _, h := range have {
+		if !slices.Contains(want, h) {
+			diff = append(diff, "too much: "+h)
+		}
+	}
+	if len(diff) == 0 {
+		return nil
+	}
+	return fmt.Errorf("\n%s", strings.Join(diff, "\n"))
+}
+
+var volatile = regexp.MustCompile(`(?m)^\d+: |@if\d+| link-netnsid \d+| numtxqueues .*$| expires \d+sec`)
+
+// ours shows everything of ours on a node but the ways: devices, addresses,
+// rules and settings. What differs between two devices made alike is left out.
+func ours(t *testing.T, n *netlab.Node) string {
+	t.Helper()
+	const script = `
+		for d in twill.1 twill-v6.1; do
+			ip -o -d link show dev $d | tr '\\' '\n'
+			ip -o address show dev $d | tr '\\' '\n'
+		done
+		nft list table inet twill
+		cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding`
+	return volatile.ReplaceAllString(run(t, &n.Host, script), "")
+}
+
+// awaitOurs waits until all of ours is as it was.
+func awaitOurs(t *testing.T, n *netlab.Node, want string) {
+	t.Helper()
+	eventually(t, n.Name+" has its devices and rules", func() error {
+		// A device may be away at the moment.
+		out, err := n.Exec(t.Context(), "sh", "-ec", "ip link show dev twill.1; ip link show dev twill-v6.1; nft list table inet twill")
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return equalLines(strings.Split(want, "\n"), strings.Split(ours(t, n), "\n"))
+	})
+}
