@@ -33,6 +33,11 @@ type device struct {
 
 func (d device) up() bool { return d.flags&unix.IFF_UP != 0 }
 
+// shown returns of d what backend.Interface shows.
+func (d device) shown() device {
+	return device{name: d.name, kind: d.kind, mtu: d.mtu, master: d.master, flags: d.flags & (unix.IFF_UP | unix.IFF_LOOPBACK)}
+}
+
 // link returns d as the model has it; parent is the name of d.parent.
 func (d device) link(parent string) backend.Link {
 	return backend.Link{Name: d.name, MTU: d.mtu, MAC: d.mac, Up: d.up(), Parent: parent, Local: d.local, VXLAN: d.vxlan}

@@ -23,7 +23,7 @@ type Config struct {
 	Protocol      int            // of our routes; 0: Protocol
 	LinkPattern   *regexp.Regexp // of our VXLAN devices' names; nil: ^twill(-v6)?\.[0-9]+$
 	SysctlRoot    string         // "": /proc/sys
-	ReceiveBuffer int            // of the notification socket, bytes; 0: 16 MiB, some 20 000 notifications
+	ReceiveBuffer int            // of the notification socket, bytes; 0: 32 MiB, some 80 000 notifications
 }
 
 // Kernel is one network namespace. Its methods may be called concurrently.
@@ -46,7 +46,7 @@ func New(cfg Config) (*Kernel, error) {
 		cfg.SysctlRoot = "/proc/sys"
 	}
 	if cfg.ReceiveBuffer == 0 {
-		cfg.ReceiveBuffer = 16 << 20
+		cfg.ReceiveBuffer = 32 << 20
 	}
 	k := &Kernel{cfg: cfg, netns: netns.None()}
 	if cfg.NetNS != 0 {

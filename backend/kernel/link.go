@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
@@ -89,15 +88,12 @@ func (b *batch) createLink(ctx context.Context, l backend.Link) error {
 	if err := b.changeable(v, l, device{}); err != nil {
 		return err
 	}
-	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
-	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("vxlan"))
-	info.AddChild(v)
 	err := b.k.do(request(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
 		nl.NewIfInfomsg(unix.AF_UNSPEC),
 		nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(l.Name)),
 		nl.NewRtAttr(unix.IFLA_ADDRESS, l.MAC[:]),
 		nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(l.MTU))),
-		info))
+		vxlanInfo(v)))
 	if errors.Is(err, unix.EEXIST) {
 		return b.rival(ctx, l, err)
 	}
@@ -145,21 +141,11 @@ func (b *batch) changeable(v *nl.RtAttr, l backend.Link, have device) error {
 // alterLink brings the living device d to l, each thing by itself: a refused
 // MTU must not keep the link down.
 func (b *batch) alterLink(ctx context.Context, l backend.Link, d device) error {
-	v := nl.NewRtAttr(nl.IFLA_INFO_DATA, nil)
-	if err := b.changeable(v, l, d); err != nil {
+	d, err := b.alterTunnel(ctx, l, d)
+	if errors.Is(err, errFixed) {
 		return err
 	}
-	if v.Len() > unix.SizeofRtAttr {
-		if err := b.changeTunnel(ctx, l, d, v); err != nil {
-			return err
-		}
-		changed, err := b.k.device(byIndex(d.index)) // its MTU may be clamped now
-		if err != nil {
-			return err
-		}
-		d = changed
-	}
-	var errs []error
+	errs := []error{err}
 	if l.MTU != d.mtu {
 		errs = append(errs, b.setMTU(l, d))
 	}
@@ -177,29 +163,47 @@ func (b *batch) alterLink(ctx context.Context, l backend.Link, d device) error {
 	return errors.Join(errs...)
 }
 
-// changeTunnel changes parent, local address or learning of d.
-func (b *batch) changeTunnel(ctx context.Context, l backend.Link, d device, v *nl.RtAttr) error {
+// alterTunnel changes parent, local address and learning of d where they
+// differ, and returns d as it is then: its MTU may be clamped.
+func (b *batch) alterTunnel(ctx context.Context, l backend.Link, d device) (device, error) {
+	v := nl.NewRtAttr(nl.IFLA_INFO_DATA, nil)
+	if err := b.changeable(v, l, d); err != nil {
+		return d, err
+	}
+	if v.Len() == unix.SizeofRtAttr {
+		return d, nil
+	}
+	err := b.k.do(request(unix.RTM_NEWLINK, 0, append(byIndex(d.index), vxlanInfo(v))...))
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return d, errFixed
+	}
+	if err != nil {
+		return d, fmt.Errorf("changing its tunnel to local %s dev %s: %w", l.Local, l.Parent, err)
+	}
+	now, err := b.k.device(byIndex(d.index))
+	if err != nil {
+		return d, err
+	}
+	if l.Local != d.local && l.Local.Is6() {
+		err = b.refreshFDB(ctx, now)
+	}
+	return now, err
+}
+
+// vxlanInfo wraps the attributes of a VXLAN device.
+func vxlanInfo(v *nl.RtAttr) *nl.RtAttr {
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("vxlan"))
 	info.AddChild(v)
-	err := b.k.do(request(unix.RTM_NEWLINK, 0, append(byIndex(d.index), info)...))
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return errFixed
-	}
-	if err != nil {
-		return fmt.Errorf("changing its tunnel to local %s dev %s: %w", l.Local, l.Parent, err)
-	}
-	if l.Local != d.local && l.Local.Is6() {
-		return b.refreshFDB(ctx, d)
-	}
-	return nil
+	return info
 }
 
 // refreshFDB makes d forget the routes that it keeps for its FDB entries. Over
 // IPv6 the kernel goes on to send from the old local address until something
 // near the route to the destination changes (seen on 6.18; not over IPv4). A
 // replaced destination is looked up anew, and to force the parent on it and
-// take that back is a replacement that loses no packet.
+// take that back is a replacement that loses no packet. A device without a
+// parent has no such way.
 func (b *batch) refreshFDB(ctx context.Context, d device) error {
 	entries, err := b.k.entries(ctx, unix.AF_BRIDGE, d.index)
 	if err != nil {
@@ -279,7 +283,7 @@ func (b *batch) rival(ctx context.Context, l backend.Link, exists error) error {
 	}
 	for _, d := range devices {
 		v := d.vxlan
-		if d.kind == (&netlink.Vxlan{}).Type() && v.VNI == l.VXLAN.VNI && v.Port == l.VXLAN.Port && d.local.Is6() == l.Local.Is6() {
+		if d.kind == "vxlan" && v.VNI == l.VXLAN.VNI && v.Port == l.VXLAN.Port && d.local.Is6() == l.Local.Is6() {
 			return fmt.Errorf("VXLAN device %s already uses VNI %d on port %d: remove it (ip link delete %s) or choose another VNI; will retry: %w",
 				d.name, v.VNI, v.Port, d.name, exists)
 		}

@@ -260,6 +260,21 @@ func TestLinkDownAndUp(t *testing.T) {
 	require.Empty(t, ns.observe())
 }
 
+// What cannot be had does not keep the link down.
+func TestLinkUpAllTheSame(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	l := link(subnet.IPv4)
+	ns.reach(backend.NewState(l))
+	ns.run("ip link set twill.1 down")
+	want := l
+	want.Parent, want.MTU = "eth9", 9000
+	err := ns.put(l, want)
+	require.ErrorContains(t, err, `finding link "eth9"`)
+	require.ErrorContains(t, err, "setting MTU 9000: invalid argument")
+	same(t, backend.NewState(l), ns.observe())
+}
+
 // No device of ours speaks by itself.
 func TestLinkIsQuiet(t *testing.T) {
 	t.Parallel()

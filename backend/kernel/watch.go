@@ -168,6 +168,7 @@ func (w *watcher) link(gone bool, msg []byte) error {
 		return err
 	}
 	before, known := w.devices[d.index]
+	carries := w.carriers[d.index]
 	if gone {
 		delete(w.devices, d.index)
 		delete(w.carriers, d.index)
@@ -181,7 +182,9 @@ func (w *watcher) link(gone bool, msg []byte) error {
 	// notification (fib_disable_ip in net/ipv4/fib_frontend.c).
 	lost := gone || known && before.up() && !d.up()
 	if !w.k.owns(d) {
-		w.notify(backend.Event{Host: true, Resync: lost && w.carriers[d.index]})
+		if gone || !known || before.shown() != d.shown() {
+			w.notify(backend.Event{Host: true, Resync: lost && carries})
+		}
 		return nil
 	}
 	e := backend.Event{Key: backend.Key{Kind: backend.KindLink, Name: d.name}, Resync: lost || known && before.name != d.name}
