@@ -1,0 +1,285 @@
+package lifecycle
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twill-net/twill/overlay"
+	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/envfile"
+)
+
+// A node keeps its subnet whatever becomes of it, and its peers follow without
+// a restart.
+func TestLeaseIsKept(t *testing.T) {
+	t.Parallel()
+	c, pods := deployed(t, netlab.Options{Nodes: 2})
+	n, watching := c.Node(2), c.Node(1)
+	was := c.record(t, n.Name)
+	repaired := func() {
+		t.Helper()
+		now := c.record(t, n.Name)
+		require.Equal(t, was.subnets, now.subnets)
+		require.Equal(t, was.BackendData, now.BackendData, "the MAC is the name's")
+		require.Equal(t, was.BackendV6Data, now.BackendV6Data)
+		c.awaitWays(t, watching)
+		c.awaitWays(t, n)
+	}
+
+	t.Run("over a restart", func(t *testing.T) {
+		c.stop(t, n)
+		c.restart(t, n)
+		repaired()
+		require.Equal(t, was, c.record(t, n.Name))
+		requirePings(t, pods...)
+	})
+
+	t.Run("over a reboot", func(t *testing.T) {
+		require.NoError(t, n.Reboot(t.Context()))
+		c.start(t, n)
+		repaired()
+		require.Equal(t, was, c.record(t, n.Name))
+		pods[1] = addPod(t, n, "after")
+		requirePings(t, pods...)
+	})
+
+	t.Run("over a reinstallation", func(t *testing.T) {
+		require.NoError(t, n.Reinstall(t.Context()))
+		c.start(t, n)
+		repaired()
+		now := c.record(t, n.Name)
+		require.NotEqual(t, was.MachineID, now.MachineID, "it is another installation")
+		require.Equal(t, was.PublicIP, now.PublicIP)
+		pods[1] = addPod(t, n, "pod")
+		requirePings(t, pods...)
+	})
+
+	// The daemon of this node and that of the other follow without a restart,
+	// the pods keep their addresses.
+	for _, tt := range []struct{ name, script string }{
+		{"over an address added and another deleted", `
+			sysctl -qw net.ipv4.conf.all.promote_secondaries=1
+			ip address add 192.168.77.112/24 dev eth0
+			ip address add fd77::112/64 dev eth0 nodad
+			ip address del 192.168.77.12/24 dev eth0
+			ip address del fd77::12/64 dev eth0
+			ip route replace default via 192.168.77.1`},
+		{"over an address deleted and another added", `
+			ip address del 192.168.77.112/24 dev eth0
+			ip address del fd77::112/64 dev eth0
+			ip address add 192.168.77.113/24 dev eth0
+			ip address add fd77::113/64 dev eth0 nodad
+			ip route replace default via 192.168.77.1`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			before := ours(t, n)
+			run(t, &n.Host, tt.script)
+			fields := strings.Fields(tt.script)
+			var added []string
+			for i, f := range fields {
+				if f == "add" {
+					addr, _, _ := strings.Cut(fields[i+1], "/")
+					added = append(added, addr)
+				}
+			}
+			eventually(t, "the new addresses are announced", func() error {
+				r := c.record(t, n.Name)
+				return equalLines(added, []string{r.PublicIP, *r.PublicIPv6})
+			})
+			repaired()
+			after := strings.NewReplacer(fmt.Sprintf("local %s", oldAddr(before, "vxlan id 1 local ", 0)), "local "+added[0],
+				fmt.Sprintf("local %s", oldAddr(before, "vxlan id 1 local ", 1)), "local "+added[1]).Replace(before)
+			awaitOurs(t, n, after)
+			require.True(t, status(t, n).Ready)
+			requirePings(t, pods...)
+		})
+	}
+}
+
+// oldAddr returns the word that follows the nth occurrence of a prefix.
+func oldAddr(text, prefix string, n int) string {
+	parts := strings.Split(text, prefix)
+	word, _, _ := strings.Cut(parts[n+1], " ")
+	return word
+}
+
+// What an operator or another node does to our key.
+func TestLeaseKeyIsTouched(t *testing.T) {
+	t.Parallel()
+	c, pods := deployed(t, netlab.Options{Nodes: 3})
+	n := c.Node(2)
+
+	t.Run("deleted", func(t *testing.T) {
+		was := c.record(t, n.Name)
+		unharmedBetween(t, pods[0], pods[2], func() {
+			c.delete(t, was.key)
+			eventually(t, "the key is there again", func() error {
+				return equalLines([]string{n.Name}, c.holders(t, was.key))
+			})
+		})
+		now := c.record(t, n.Name)
+		require.Greater(t, now.created, was.created)
+		now.created = was.created
+		require.Equal(t, was, now)
+		require.False(t, now.reserved, "it hangs on a lease")
+		for _, n := range c.Nodes {
+			c.awaitWays(t, n)
+		}
+		requirePings(t, pods...)
+		require.True(t, status(t, n).Ready)
+	})
+
+	t.Run("taken by another node", func(t *testing.T) {
+		was := c.record(t, n.Name)
+		thief := peer(99)
+		c.put(t, was.key, thief)
+		s := awaitStatus(t, n, "another subnet", func(s overlay.Status) bool {
+			return s.Ready && s.Lease.Subnets[0] != was.subnets[subnet.IPv4].String()
+		})
+		require.NotEqual(t, was.subnets[subnet.IPv6].String(), s.Lease.Subnets[1])
+		require.NotZero(t, logged(t, c.daemon(n), "level=warning"), "loudly")
+		require.Equal(t, 1, logged(t, c.daemon(n), "pods of the old subnet are cut off"))
+		require.NotEqual(t, was.subnets, c.record(t, n.Name).subnets)
+		require.Equal(t, []string{thief.NodeName}, c.holders(t, was.key), "the thief's is not touched")
+		for _, n := range []*netlab.Node{c.Node(1), c.Node(3)} {
+			c.awaitWays(t, n)
+		}
+		env := statEnv(t, n).content
+		for _, p := range s.Lease.Subnets {
+			gateway := envfile.Gateway(netip.MustParsePrefix(p)).String()
+			require.Contains(t, env, "SUBNET="+gateway+"\n")
+		}
+
+		// The bridge has its old address still, and with it keeps out the
+		// route to the thief. That is said, until the pods are made anew.
+		awaitStatus(t, n, "the bridge's route is named", func(s overlay.Status) bool {
+			return strings.Contains(s.Text(), "a foreign route "+was.subnets[subnet.IPv4].String()+" dev cni0 of protocol kernel takes its place")
+		})
+		require.NoError(t, n.DelPod(t.Context(), pods[1]))
+		run(t, &n.Host, "ip link del cni0")
+		c.awaitWays(t, n)
+		pods[1] = addPod(t, n, "anew")
+		requirePings(t, pods...)
+		c.delete(t, was.key)
+		c.awaitWays(t, n)
+	})
+}
+
+// holders returns the node names under a key: one or none.
+func (c *cluster) holders(t *testing.T, key string) (nodes []string) {
+	t.Helper()
+	for _, r := range c.records(t) {
+		if r.key == key {
+			nodes = append(nodes, r.NodeName)
+		}
+	}
+	return nodes
+}
+
+func unharmedBetween(t *testing.T, a, b *netlab.Pod, do func()) {
+	t.Helper()
+	unharmed(t, []*netlab.Pod{a, b}, do)
+}
+
+// Two machines with one node name: the first goes on unharmed, the second
+// names both and stays away; once the name is free, it comes.
+func TestNodeNameTwice(t *testing.T) {
+	t.Parallel()
+	c, pods := deployed(t, netlab.Options{Nodes: 3})
+	first, second := c.Node(2), c.Node(3)
+	was, third := c.record(t, first.Name), c.record(t, second.Name)
+	c.stop(t, second)
+	unharmedBetween(t, pods[0], pods[1], func() {
+		c.launch(t, second, "--node-name="+first.Name)
+		s := awaitStatus(t, second, "a duplicate", func(s overlay.Status) bool {
+			return len(s.Problems) > 0 && strings.Contains(s.Text(), "belongs to two machines")
+		})
+		require.False(t, s.Ready)
+		text := s.Text()
+		for _, want := range []string{was.MachineID, third.MachineID, was.PublicIP, third.PublicIP, `"node2"`} {
+			require.Contains(t, text, want)
+		}
+		require.NotZero(t, logged(t, c.daemon(second), "belongs to two machines"))
+	})
+	require.Equal(t, was, c.record(t, first.Name))
+	s := status(t, first)
+	require.True(t, s.Ready)
+	require.Zero(t, s.Repairs.Total)
+	require.True(t, c.daemon(second).Running(), "it waits")
+
+	c.stop(t, first)
+	c.delete(t, was.key)
+	c.awaitReady(t, second)
+	now := c.record(t, first.Name)
+	require.Equal(t, third.MachineID, now.MachineID)
+}
+
+// A lease lives as long as it is renewed, and a reservation for ever.
+func TestLeaseEnds(t *testing.T) {
+	t.Parallel()
+	c, pods := deployed(t, netlab.Options{Nodes: 3}, "--lease-ttl=5s")
+	stays, killed, reserved := c.Node(1), c.Node(2), c.Node(3)
+	was := c.record(t, killed.Name)
+	kept := c.record(t, reserved.Name)
+	// The operator makes node3's lease permanent.
+	value, err := c.etcd.Get(t.Context(), leases+kept.key)
+	require.NoError(t, err)
+	_, err = c.etcd.Put(t.Context(), leases+kept.key, string(value.Kvs[0].Value), clientv3.WithLease(clientv3.NoLease))
+	require.NoError(t, err)
+	awaitStatus(t, reserved, "a reservation", func(s overlay.Status) bool { return s.Lease.Expires == nil })
+
+	unharmedBetween(t, pods[0], pods[2], func() {
+		c.kill(t, killed)
+		c.kill(t, reserved)
+		eventually(t, "the lease ends", func() error { return equalLines(nil, c.holders(t, was.key)) })
+		c.awaitWays(t, stays)
+	})
+	_, err = pods[0].Exec(t.Context(), "ping", "-c1", "-W1", pods[1].Addrs[subnet.IPv4].String())
+	require.Error(t, err, "the way to the dead node is gone")
+	require.Equal(t, []string{reserved.Name}, c.holders(t, kept.key))
+	require.Len(t, status(t, stays).Peers, 1)
+
+	// The node comes back to the same subnet: it is free, and subnet.env
+	// tells of it.
+	c.restart(t, killed)
+	require.Equal(t, was.subnets, c.record(t, killed.Name).subnets)
+	c.restart(t, reserved)
+	require.Equal(t, kept.subnets, c.record(t, reserved.Name).subnets)
+	require.True(t, c.record(t, reserved.Name).reserved)
+	c.awaitWays(t, stays)
+	requirePings(t, pods...)
+}
+
+// --release-on-exit takes the node out at once; its own data path stays.
+func TestReleaseOnExit(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, netlab.Options{Nodes: 2})
+	c.start(t, c.Node(1))
+	c.start(t, c.Node(2), "--release-on-exit")
+	c.awaitWays(t, c.Node(1))
+	was := c.record(t, "node2")
+	way := ways(t, c.Node(2))
+
+	c.kill(t, c.Node(2))
+	c.restart(t, c.Node(2))
+	require.Equal(t, was, c.record(t, "node2"), "a kill releases nothing")
+
+	c.stop(t, c.Node(2))
+	require.Empty(t, c.holders(t, was.key))
+	c.awaitWays(t, c.Node(1))
+	require.Empty(t, ways(t, c.Node(1)))
+	require.Equal(t, way, ways(t, c.Node(2)))
+	leases, err := c.etcd.Leases(t.Context())
+	require.NoError(t, err)
+	require.Len(t, leases.Leases, 1, "node1's: none is left behind")
+
+	c.restart(t, c.Node(2))
+	require.Equal(t, was.subnets, c.record(t, "node2").subnets)
+	c.awaitWays(t, c.Node(1))
+}
