@@ -63,6 +63,15 @@ type Planner interface {
 	Check(peer subnet.Lease) (claims []string, err error)
 }
 
+// The tasks that tell the reconciler, as status and logs call them; holding
+// the lease is partLease.
+const (
+	taskConfig = "config watch"
+	taskLeases = "lease watch"
+	taskKernel = "kernel watch"
+	taskRules  = "rule watch"
+)
+
 // Config is what an Agent is made of.
 type Config struct {
 	Node      string // the node's name, its identity
@@ -122,11 +131,11 @@ func (a *Agent) Run(ctx context.Context, health <-chan error) error {
 		return err
 	}
 	for name, task := range map[string]func(context.Context) error{
-		"config watch": func(ctx context.Context) error { return a.store.WatchConfig(ctx, a.onConfig) },
-		"lease watch":  func(ctx context.Context) error { return a.store.WatchLeases(ctx, a.onLeases) },
-		"lease":        a.hold,
-		"kernel watch": func(ctx context.Context) error { return a.kernel.Watch(ctx, a.inbox.event) },
-		"rule watch":   func(ctx context.Context) error { return a.firewall.Watch(ctx, a.inbox.rules) },
+		taskConfig: func(ctx context.Context) error { return a.store.WatchConfig(ctx, a.onConfig) },
+		taskLeases: func(ctx context.Context) error { return a.store.WatchLeases(ctx, a.onLeases) },
+		partLease:  a.hold,
+		taskKernel: func(ctx context.Context) error { return a.kernel.Watch(ctx, a.inbox.event) },
+		taskRules:  func(ctx context.Context) error { return a.firewall.Watch(ctx, a.inbox.rules) },
 	} {
 		g.Go(func() error { a.supervise(ctx, name, task); return nil })
 	}
@@ -182,9 +191,9 @@ func (a *Agent) supervise(ctx context.Context, name string, task func(context.Co
 			wait.reset()
 		}
 		d := wait.next()
-		if err != nil {
-			a.board.taskFailed(name, err)
+		if err != nil && a.board.problem(name, err) {
 			a.cfg.Log.WithFields(logrus.Fields{"task": name, "retry": d.Round(time.Millisecond).String()}).WithError(err).Warn("task broke, will retry")
+			a.inbox.poke() // the reason why we are not ready may be another
 		}
 		if !pause(ctx, d) {
 			return
@@ -212,9 +221,6 @@ func (a *Agent) hold(ctx context.Context) error {
 		case err := <-done:
 			cancel()
 			a.offer(claim) // for the next try, unless there is a newer one
-			if err != nil {
-				a.board.leaseFailed(err)
-			}
 			return err
 		}
 	}
@@ -238,17 +244,17 @@ func (a *Agent) publish(c subnet.Claim) {
 }
 
 func (a *Agent) onConfig(raw []byte) {
-	a.board.taskWorks("config watch")
+	a.board.problem(taskConfig, nil)
 	a.inbox.config(raw)
 }
 
 func (a *Agent) onLeases(u subnet.Update) {
-	a.board.taskWorks("lease watch")
+	a.board.problem(taskLeases, nil)
 	a.inbox.leases(u)
 }
 
 func (a *Agent) onHeld(h subnet.Held) {
-	a.board.taskWorks("lease")
+	a.board.problem(partLease, nil)
 	a.inbox.held(h)
 }
 

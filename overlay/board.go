@@ -24,7 +24,6 @@ type board struct {
 	peerErrs map[string]string
 	failing  map[backend.Key]Failing
 	reasons  []string
-	known    bool      // reasons were set once
 	lastRead time.Time // the kernel's state was last read or written without trouble
 }
 
@@ -41,29 +40,44 @@ func newBoard(cfg Config) *board {
 	return b
 }
 
-// problem sets or, with a nil error, clears what is wrong with a part.
-func (b *board) problem(what string, err error) {
+// The parts that can be unwell, as the status calls them.
+const (
+	partConfig   = "network config"
+	partFit      = "network config on this underlay"
+	partUnderlay = "underlay"
+	partLease    = "lease"
+	partKernel   = "kernel"
+	partRules    = "rules"
+)
+
+// problem sets or, with a nil error, clears what is wrong with a part, and
+// reports whether that is news.
+func (b *board) problem(what string, err error) (news bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	p, was := b.problems[what]
 	if err == nil {
 		delete(b.problems, what)
-		return
+		return was
 	}
-	p, ok := b.problems[what]
-	if !ok {
+	if !was {
 		p = Problem{What: what, Since: time.Now()}
 	}
+	news = p.Error != err.Error()
 	p.Error = err.Error()
 	b.problems[what] = p
+	return news
 }
 
-func (b *board) taskFailed(name string, err error) { b.problem(name, err) }
-func (b *board) taskWorks(name string)             { b.problem(name, nil) }
-func (b *board) leaseFailed(err error)             { b.problem("lease", err) }
-func (b *board) underlayFailed(err error)          { b.problem("underlay", err) }
-func (b *board) plannerFailed(err error)           { b.problem("network config on this underlay", err) }
-func (b *board) passFailed(err error)              { b.problem("reading the kernel's state", err) }
-func (b *board) rulesSynced(err error)             { b.problem("rules", err) }
+// because returns what is wrong with a part as a clause, "" for nothing.
+func (b *board) because(what string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if p, ok := b.problems[what]; ok {
+		return ": " + p.Error
+	}
+	return ""
+}
 
 // storeHealth notes how it stands with the store, and reports whether that
 // turned.
@@ -100,7 +114,7 @@ func (b *board) config(c subnet.Config) {
 
 // configTaken notes whether the newest config could be used.
 func (b *board) configTaken(err error) {
-	b.problem("network config", err)
+	b.problem(partConfig, err)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.status.Config == nil {
@@ -115,7 +129,7 @@ func (b *board) configTaken(err error) {
 }
 
 func (b *board) underlayChosen(u backend.Underlay) {
-	b.problem("underlay", nil)
+	b.problem(partUnderlay, nil)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.status.Underlay = &UnderStatus{Interface: u.Interface, MTU: u.MTU, PublicIPs: addrs(u.PublicIPs)}
@@ -203,21 +217,21 @@ func (b *board) countRepair(kind string, r Repair) {
 }
 
 func (b *board) readBack(now time.Time) {
-	b.problem("reading the kernel's state", nil)
+	b.problem(partKernel, nil)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.lastRead = now
 }
 
-// waiting sets why the node is not ready, nothing for ready, and reports
-// whether that is news.
-func (b *board) waiting(reasons []string) (news bool) {
+// readiness sets why the node is not ready, nothing for ready, and reports
+// whether it turned.
+func (b *board) readiness(reasons []string) (turned bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	news = !b.known || !slices.Equal(b.reasons, reasons)
-	b.known, b.reasons = true, reasons
+	turned = (len(b.reasons) == 0) != (len(reasons) == 0)
+	b.reasons = reasons
 	b.metrics.ready.Set(bit(len(reasons) == 0))
-	return news
+	return turned
 }
 
 func bit(yes bool) float64 {

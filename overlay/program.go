@@ -29,8 +29,9 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 		have, err := a.kernel.Observe(ctx, a.desired.sysctls())
 		if err != nil {
 			if ctx.Err() == nil {
-				a.board.passFailed(err)
-				a.cfg.Log.WithError(err).Warn("the kernel's state could not be read, will retry")
+				if a.board.problem(partKernel, err) {
+					a.cfg.Log.WithError(err).Warn("the kernel's state could not be read, will retry")
+				}
 			}
 			return false
 		}
@@ -221,9 +222,10 @@ func (a *Agent) syncRules(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return true
 	}
-	a.board.rulesSynced(err)
-	if err != nil {
+	if a.board.problem(partRules, err) && err != nil {
 		a.cfg.Log.WithError(err).Warn("rules could not be written, will retry")
+	}
+	if err != nil {
 		s.dirtyRules = true
 		return false
 	}
@@ -283,12 +285,13 @@ func (a *Agent) conclude(now time.Time, read bool) {
 	if !s.settled {
 		reasons = append(reasons, "the first full list of peers is not programmed")
 	}
-	if a.board.waiting(reasons) {
-		if len(reasons) == 0 {
-			a.cfg.Log.Info("ready")
-		} else {
-			a.cfg.Log.WithField("reasons", reasons).Warn("not ready")
-		}
+	if !a.board.readiness(reasons) {
+		return
+	}
+	if len(reasons) == 0 {
+		a.cfg.Log.Info("ready")
+	} else {
+		a.cfg.Log.WithField("reasons", reasons).Warn("no longer ready")
 	}
 }
 
@@ -300,10 +303,10 @@ func (a *Agent) missing() []string {
 		missing bool
 		what    string
 	}{
-		{s.config == nil, "no usable network config yet"},
-		{s.underlay == nil, "no external interface yet"},
-		{s.config != nil && s.underlay != nil && s.planner == nil, "the network config does not fit the underlay"},
-		{s.held == nil, "no lease yet"},
+		{s.config == nil, "no usable network config yet" + a.board.because(partConfig)},
+		{s.underlay == nil, "no external interface yet" + a.board.because(partUnderlay)},
+		{s.config != nil && s.underlay != nil && s.planner == nil, "the network config does not fit the underlay" + a.board.because(partFit)},
+		{s.held == nil, "no lease yet" + a.board.because(partLease)},
 	} {
 		if m.missing {
 			reasons = append(reasons, m.what)

@@ -94,7 +94,7 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	}
 	if s.planner == nil || s.held == nil {
 		// Nothing is known to be wanted yet: what an earlier run left stays.
-		a.board.waiting(a.missing())
+		a.board.readiness(a.missing())
 		return earliest(now.Add(a.cfg.FullPass), recheck)
 	}
 	planned := a.plan(n.nodes, replan)
@@ -113,7 +113,7 @@ func (a *Agent) takeUnderlay(ctx context.Context) bool {
 	}
 	host, err := a.kernel.Host(ctx)
 	if err != nil {
-		a.board.underlayFailed(err)
+		a.board.problem(partUnderlay, err)
 		return false
 	}
 	s.host = false
@@ -124,7 +124,7 @@ func (a *Agent) takeUnderlay(ctx context.Context) bool {
 	}
 	u, err := a.cfg.Underlay.Select(host, a.cfg.Route, before)
 	if err != nil {
-		a.board.underlayFailed(err)
+		a.board.problem(partUnderlay, err)
 		return false
 	}
 	if s.config == nil || !s.config.Backend.VXLAN.DirectRouting {
@@ -150,10 +150,10 @@ func (a *Agent) newPlanner() bool {
 	}
 	p, err := newPlanner(*s.config, *s.underlay, a.cfg.Node)
 	if err != nil {
-		a.board.plannerFailed(err)
+		a.board.problem(partFit, err)
 		return false
 	}
-	a.board.plannerFailed(nil)
+	a.board.problem(partFit, nil)
 	s.planner, s.active = p, *s.config
 	claim := p.Announce(subnet.Claim{Node: a.cfg.Node, MachineID: a.cfg.MachineID, Config: *s.config})
 	if claim != s.claim {
