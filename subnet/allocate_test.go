@@ -1,7 +1,6 @@
 package subnet_test
 
 import (
-	"errors"
 	"fmt"
 	"math/big"
 	"net/netip"
@@ -66,7 +65,7 @@ func TestAllocateLeasesAll(t *testing.T) {
 			taken = append(taken, got[f])
 		}
 		_, err := subnet.Allocate(cfg, "one-more", none, slices.Values(taken))
-		require.True(t, errors.Is(err, subnet.ErrExhausted))
+		require.ErrorIs(t, err, subnet.ErrExhausted)
 		require.EqualError(t, err, fmt.Sprintf(
 			"allocating an %s subnet of /%d in %s: no free subnet is left: all %d are held; release some or widen the network",
 			f, c.length, c.network, c.capacity))
@@ -151,7 +150,7 @@ func TestAllocatePassesWhatIsHeld(t *testing.T) {
 		for i := range 20 {
 			got, err := subnet.Allocate(cfg, fmt.Sprint(i), none, slices.Values(c.taken))
 			if c.want == "" {
-				require.True(t, errors.Is(err, subnet.ErrExhausted), c.name)
+				require.ErrorIs(t, err, subnet.ErrExhausted, c.name)
 			} else {
 				require.NoError(t, err, c.name)
 				require.Equal(t, prefixes(c.want, ""), got, c.name)
@@ -210,7 +209,7 @@ func TestAllocateInImmenseRanges(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, last, got[subnet.IPv6])
 		_, err = subnet.Allocate(cfg, "n1", none, slices.Values(append(allBut(r.Network, last), last)))
-		require.True(t, errors.Is(err, subnet.ErrExhausted))
+		require.ErrorIs(t, err, subnet.ErrExhausted)
 	}
 }
 
@@ -251,6 +250,26 @@ func TestAllocateBothFamilies(t *testing.T) {
 
 	_, err = subnet.Allocate(cfg, "n1", previous, slices.Values(list("fd00::/48")))
 	require.EqualError(t, err, "allocating an IPv6 subnet of /64 in fd00::/48: no free subnet is left: all 65535 are held; release some or widen the network")
+}
+
+// No address follows the last of all.
+func TestAllocateAtTheEndOfAllAddresses(t *testing.T) {
+	t.Parallel()
+	for f, r := range []subnet.Range{
+		span("255.255.255.0/24", 30, "255.255.255.248", "255.255.255.252"),
+		span("ffff::/16", 126, "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fff8", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffc"),
+	} {
+		var cfg subnet.Config
+		cfg.Networks[f] = r
+		last := netip.PrefixFrom(r.Max, r.SubnetLen)
+		for i := range 10 {
+			got, err := subnet.Allocate(cfg, fmt.Sprint(i), none, slices.Values([]netip.Prefix{last}))
+			require.NoError(t, err)
+			require.Equal(t, netip.PrefixFrom(r.Min, r.SubnetLen), got[f])
+			_, err = subnet.Allocate(cfg, fmt.Sprint(i), none, slices.Values([]netip.Prefix{last, got[f]}))
+			require.ErrorIs(t, err, subnet.ErrExhausted)
+		}
+	}
 }
 
 func TestCapacityOfNothing(t *testing.T) {

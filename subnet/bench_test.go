@@ -43,10 +43,22 @@ func filled(n int) *subnet.Snapshot {
 	return s
 }
 
+// What one change costs must not depend on the number of peers, nor on a lease
+// that overlaps them all.
 func BenchmarkPut(b *testing.B) {
-	for _, n := range []int{10, 20_000} {
-		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
+	wide := peerRecord(70_000)
+	wide.Lease.Subnets = subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.0.0.0/8")}
+	for _, c := range []struct {
+		name string
+		n    int
+		wide bool
+	}{{"peers=10", 10, false}, {"peers=20000", 20_000, false}, {"peers=20000,one-overlaps-all", 20_000, true}} {
+		b.Run(c.name, func(b *testing.B) {
+			n := c.n
 			s := filled(n)
+			if c.wide {
+				s.Put(wide)
+			}
 			r := peerRecord(n / 2)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {

@@ -68,7 +68,11 @@ func (s *Snapshot) changed(e *entry, c *changes) {
 func (s *Snapshot) reason(e *entry) string {
 	id := e.Lease.ID()
 	if last := slices.MaxFunc(s.byNode[id], compareWritten); last != e {
-		return fmt.Sprintf("node %s has a newer lease, %s", id, last.Key)
+		why := fmt.Sprintf("node %s has a newer lease, %s", id, last.Key)
+		if a, b := e.Lease.MachineID, last.Lease.MachineID; a != b && a != "" && b != "" {
+			why += ", from another machine"
+		}
+		return why
 	}
 	for o := range s.rivals(e) {
 		if o.counts() && senior(o, e) {

@@ -41,7 +41,7 @@ type Record struct {
 	Lease    Lease
 	Invalid  string // why the value cannot be used; Lease then has what could be read
 	Created  int64  // seniority: smaller is older (etcd create revision, creation time)
-	Modified int64  // grows with each write of this key
+	Modified int64  // grows with each write: of a node's records the last written counts
 	Reserved bool   // does not expire
 }
 

@@ -120,7 +120,7 @@ func TestSnapshotAgreesWithTheRules(t *testing.T) {
 		func(subnet.Lease) ([]string, error) { return nil, nil },
 	}
 
-	const steps = 10_000
+	const steps = 4000
 	var own subnet.Lease
 	check := checks[0]
 	s := subnet.NewSnapshot("self", check)
