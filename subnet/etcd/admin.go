@@ -54,6 +54,12 @@ type Entry struct {
 // parallel is how many requests List has under way.
 const parallel = 32
 
+// Records returns all records, sorted by key.
+func (s *Store) Records(ctx context.Context) ([]subnet.Record, error) {
+	list, err := s.list(ctx)
+	return list.plain(), err
+}
+
 // List returns all records, sorted by key. It asks etcd for the end of each,
 // which is no way to watch them: see WatchLeases.
 func (s *Store) List(ctx context.Context) ([]Entry, error) {

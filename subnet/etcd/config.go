@@ -55,7 +55,7 @@ func DefaultConfig() Config {
 
 // Validate reports the first setting that cannot work.
 func (c Config) Validate() error {
-	for _, check := range []func() error{c.checkEndpoints, c.checkCredentials, c.checkLease} {
+	for _, check := range []func() error{c.checkCredentials, c.checkEndpoints, c.checkLease} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ func (c Config) checkEndpoints() error {
 		}
 	}
 	if files := c.tlsFiles(); len(files) > 0 && (first == "http" || first == "unix") {
-		return fmt.Errorf("%s is given, but --etcd-endpoints has %s, which is not encrypted; use an https:// URL",
+		return fmt.Errorf("%s: TLS is wanted, but --etcd-endpoints has %s, which is not encrypted; use an https:// URL",
 			strings.Join(files, " and "), c.Endpoints[0])
 	}
 	return nil

@@ -58,7 +58,9 @@ func (b backend) config() etcd.Config {
 
 func (b backend) Open(t *testing.T) subnettest.Store { return b.open(t) }
 
-func (b backend) open(t *testing.T) *etcd.Store {
+func (b backend) open(t *testing.T) *etcd.Store { return b.openFor(t) }
+
+func (b backend) openFor(t testing.TB) *etcd.Store {
 	t.Helper()
 	s, err := etcd.New(b.config())
 	require.NoError(t, err)

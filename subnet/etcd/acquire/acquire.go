@@ -136,26 +136,37 @@ func preference(c subnet.Claim, a, b subnet.Record) int {
 	return cmp.Or(rank(a)-rank(b), cmp.Compare(b.Created, a.Created), cmp.Compare(a.Key, b.Key))
 }
 
-// serves says why a record of ours cannot be the lease. A reservation may lie
-// outside SubnetMin to SubnetMax, and be of another length: an operator chose
-// it. Where two overlap, the older counts, unless it is out of the network and
-// so nobody's.
+// serves says why a record of ours cannot be the lease. Where two overlap, the
+// older counts, unless it is out of the network and so nobody's.
 func serves(c subnet.Claim, r subnet.Record, others []subnet.Record) error {
-	for _, f := range subnet.Families {
-		p, network := r.Lease.Subnets[f], c.Config.Networks[f]
-		switch {
-		case p.IsValid() != network.Enabled():
-			return fmt.Errorf("the network config wants %s, the lease has %s", families(c.Config.Networks), families(r.Lease.Subnets))
-		case !network.Enabled(), network.Contains(p):
-		case r.Reserved && c.Config.Covers(r.Lease) == nil:
-		default:
-			return fmt.Errorf("its subnet %s is none of the /%d that %s leases from %s to %s",
-				p, network.SubnetLen, network.Network, network.Min, network.Max)
-		}
+	if err := Fits(c.Config, r); err != nil {
+		return err
 	}
 	for _, o := range others {
 		if o.Created < r.Created && Overlap(o.Lease, r.Lease) && c.Config.Covers(o.Lease) == nil {
 			return fmt.Errorf("it overlaps %s of node %s, which is older", o.Key, o.Lease.ID())
+		}
+	}
+	return nil
+}
+
+// Fits says why a node could not hold a record under the config. A reservation
+// may lie outside SubnetMin to SubnetMax, and be of another length: an operator
+// chose it.
+func Fits(c subnet.Config, r subnet.Record) error {
+	for _, f := range subnet.Families {
+		p, network := r.Lease.Subnets[f], c.Networks[f]
+		switch {
+		case p.IsValid() != network.Enabled():
+			return fmt.Errorf("the network config wants %s, the lease has %s", families(c.Networks), families(r.Lease.Subnets))
+		case !network.Enabled(), network.Contains(p):
+		case r.Reserved:
+			if err := c.Covers(r.Lease); err != nil {
+				return err
+			}
+		default:
+			return fmt.Errorf("its subnet %s is none of the /%d that %s leases from %s to %s",
+				p, network.SubnetLen, network.Network, network.Min, network.Max)
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package etcdtest
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,11 +41,11 @@ func goCommand(t testing.TB, dir string, args ...string) string {
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := cmd.Output()
 	if err != nil {
-		stderr := ""
-		if e, ok := err.(*exec.ExitError); ok {
-			stderr = string(e.Stderr)
+		var exit exec.ExitError
+		if e := (*exec.ExitError)(nil); errors.As(err, &e) {
+			exit = *e
 		}
-		require.NoError(t, err, "go %s: %s", strings.Join(args, " "), stderr)
+		require.NoError(t, err, "go %s: %s", strings.Join(args, " "), exit.Stderr)
 	}
 	return strings.TrimSpace(string(out))
 }
@@ -71,7 +72,8 @@ func (s *Server) end(sig syscall.Signal) {
 func (s *Server) Restart() {
 	s.t.Helper()
 	require.Nil(s.t, s.cmd, "the server still runs")
-	require.NoError(s.t, s.run())
+	require.NoError(s.t, s.exec())
+	require.NoError(s.t, s.await())
 }
 
 // Pause makes the server hang: connections stay, nothing is answered.

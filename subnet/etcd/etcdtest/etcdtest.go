@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -29,69 +30,124 @@ type Options struct {
 	Args       []string // further flags of etcd's
 }
 
-// Server is an etcd with one member.
+// Server is one member of an etcd.
 type Server struct {
 	Endpoint string // http://127.0.0.1:port or https://…
 
-	t      testing.TB
-	opts   Options
-	binary string
-	data   string
-	peer   string
-	log    *os.File
-	cmd    *exec.Cmd
-	exited chan struct{}
-	paused bool
-	auth   bool // is on
+	t       testing.TB
+	opts    Options
+	binary  string
+	name    string
+	data    string
+	peer    string
+	cluster string // its peers, as --initial-cluster takes them
+	log     *os.File
+	cmd     *exec.Cmd
+	exited  chan struct{}
+	paused  bool
+	auth    bool // is on
 }
 
 const startTimeout = 30 * time.Second
 
-// Start runs a server until the test ends. It is ready when Start returns.
+// Start runs an etcd of one member until the test ends. It is ready when Start
+// returns.
 func Start(t testing.TB, o Options) *Server {
 	t.Helper()
-	s := &Server{t: t, opts: o, binary: Build(t), data: filepath.Join(t.TempDir(), "data")}
-	log, err := os.Create(filepath.Join(t.TempDir(), "etcd.log"))
-	require.NoError(t, err)
-	s.log = log
-	t.Cleanup(func() {
-		s.Kill()
-		log.Close()
-	})
-	scheme := "http"
-	if o.TLS != nil {
-		scheme = "https"
-	}
-	// Somebody may take a port between here and etcd's own bind.
-	for try := range 3 {
-		s.Endpoint, s.peer = fmt.Sprintf("%s://127.0.0.1:%d", scheme, freePort(t)), fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
-		if err = s.run(); err == nil {
-			break
-		}
-		t.Logf("starting etcd, attempt %d: %v", try+1, err)
-		s.Kill()
-		require.NoError(t, os.RemoveAll(s.data))
-	}
-	require.NoError(t, err)
+	s := StartCluster(t, 1, o)[0]
 	if o.Password != "" {
 		s.enableAuth()
 	}
 	return s
 }
 
-func freePort(t testing.TB) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+// StartCluster runs an etcd of several members, without a password.
+func StartCluster(t testing.TB, members int, o Options) []*Server {
+	t.Helper()
+	// Somebody may take a port between its choice and etcd's own bind.
+	for try := 1; ; try++ {
+		servers := newCluster(t, members, o)
+		err := startAll(servers)
+		if err == nil {
+			return servers
+		}
+		for _, s := range servers {
+			s.Kill()
+		}
+		require.Less(t, try, 3, "starting etcd: %v", err)
+		t.Logf("starting etcd, attempt %d: %v", try, err)
+	}
 }
 
-// run starts the process and waits until it answers.
-func (s *Server) run() error {
+func newCluster(t testing.TB, members int, o Options) []*Server {
+	t.Helper()
+	scheme := "http"
+	if o.TLS != nil {
+		scheme = "https"
+	}
+	var servers []*Server
+	var peers []string
+	for i := range members {
+		dir := t.TempDir()
+		s := &Server{
+			Endpoint: fmt.Sprintf("%s://127.0.0.1:%d", scheme, freePort(t)),
+			t:        t, opts: o, binary: Build(t),
+			name: fmt.Sprintf("m%d", i), data: filepath.Join(dir, "data"),
+			peer: fmt.Sprintf("http://127.0.0.1:%d", freePort(t)),
+		}
+		log, err := os.Create(filepath.Join(dir, "etcd.log"))
+		require.NoError(t, err)
+		s.log = log
+		t.Cleanup(func() {
+			s.Kill()
+			log.Close()
+		})
+		servers, peers = append(servers, s), append(peers, s.name+"="+s.peer)
+	}
+	for _, s := range servers {
+		s.cluster = strings.Join(peers, ",")
+	}
+	return servers
+}
+
+func startAll(servers []*Server) error {
+	for _, s := range servers {
+		if err := s.exec(); err != nil {
+			return err
+		}
+	}
+	for _, s := range servers {
+		if err := s.await(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// freePort chooses below the range from which the kernel gives ports to
+// outgoing connections, so that a server finds its port free when it restarts.
+func freePort(t testing.TB) int {
+	t.Helper()
+	for {
+		port := 20000 + rand.IntN(12000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			require.NoError(t, l.Close())
+			return port
+		}
+		require.ErrorIs(t, err, syscall.EADDRINUSE)
+	}
+}
+
+// exec starts the process.
+func (s *Server) exec() error {
 	args := []string{
-		"--name=test", "--data-dir=" + s.data, "--unsafe-no-fsync", "--logger=zap", "--log-level=warn",
+		"--name=" + s.name, "--data-dir=" + s.data, "--unsafe-no-fsync", "--logger=zap", "--log-level=warn",
 		"--listen-client-urls=" + s.Endpoint, "--advertise-client-urls=" + s.Endpoint,
-		"--listen-peer-urls=" + s.peer, "--initial-advertise-peer-urls=" + s.peer, "--initial-cluster=test=" + s.peer,
+		"--listen-peer-urls=" + s.peer, "--initial-advertise-peer-urls=" + s.peer, "--initial-cluster=" + s.cluster,
+	}
+	if !strings.Contains(s.cluster, ",") {
+		args = append(args, "--heartbeat-interval=20", "--election-timeout=200") // the time of its start
 	}
 	if s.opts.TLS != nil {
 		args = append(args, "--cert-file="+s.opts.TLS.ServerCert, "--key-file="+s.opts.TLS.ServerKey)
@@ -99,28 +155,29 @@ func (s *Server) run() error {
 			args = append(args, "--client-cert-auth", "--trusted-ca-file="+s.opts.TLS.CA)
 		}
 	}
-	s.cmd = exec.Command(s.binary, append(args, s.opts.Args...)...)
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	s.cmd.Env = []string{"GOMAXPROCS=2"}
+	cmd := exec.Command(s.binary, append(args, s.opts.Args...)...)
+	cmd.Stdout, cmd.Stderr = s.log, s.log
+	cmd.Env = []string{"GOMAXPROCS=2"}
 	// A test binary that is killed takes its servers along.
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := s.cmd.Start(); err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
 		return err
 	}
-	s.exited = make(chan struct{})
-	go func(cmd *exec.Cmd, exited chan<- struct{}) {
+	exited := make(chan struct{})
+	go func() {
 		_ = cmd.Wait()
 		close(exited)
-	}(s.cmd, s.exited)
+	}()
+	s.cmd, s.exited = cmd, exited
+	return nil
+}
+
+// await waits until the server serves.
+func (s *Server) await() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	client, err := s.client()
-	if err != nil {
-		return err
-	}
-	defer client.Close()
 	for {
-		_, err := client.Status(ctx, s.Endpoint)
+		err := s.try(ctx)
 		if err == nil {
 			return nil
 		}
@@ -129,9 +186,29 @@ func (s *Server) run() error {
 			return fmt.Errorf("etcd exited: %s", s.tail())
 		case <-ctx.Done():
 			return fmt.Errorf("etcd is not ready after %s: %w; %s", startTimeout, err, s.tail())
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// try asks for a key, once there is somebody to ask: gRPC would wait for a
+// second after a connection that is refused.
+func (s *Server) try(ctx context.Context) error {
+	_, addr, _ := strings.Cut(s.Endpoint, "://")
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	conn.Close()
+	client, err := s.client()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err = client.Get(ctx, "/")
+	return err
 }
 
 func (s *Server) tail() string {
@@ -180,11 +257,4 @@ func (s *Server) enableAuth() {
 	_, err = client.AuthEnable(ctx)
 	require.NoError(s.t, err)
 	s.auth = true
-}
-
-// Log returns what etcd has logged.
-func (s *Server) Log() string {
-	b, err := os.ReadFile(s.log.Name())
-	require.NoError(s.t, err)
-	return strings.TrimSpace(string(b))
 }

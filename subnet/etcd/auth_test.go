@@ -1,0 +1,251 @@
+package etcd_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/etcd"
+	"github.com/twill-net/twill/subnet/etcd/etcdtest"
+	"github.com/twill-net/twill/subnet/subnettest"
+)
+
+const password = "hunter2-correct-horse"
+
+func as(user string, secret etcd.Secret, also ...func(*etcd.Config)) func(*etcd.Config) {
+	return func(c *etcd.Config) {
+		c.Username, c.Password = user, secret
+		for _, f := range also {
+			f(c)
+		}
+	}
+}
+
+// The whole contract with a password, by a user who may use the prefix only.
+func TestContractWithPassword(t *testing.T) {
+	t.Parallel()
+	server := etcdtest.Start(t, etcdtest.Options{Password: password, Args: []string{"--bcrypt-cost=4"}})
+	client := server.Client(t)
+	addUser(t, client, "twill", "/test/")
+	n := 0
+	t.Run("", func(t *testing.T) {
+		subnettest.Contract(t, func(*testing.T) subnettest.Backend {
+			n++
+			return backend{server: server, client: client, prefix: fmt.Sprintf("/test/%d", n), change: as("twill", password)}
+		})
+	})
+}
+
+// addUser adds one with our password who may read and write below a prefix.
+func addUser(t *testing.T, client *clientv3.Client, name, prefix string) {
+	t.Helper()
+	_, err := client.RoleAdd(t.Context(), name)
+	require.NoError(t, err)
+	_, err = client.RoleGrantPermission(t.Context(), name, prefix, clientv3.GetPrefixRangeEnd(prefix), clientv3.PermissionType(clientv3.PermReadWrite))
+	require.NoError(t, err)
+	_, err = client.UserAdd(t.Context(), name, password)
+	require.NoError(t, err)
+	_, err = client.UserGrantRole(t.Context(), name, name)
+	require.NoError(t, err)
+}
+
+// Tokens end after a second, go with the server's memory, and are void after
+// each change of users: nobody may notice.
+func TestTokenExpires(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, etcdtest.Options{Password: password, Args: []string{"--auth-token-ttl=1", "--bcrypt-cost=4"}})
+	var out logged
+	var health reports
+	b.change = as("root", password, func(c *etcd.Config) {
+		c.Logger, c.Health = out.entry(), health.take
+		c.LeaseTTL = 6 * time.Second // renewed every 2 s, each time with a token that has ended
+	})
+	s := b.open(t)
+	c := claim(t, "n1", 1)
+	h := hold(t, s, c)
+	first := h.next(t)
+	v := subnettest.Watch(t, s)
+	v.Await(t, b)
+	for range 4 { // 8 s at least, more than the TTL
+		require.Equal(t, first.Key, h.next(t).Key)
+	}
+	b.Put(t, "10.5.2.0-24", peerB, false)
+	v.Await(t, b)
+	_, n := health.last()
+	require.Zero(t, n, "a token that ends is no trouble")
+
+	client := b.client
+	_, err := client.UserAdd(t.Context(), "somebody", "else")
+	require.NoError(t, err)
+	b.Delete(t, "10.5.2.0-24")
+	v.Await(t, b)
+	b.Delete(t, first.Key)
+	require.Equal(t, first.Key, nextCreated(t, h, first).Key)
+
+	b.server.Kill()
+	b.server.Restart()
+	b.Put(t, "10.5.3.0-24", peerB, false)
+	v.Await(t, b)
+	full, _ := fulls(v)
+	require.Zero(t, full)
+	require.Empty(t, h.done)
+	require.NotContains(t, out.String(), password)
+}
+
+// nextCreated skips renewals.
+func nextCreated(t *testing.T, h *holding, before subnet.Held) subnet.Held {
+	t.Helper()
+	for {
+		if held := h.next(t); held.Created != before.Created {
+			return held
+		}
+	}
+}
+
+// What etcd refuses is returned at once, and names neither password.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, etcdtest.Options{Password: password, Args: []string{"--bcrypt-cost=4"}})
+	addUser(t, b.client, "twill", "/elsewhere/")
+	for name, tt := range map[string]struct {
+		change func(*etcd.Config)
+		err    error
+	}{
+		"wrong password": {as("root", "not-"+password), rpctypes.ErrAuthFailed},
+		"no such user":   {as("nobody", password), rpctypes.ErrAuthFailed},
+		"no password":    {func(*etcd.Config) {}, rpctypes.ErrUserEmpty},
+		"no permission":  {as("twill", password), rpctypes.ErrPermissionDenied},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := b
+			var out logged
+			var health reports
+			b.change = func(c *etcd.Config) {
+				tt.change(c)
+				c.Logger, c.Health = out.entry(), health.take
+			}
+			s := b.open(t)
+			var errs []error
+			if name == "no password" {
+				// etcd cannot tell it from a token that is gone: tried again.
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- s.WatchLeases(ctx, func(subnet.Update) {}) }()
+				eventually(t, "it is told", func() bool { err, _ := health.last(); return err != nil })
+				err, _ := health.last()
+				errs = append(errs, err)
+				cancel()
+				require.NoError(t, <-done)
+			} else {
+				errs = append(errs, s.WatchLeases(t.Context(), func(subnet.Update) {}),
+					s.WatchConfig(t.Context(), func([]byte) {}),
+					s.Hold(t.Context(), claim(t, "n1", 1), func(subnet.Held) {}))
+			}
+			for _, err := range errs {
+				require.ErrorIs(t, err, tt.err)
+				require.NotContains(t, err.Error(), password)
+			}
+			require.NotContains(t, out.String(), password)
+			for _, err := range health.all {
+				if err != nil {
+					require.NotContains(t, err.Error(), password)
+				}
+			}
+		})
+	}
+}
+
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	ours, theirs := etcdtest.NewTLS(t), etcdtest.NewTLS(t)
+	open := etcdtest.Start(t, etcdtest.Options{TLS: ours})
+	strict := etcdtest.Start(t, etcdtest.Options{TLS: ours, ClientCert: true, Password: password, Args: []string{"--bcrypt-cost=4"}})
+	plain := etcdtest.Start(t, etcdtest.Options{})
+	files := func(ca, cert, key string) func(*etcd.Config) {
+		return func(c *etcd.Config) { c.CAFile, c.CertFile, c.KeyFile = ca, cert, key }
+	}
+	for name, tt := range map[string]struct {
+		server *etcdtest.Server
+		change func(*etcd.Config)
+		err    string // "" for none
+	}{
+		"CA alone":                        {open, files(ours.CA, "", ""), ""},
+		"CA and certificate":              {open, files(ours.CA, ours.ClientCert, ours.ClientKey), ""},
+		"certificate and password":        {strict, as("root", password, files(ours.CA, ours.ClientCert, ours.ClientKey)), ""},
+		"another CA":                      {open, files(theirs.CA, "", ""), "certificate signed by unknown authority"},
+		"the system's CAs":                {open, files("", "", ""), "certificate signed by unknown authority"},
+		"the system's CAs, certificate":   {open, files("", ours.ClientCert, ours.ClientKey), "certificate signed by unknown authority"},
+		"no certificate where one is due": {strict, as("root", password, files(ours.CA, "", "")), "listing the leases"},
+		"another CA's certificate":        {strict, as("root", password, files(ours.CA, theirs.ClientCert, theirs.ClientKey)), "listing the leases"},
+		"TLS to a plain server": {plain, func(c *etcd.Config) {
+			c.Endpoints = []string{strings.Replace(plain.Endpoint, "http:", "https:", 1)}
+		}, "authentication handshake failed"},
+		"plain to a TLS server": {open, func(c *etcd.Config) {
+			c.Endpoints = []string{strings.Replace(open.Endpoint, "https:", "http:", 1)}
+		}, "listing the leases"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var health reports
+			var out logged
+			b := backend{server: tt.server, prefix: "/" + strings.ReplaceAll(name, " ", "-")}
+			b.change = func(c *etcd.Config) {
+				tt.change(c)
+				c.Health, c.Logger = health.take, out.entry()
+			}
+			s := b.open(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			lists := make(chan subnet.Update, 1)
+			done := make(chan error, 1)
+			go func() { done <- s.WatchLeases(ctx, func(u subnet.Update) { lists <- u }) }()
+			if tt.err == "" {
+				require.True(t, (<-lists).Full)
+			} else {
+				eventually(t, "it is told", func() bool { err, _ := health.last(); return err != nil })
+				err, _ := health.last()
+				require.ErrorContains(t, err, tt.err)
+				require.Empty(t, lists)
+			}
+			cancel()
+			require.NoError(t, <-done)
+			require.NotContains(t, out.String(), password)
+		})
+	}
+}
+
+// A certificate that is replaced while we run is used for the next connection.
+func TestCertificateIsReplaced(t *testing.T) {
+	t.Parallel()
+	ours, theirs := etcdtest.NewTLS(t), etcdtest.NewTLS(t)
+	b := newBackend(t, etcdtest.Options{TLS: ours, ClientCert: true})
+	cert := t.TempDir() + "/cert.pem"
+	key := t.TempDir() + "/key.pem"
+	copyFile(t, theirs.ClientCert, cert)
+	copyFile(t, theirs.ClientKey, key)
+	var health reports
+	b.change = func(c *etcd.Config) {
+		c.CAFile, c.CertFile, c.KeyFile, c.Health = ours.CA, cert, key, health.take
+	}
+	s := b.open(t)
+	v := subnettest.Watch(t, s)
+	eventually(t, "it is told", func() bool { err, _ := health.last(); return err != nil })
+	copyFile(t, ours.ClientCert, cert)
+	copyFile(t, ours.ClientKey, key)
+	v.Await(t, b)
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(to, b, 0o600))
+}

@@ -1,0 +1,174 @@
+package etcd_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/etcd"
+	"github.com/twill-net/twill/subnet/etcd/etcdtest"
+	"github.com/twill-net/twill/subnet/subnettest"
+)
+
+func ttl(d time.Duration) func(*etcd.Config) {
+	return func(c *etcd.Config) { c.LeaseTTL = d }
+}
+
+// A lease is kept alive for longer than its TTL, without the key being written
+// and so without a word to the peers.
+func TestRenewal(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, etcdtest.Options{})
+	b.change = ttl(5 * time.Second)
+	h := hold(t, b.open(t), claim(t, "n1", 1))
+	first := h.next(t)
+	v := subnettest.Watch(t, b.open(t))
+	v.Await(t, b)
+	before, id := b.Records(t), b.etcdLease(t, first.Key)
+	last := first
+	for range 5 { // of 5/3 s each
+		renewed := h.next(t)
+		require.Greater(t, renewed.Expires, last.Expires)
+		last = renewed
+		renewed.Expires = first.Expires
+		require.Equal(t, first, renewed)
+	}
+	require.Greater(t, last.Expires.Sub(first.Expires), 5*time.Second, "it lived for longer than its TTL")
+	require.Equal(t, before, b.Records(t))
+	require.Equal(t, id, b.etcdLease(t, first.Key))
+	require.Len(t, v.Updates(), 1)
+
+	// Once nobody renews it, it ends by itself.
+	h.stop()
+	require.NoError(t, <-h.done)
+	eventually(t, "it has ended", func() bool { return len(b.Records(t)) == 0 })
+	v.Await(t, b)
+}
+
+func TestRestartUsesTheEtcdLeaseAgain(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, etcdtest.Options{})
+	take := func() subnet.Held {
+		h := hold(t, b.open(t), claim(t, "n1", 1))
+		held := h.next(t)
+		h.stop()
+		require.NoError(t, <-h.done)
+		return held
+	}
+	first := take()
+	before, id := b.Records(t), b.etcdLease(t, first.Key)
+	take()
+	require.Equal(t, before, b.Records(t))
+	require.Equal(t, id, b.etcdLease(t, first.Key))
+
+	b.change = ttl(time.Hour)
+	changed := take()
+	require.Equal(t, first.Key, changed.Key)
+	require.Equal(t, first.Created, changed.Created)
+	resp, err := b.client.TimeToLive(t.Context(), b.etcdLease(t, first.Key), clientv3.WithAttachedKeys())
+	require.NoError(t, err)
+	require.EqualValues(t, 3600, resp.GrantedTTL)
+	require.Equal(t, [][]byte{[]byte(b.key(first.Key))}, resp.Keys)
+	require.Less(t, changed.Expires, first.Expires)
+}
+
+// An etcd lease with keys of others on it is neither relied on nor revoked.
+func TestSharedEtcdLease(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, etcdtest.Options{})
+	shared, err := b.client.Grant(t.Context(), 24*3600)
+	require.NoError(t, err)
+	for _, k := range []string{b.key("10.5.1.0-24"), "/other"} {
+		_, err = b.client.Put(t.Context(), k, `{"PublicIP":"10.5.0.1","BackendType":"vxlan"}`, clientv3.WithLease(shared.ID))
+		require.NoError(t, err)
+	}
+	s := b.open(t)
+	h := hold(t, s, claim(t, "n1", 1))
+	require.Equal(t, "10.5.1.0-24", h.next(t).Key)
+	require.NotEqual(t, shared.ID, b.etcdLease(t, "10.5.1.0-24"))
+	h.stop()
+	require.NoError(t, <-h.done)
+	require.NoError(t, s.Release(t.Context()))
+	require.Empty(t, b.Records(t))
+	resp, err := b.client.Get(t.Context(), "/other")
+	require.NoError(t, err)
+	require.Len(t, resp.Kvs, 1)
+}
+
+func TestReleaseRevokesTheEtcdLease(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, etcdtest.Options{})
+	s := b.open(t)
+	h := hold(t, s, claim(t, "n1", 1))
+	id := b.etcdLease(t, h.next(t).Key)
+	h.stop()
+	require.NoError(t, <-h.done)
+	require.NoError(t, s.Release(t.Context()))
+	resp, err := b.client.TimeToLive(t.Context(), id)
+	require.NoError(t, err)
+	require.EqualValues(t, -1, resp.TTL)
+}
+
+// An operator revokes the etcd lease: the key goes with it, and comes back.
+func TestEtcdLeaseRevoked(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, etcdtest.Options{})
+	h := hold(t, b.open(t), claim(t, "n1", 1))
+	first := h.next(t)
+	for range 2 {
+		_, err := b.client.Revoke(t.Context(), b.etcdLease(t, first.Key))
+		require.NoError(t, err)
+		again := h.next(t)
+		require.Equal(t, first.Key, again.Key)
+		resp, err := b.client.TimeToLive(t.Context(), b.etcdLease(t, first.Key))
+		require.NoError(t, err)
+		require.Positive(t, resp.TTL)
+	}
+}
+
+// While etcd is cut off the lease ends, and somebody else gets the subnet.
+func TestLeaseEndsWhileCutOff(t *testing.T) {
+	t.Parallel()
+	b, way := newBackend(t, etcdtest.Options{}).through(t)
+	var out logged
+	change := b.change
+	b.change = func(c *etcd.Config) {
+		change(c)
+		c.LeaseTTL, c.Logger = 5*time.Second, out.entry()
+	}
+	h := hold(t, b.open(t), claim(t, "n1", 1))
+	first := h.next(t)
+	way.Cut()
+	eventually(t, "the lease has ended", func() bool { return len(b.Records(t)) == 0 })
+	b.Put(t, first.Key, peerA, false)
+	taken := b.Records(t)[0]
+	way.Heal()
+	second := nextCreated(t, h, first)
+	require.NotEqual(t, first.Key, second.Key)
+	require.Contains(t, b.Records(t), taken, "what is another's is never overwritten")
+	require.Contains(t, out.String(), "The subnet of this node has changed")
+}
+
+// Two that write one record each other's way do not burn the store.
+func TestContendedLease(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, etcdtest.Options{})
+	one, two := claim(t, "n1", 1), claim(t, "n1", 1)
+	two.BackendData[subnet.IPv4] = `{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}`
+	hs := []*holding{hold(t, b.open(t), one), hold(t, b.open(t), two)}
+	for range 2 {
+		for _, h := range hs {
+			h.next(t)
+		}
+	}
+	revision := b.Records(t)[0].Modified
+	started := time.Now()
+	for _, h := range hs {
+		h.next(t)
+	}
+	require.Len(t, b.Records(t), 1)
+	require.Less(t, float64(b.Records(t)[0].Modified-revision)/time.Since(started).Seconds(), 10.0, "writes a second")
+}
