@@ -216,6 +216,13 @@ func (b *inbox) isInSync() bool {
 	return b.inSync
 }
 
+// refused returns the records that do not count.
+func (b *inbox) refused() []subnet.Refusal {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.snapshot.Refused()
+}
+
 // leasesSeen returns the peers' leases and the records that do not count.
 func (b *inbox) leasesSeen() ([]subnet.Lease, []subnet.Refusal) {
 	b.mu.Lock()

@@ -24,7 +24,8 @@ type state struct {
 
 	pending map[backend.Key]*pending // changes that failed or wait their turn
 	pace    pacer
-	rules   *masq.Rules // in the kernel as of the last Sync
+	rules   *masq.Rules       // in the kernel as of the last Sync
+	refused map[string]string // records that were told to be refused, and why
 
 	full       bool // the next pass looks at everything
 	host       bool // the next pass chooses the underlay again
@@ -224,6 +225,7 @@ func (a *Agent) plan(dirty map[string]bool, all bool) []backend.Change {
 	if len(dirty) > 0 {
 		a.logPeers(dirty, plans)
 	}
+	a.logRefused()
 	return a.desired.replace(plans)
 }
 
@@ -251,6 +253,29 @@ func (a *Agent) logPeers(dirty map[string]bool, plans map[string][]backend.Objec
 	if len(dirty) > few {
 		a.cfg.Log.WithFields(logrus.Fields{"added": count["peer added"], "changed": count["peer changed"], "gone": count["peer gone"]}).Info("peers changed")
 	}
+}
+
+// logRefused tells of each record that does not count once, and again when the
+// reason is another. It is called in every pass: a record that nobody can be
+// named for makes no node dirty.
+func (a *Agent) logRefused() {
+	const few = 8
+	refused := a.inbox.refused()
+	told := make(map[string]string, len(refused))
+	news := 0
+	for _, r := range refused {
+		told[r.Key] = r.Reason
+		if a.state.refused[r.Key] == r.Reason {
+			continue
+		}
+		if news++; news <= few {
+			a.cfg.Log.WithFields(logrus.Fields{"key": r.Key, "peer": r.Node, "reason": r.Reason}).Warn("record refused")
+		}
+	}
+	if news > few {
+		a.cfg.Log.WithField("records", news-few).Warn("more records refused, see the status")
+	}
+	a.state.refused = told
 }
 
 // nextDue returns when the next pass has something to do.

@@ -43,7 +43,7 @@ func (s *Snapshot) settle(c *changes) []string {
 			continue // forgotten meanwhile
 		}
 		counted := e.counts()
-		if e.refused = s.reason(e); e.counts() != counted {
+		if s.refuse(e, s.reason(e)); e.counts() != counted {
 			s.changed(e, c)
 		}
 	}

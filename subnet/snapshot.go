@@ -41,6 +41,7 @@ type Snapshot struct {
 	ownClaims []string
 	check     Check
 	records   map[string]*entry // by key
+	refused   map[string]*entry // those that do not count, by key
 
 	// The records that may count, by what there can be one of.
 	byNode   map[string][]*entry // by Lease.ID
@@ -70,6 +71,7 @@ func NewSnapshot(self string, check Check) *Snapshot {
 
 func (s *Snapshot) clear() {
 	s.records = map[string]*entry{}
+	s.refused = map[string]*entry{}
 	s.byNode = map[string][]*entry{}
 	s.byClaim = map[string][]*entry{}
 	s.bySubnet = &bart.Table[[]*entry]{}
@@ -165,13 +167,12 @@ func (s *Snapshot) Records() []Record {
 	return out
 }
 
-// Refused returns the records that do not count, sorted by key.
+// Refused returns the records that do not count, sorted by key. It costs what
+// they cost, not the others.
 func (s *Snapshot) Refused() []Refusal {
 	var out []Refusal
-	for key, e := range s.records {
-		if e.refused != "" {
-			out = append(out, Refusal{Key: key, Node: e.Lease.ID(), Reason: e.refused})
-		}
+	for key, e := range s.refused {
+		out = append(out, Refusal{Key: key, Node: e.Lease.ID(), Reason: e.refused})
 	}
 	slices.SortFunc(out, func(a, b Refusal) int { return cmp.Compare(a.Key, b.Key) })
 	return out
@@ -211,28 +212,43 @@ func (s *Snapshot) claims(l Lease) (claims []string, err error) {
 
 // link takes a record in. What does not depend on other nodes is settled here.
 func (s *Snapshot) link(r Record, c *changes) {
-	e := &entry{Record: r, refused: r.Invalid}
+	e := &entry{Record: r}
 	s.records[e.Key] = e
 	l := e.Lease
-	if e.refused != "" || !l.Active() || s.isOwn(l) {
+	if r.Invalid != "" {
+		s.refuse(e, r.Invalid)
+		return
+	}
+	if !l.Active() || s.isOwn(l) {
 		return
 	}
 	if l.ID() == "" {
-		e.refused = "it has neither a node name nor a public IP"
+		s.refuse(e, "it has neither a node name nor a public IP")
 		return
 	}
 	var err error
 	if e.claims, err = s.claims(l); err != nil {
-		e.refused = err.Error()
+		s.refuse(e, err.Error())
 		return
 	}
 	if what := conflict(e, s.own, s.ownClaims); what != "" {
-		e.refused = what + " of this node"
+		s.refuse(e, what+" of this node")
 		return
 	}
-	e.contends, e.refused = true, "not settled yet"
+	e.contends = true
+	s.refuse(e, "not settled yet")
 	s.index(e)
 	c.queue(s.byNode[l.ID()]...)
+}
+
+// refuse notes why a record does not count; "" when it does.
+func (s *Snapshot) refuse(e *entry, reason string) {
+	e.refused = reason
+	if reason == "" {
+		delete(s.refused, e.Key)
+	} else {
+		s.refused[e.Key] = e
+	}
 }
 
 // unlink forgets a record and queues those in whose way it stood.
@@ -242,6 +258,7 @@ func (s *Snapshot) unlink(key string, c *changes) {
 		return
 	}
 	delete(s.records, key)
+	delete(s.refused, key)
 	if !e.contends {
 		return
 	}
