@@ -1,0 +1,181 @@
+package datapath
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/subnet"
+)
+
+// headers is what an ICMP echo adds to its payload: IP header and ICMP header.
+var headers = subnet.PerFamily[int]{20 + 8, 40 + 8}
+
+// largest checks that a packet of size bytes passes both ways in one piece,
+// and one with a byte more in neither.
+func (c *cluster) largest(a, b *netlab.Host, f subnet.Family, size int) {
+	c.t.Helper()
+	c.answers(a, b.Addrs[f])
+	for _, way := range [][2]*netlab.Host{{a, b}, {b, a}} {
+		c.fits(way[0], way[1].Addrs[f], size)
+	}
+}
+
+// fits checks that a packet of size bytes reaches an address in one piece, and
+// one with a byte more does not.
+func (c *cluster) fits(from *netlab.Host, to netip.Addr, size int) {
+	c.t.Helper()
+	_, err := from.Ping(c.t.Context(), to, size)
+	require.NoError(c.t, err, "%d bytes from %s to %s", size, from.Name, to)
+	// Host.Ping would wait for an answer for longer.
+	payload := size + 1 - headers[subnet.FamilyOf(to)]
+	out, err := from.Exec(c.t.Context(), "ping", "-n", "-c", "1", "-W", "0.1", "-M", "do", "-s", strconv.Itoa(payload), to.String())
+	require.Error(c.t, err, "%d bytes from %s to %s: %s", size+1, from.Name, to, out)
+	require.Regexp(c.t, "message too long|Frag needed|Packet too big", out+err.Error())
+}
+
+// answers waits until an address answers.
+func (c *cluster) answers(from *netlab.Host, to netip.Addr) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	defer cancel()
+	flow, err := from.PingContinuously(ctx, to, 20*time.Millisecond)
+	require.NoError(c.t, err)
+	err = flow.Await(ctx, 1)
+	_, errStop := flow.Stop()
+	require.NoError(c.t, err, "from %s to %s", from.Name, to)
+	require.NoError(c.t, errStop)
+}
+
+// flow keeps pings going while a test changes something.
+type flow struct {
+	*netlab.Flow
+	c    *cluster
+	name string
+}
+
+// flow starts a ping from one host to another and waits until it is answered.
+func (c *cluster) flow(from, to *netlab.Host, f subnet.Family) flow {
+	c.t.Helper()
+	p, err := from.PingContinuously(c.t.Context(), to.Addrs[f], 10*time.Millisecond)
+	require.NoError(c.t, err)
+	fl := flow{p, c, fmt.Sprintf("%s from %s to %s", f, from.Name, to.Name)}
+	fl.goesOn()
+	return fl
+}
+
+// flows starts a ping in each family.
+func (c *cluster) flows(from, to *netlab.Host) (flows []flow) {
+	c.t.Helper()
+	for _, f := range subnet.Families {
+		if to.Addrs[f].IsValid() {
+			flows = append(flows, c.flow(from, to, f))
+		}
+	}
+	return flows
+}
+
+// goesOn waits until more requests have been answered.
+func (f flow) goesOn() {
+	f.c.t.Helper()
+	ctx, cancel := context.WithTimeout(f.c.t.Context(), patience)
+	defer cancel()
+	require.NoError(f.c.t, f.Await(ctx, 5), f.name)
+}
+
+// lost stops the ping and returns how many requests were not answered.
+func (f flow) lost() int {
+	f.c.t.Helper()
+	loss, err := f.Stop()
+	require.NoError(f.c.t, err, f.name)
+	f.c.t.Logf("%s: %+v", f.name, loss)
+	return loss.Lost()
+}
+
+// counters are the packets that a node has sent.
+type counters struct {
+	tunnel    subnet.PerFamily[int] // outer packets, by their family
+	full      int                   // outer packets of the underlay's MTU
+	oversized int                   // and of more: they will be fragmented
+	plain     int                   // of pods, unencapsulated, to the underlay
+}
+
+// probe makes a table that counts what leaves a node by the links named like
+// pattern, with the outer MTU and the VXLAN port.
+func (c *cluster) probe(n *netlab.Node, pattern string, mtu, port int) {
+	c.t.Helper()
+	var rules strings.Builder
+	for _, f := range []string{"ipv4", "ipv6"} {
+		fmt.Fprintf(&rules, "udp dport %d meta nfproto %s counter name %s\n", port, f, f)
+	}
+	fmt.Fprintf(&rules, "udp dport %d meta length %d counter name full\n", port, mtu)
+	fmt.Fprintf(&rules, "udp dport %d meta length > %d counter name oversized\n", port, mtu)
+	rules.WriteString("ip daddr 10.244.0.0/16 counter name plain\n")
+	rules.WriteString("ip6 daddr fd00:244::/48 counter name plain\n")
+	_, err := n.ExecInput(c.t.Context(), fmt.Sprintf(`table inet probe
+delete table inet probe
+table inet probe {
+	counter ipv4 {}
+	counter ipv6 {}
+	counter full {}
+	counter oversized {}
+	counter plain {}
+	chain postrouting {
+		type filter hook postrouting priority 300;
+		oifname != "%s" return
+		%s
+	}
+}`, pattern, rules.String()), "nft", "-f", "-")
+	require.NoError(c.t, err)
+}
+
+// count reads what the probe has counted since it was made.
+func (c *cluster) count(n *netlab.Node) counters {
+	c.t.Helper()
+	var list struct {
+		Nftables []struct {
+			Counter *struct {
+				Name    string
+				Packets int
+			}
+		}
+	}
+	require.NoError(c.t, json.Unmarshal([]byte(c.on(&n.Host, "nft", "-j", "list", "counters", "table", "inet", "probe")), &list))
+	by := map[string]int{}
+	for _, o := range list.Nftables {
+		if o.Counter != nil {
+			by[o.Counter.Name] = o.Counter.Packets
+		}
+	}
+	require.Len(c.t, by, 5)
+	return counters{subnet.PerFamily[int]{by["ipv4"], by["ipv6"]}, by["full"], by["oversized"], by["plain"]}
+}
+
+// nothingFragmented checks that no packet was cut or put together anywhere on
+// the underlay since the lab was made.
+func (c *cluster) nothingFragmented() {
+	c.t.Helper()
+	hosts := []*netlab.Host{c.Lan}
+	for _, n := range c.Nodes {
+		hosts = append(hosts, &n.Host)
+	}
+	for _, h := range hosts {
+		seen := 0
+		for line := range strings.Lines(c.on(h, "nstat", "-asz", "IpFragCreates", "IpReasmReqds", "Ip6FragCreates", "Ip6ReasmReqds")) {
+			fields := strings.Fields(line)
+			if len(fields) < 2 || !strings.HasPrefix(fields[0], "Ip") {
+				continue
+			}
+			seen++
+			require.Equal(c.t, "0", fields[1], "%s on %s", fields[0], h.Name)
+		}
+		require.Equal(c.t, 4, seen)
+	}
+}
