@@ -39,7 +39,7 @@ func addressed(i backend.Interface) bool {
 // with returns i with addr as the only, and a usable, address of its family. One
 // that means nothing on another host leaves i as it is.
 func with(i backend.Interface, addr netip.Addr) backend.Interface {
-	if !addr.IsValid() || addr.Is6() && addr.IsLinkLocalUnicast() || addr.IsLoopback() {
+	if !addr.IsValid() || addr.Is6() && addr.IsLinkLocalUnicast() {
 		return i
 	}
 	i.Addresses = slices.DeleteFunc(slices.Clone(i.Addresses), func(a backend.InterfaceAddress) bool {

@@ -65,7 +65,10 @@ func TestOnLink(t *testing.T) {
 		Interfaces: interfaces("eth0 10.0.0.1/8 2001:db8::1/64", "eth1 10.1.2.1/24"),
 		Routes: routes(
 			"default dev eth0 via 10.0.0.254",
+			"default dev ppp0 metric 900",
 			"default6 dev eth0 via fe80::fe metric 1024",
+			"203.0.113.0/24 dev eth1 metric 100",
+			"203.0.113.0/24 dev eth0 via 10.0.0.253 metric 50",
 			"2001:db8::/64 dev eth0 metric 256",
 			"fe80::/64 dev eth0 metric 256",
 			"ff00::/8 dev eth0 metric 256",
@@ -88,11 +91,13 @@ func TestOnLink(t *testing.T) {
 		"10.1.2.0/24 dev eth1 metric 100",
 		"10.1.2.9/32 dev eth0 via 10.0.0.253",
 		"172.16.0.9/32 dev ppp0",
+		"203.0.113.0/24 dev eth0 via 10.0.0.253 metric 50",
+		"203.0.113.0/24 dev eth1 metric 100",
 		"2001:db8::/64 dev eth0 metric 256",
 	), u.OnLink)
 	for addr, want := range map[string]string{
 		"10.200.0.1": "eth0", "172.16.0.9": "ppp0", "2001:db8::5": "eth0",
-		"10.1.0.1": "", "10.1.2.5": "", "10.1.2.9": "", "192.168.0.1": "", "172.16.0.8": "", "2001:db8:1::5": "", "169.254.1.1": "", "fe80::5": "",
+		"10.1.0.1": "", "10.1.2.5": "", "10.1.2.9": "", "192.168.0.1": "", "172.16.0.8": "", "203.0.113.1": "", "2001:db8:1::5": "", "169.254.1.1": "", "fe80::5": "",
 	} {
 		link, ok := u.Reaches(netip.MustParseAddr(addr))
 		require.Equal(t, want != "", ok, addr)

@@ -221,6 +221,7 @@ func TestSelectWithoutDefaultRoute(t *testing.T) {
 			name: "a bridge with a wire", want: "br0 192.0.2.1",
 			links: interfaces(append(pods, "eth0 master=br0", "vnet0 kind=tun master=br0", "br0 kind=bridge 192.0.2.1/24")...),
 		},
+		{name: "the address that a bridge's port had before", links: interfaces("eth0 192.0.2.1/24", "eth1 master=br0 198.51.100.1/24"), want: "eth0 192.0.2.1"},
 		{name: "ours do not count", links: interfaces("eth0 192.0.2.1/24", "twill.1 10.244.1.0/32"), want: "eth0 192.0.2.1"},
 		{
 			name: "several", links: interfaces("eth0 192.0.2.1/24", "eth1 198.51.100.1/24", "eth2 down"),
