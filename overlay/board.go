@@ -96,7 +96,6 @@ func (b *board) storeHealth(err error) (turned bool) {
 	default:
 		st.Error = err.Error()
 	}
-	b.metrics.storeUp.Set(bit(err == nil))
 	return turned
 }
 

@@ -5,8 +5,8 @@ import "github.com/prometheus/client_golang/prometheus"
 // metrics are kept where things happen; what can be counted on request is
 // collected then (see collector).
 type metrics struct {
-	ready, storeUp, leaseExpiry prometheus.Gauge
-	repairs                     *prometheus.CounterVec
+	ready, leaseExpiry prometheus.Gauge
+	repairs            *prometheus.CounterVec
 }
 
 func newMetrics(reg *prometheus.Registry) *metrics {
@@ -15,27 +15,27 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 	}
 	m := &metrics{
 		ready:       gauge("twill_ready", "1 when the node is ready: lease held, device up, rules in, first list of peers programmed."),
-		storeUp:     gauge("twill_store_up", "1 while the store answers."),
 		leaseExpiry: gauge("twill_lease_expiry_timestamp_seconds", "When this node's lease would end, as of its last renewal."),
 		repairs: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "twill_repairs_total",
 			Help: "Objects that were changed behind our back and mended."}, []string{"kind"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.ready, m.storeUp, m.leaseExpiry, m.repairs)
+		reg.MustRegister(m.ready, m.leaseExpiry, m.repairs)
 	}
 	return m
 }
 
 // collector tells what the status holds, when it is asked.
 type collector struct {
-	status                             func() Status
-	peers, refused, failing, contended *prometheus.Desc
+	status                                      func() Status
+	storeUp, peers, refused, failing, contended *prometheus.Desc
 }
 
 func newCollector(status func() Status) *collector {
 	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
 	return &collector{
 		status:    status,
+		storeUp:   desc("twill_store_up", "1 once the store has answered, and as long as it does."),
 		peers:     desc("twill_peers", "Nodes that are peers."),
 		refused:   desc("twill_refused_records", "Records of the store that do not count; see the status for reasons."),
 		failing:   desc("twill_failing_objects", "Kernel objects that cannot be made as they must be."),
@@ -50,9 +50,15 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeBy
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	s := c.status()
 	for _, m := range []struct {
-		desc *prometheus.Desc
-		n    int
-	}{{c.peers, len(s.Peers)}, {c.refused, len(s.Refused)}, {c.failing, len(s.Failing)}, {c.contended, len(s.Contended)}} {
-		ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, float64(m.n))
+		desc  *prometheus.Desc
+		value float64
+	}{
+		{c.storeUp, bit(s.Store.InSync && s.Store.Degraded == nil)},
+		{c.peers, float64(len(s.Peers))},
+		{c.refused, float64(len(s.Refused))},
+		{c.failing, float64(len(s.Failing))},
+		{c.contended, float64(len(s.Contended))},
+	} {
+		ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, m.value)
 	}
 }
