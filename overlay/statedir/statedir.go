@@ -31,7 +31,10 @@ var errRemoved = errors.New("other processes keep removing its lock file")
 func Open(path string) (d *Dir, err error) {
 	const tries = 10
 	for range tries {
-		if d, err = open(path); !errors.Is(err, errRemoved) {
+		d, err = open(path)
+		// os.MkdirAll finds the directory, and then does not, when another
+		// process removes it in between.
+		if !errors.Is(err, errRemoved) && !errors.Is(err, fs.ErrExist) {
 			break
 		}
 	}
@@ -45,7 +48,7 @@ func open(path string) (*Dir, error) {
 	name := filepath.Join(path, "lock")
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if errors.Is(err, fs.ErrNotExist) { // the directory went
-		err = errRemoved
+		return nil, fmt.Errorf("locking the state directory %s: %w", path, errRemoved)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock of the state directory (--state-dir): %w", err)
