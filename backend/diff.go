@@ -87,13 +87,19 @@ func Diff(want, have State) []Change {
 }
 
 // SortChanges puts changes into the order of application; see Diff. Changes
-// of one kind are in no particular, but a stable order.
+// of one kind are in no particular, but a stable order, with one exception:
+// forwarding is switched on after the other sysctls, which say what it leaves
+// alone.
 func SortChanges(changes []Change) {
 	rank := func(c Change) int {
 		if c.Want == nil {
-			return 2*int(KindRoute) - int(c.Have.Key().Kind)
+			return 2 * (2*int(KindRoute) - int(c.Have.Key().Kind))
 		}
-		return int(c.Want.Key().Kind)
+		n := 2 * int(c.Want.Key().Kind)
+		if s, ok := c.Want.(Sysctl); ok && strings.Contains(s.Name, "forward") {
+			n++
+		}
+		return n
 	}
 	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(rank(a), rank(b)) })
 }

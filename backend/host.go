@@ -21,6 +21,11 @@ type Interface struct {
 	Loopback  bool
 	Master    string // the bridge or bond that it belongs to
 	Addresses []InterfaceAddress
+	// Of an interface that may face peers, with an IPv6 address and no Master:
+	// its accept_ra (0, 1, 2) and whether it forwards IPv6, in which case 1
+	// means that it takes no router advertisements (ip-sysctl).
+	AcceptRA    int
+	ForwardsIP6 bool
 }
 
 // InterfaceAddress is an address on an interface.

@@ -14,13 +14,14 @@ type Underlay struct {
 	MTU       int
 	Addresses subnet.PerFamily[netip.Addr] // on the interface; the source of outer packets
 	PublicIPs subnet.PerFamily[netip.Addr] // what peers are told; another than Addresses behind NAT
+	TakesRA   bool                         // the interface takes router advertisements, and must go on when we forward
 	OnLink    []HostRoute                  // see Reaches; sorted by destination
 }
 
 // Equal reports whether two underlays are the same.
 func (u Underlay) Equal(o Underlay) bool {
 	return u.Interface == o.Interface && u.MTU == o.MTU && u.Addresses == o.Addresses &&
-		u.PublicIPs == o.PublicIPs && slices.Equal(u.OnLink, o.OnLink)
+		u.PublicIPs == o.PublicIPs && u.TakesRA == o.TakesRA && slices.Equal(u.OnLink, o.OnLink)
 }
 
 // Reaches returns the link on which addr can be reached without a router.
@@ -45,10 +46,14 @@ type HostOptions struct {
 const blackholeMetric = 1 << 30
 
 // HostObjects returns what this node needs whatever its backend: forwarding,
-// and the blackhole route if it is asked for.
-func HostObjects(cfg subnet.Config, own subnet.Lease, opts HostOptions) []Object {
+// with which the uplink still takes router advertisements if it did, and the
+// blackhole route if it is asked for.
+func HostObjects(cfg subnet.Config, own subnet.Lease, u Underlay, opts HostOptions) []Object {
 	forwarding := subnet.PerFamily[string]{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"}
 	var objects []Object
+	if u.TakesRA && cfg.Networks[subnet.IPv6].Enabled() {
+		objects = append(objects, Sysctl{Name: "net/ipv6/conf/" + u.Interface + "/accept_ra", Value: "2"})
+	}
 	for _, f := range subnet.Families {
 		if !cfg.Networks[f].Enabled() {
 			continue

@@ -91,12 +91,12 @@ func TestHostObjects(t *testing.T) {
 	t.Parallel()
 	var cfg subnet.Config
 	own := subnet.Lease{Subnets: subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:244:0:1::/64")}}
-	require.Empty(t, backend.HostObjects(cfg, own, backend.HostOptions{Blackhole: true}), "a family that is off asks for nothing")
+	require.Empty(t, backend.HostObjects(cfg, own, backend.Underlay{}, backend.HostOptions{Blackhole: true}), "a family that is off asks for nothing")
 
 	cfg.Networks[subnet.IPv4].Network = netip.MustParsePrefix("10.244.0.0/16")
 	require.Equal(t, []backend.Object{
 		backend.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"},
-	}, backend.HostObjects(cfg, own, backend.HostOptions{}))
+	}, backend.HostObjects(cfg, own, backend.Underlay{}, backend.HostOptions{}))
 
 	cfg.Networks[subnet.IPv6].Network = netip.MustParsePrefix("fd00:244::/48")
 	require.Equal(t, []backend.Object{
@@ -104,14 +104,30 @@ func TestHostObjects(t *testing.T) {
 		backend.Route{Dst: own.Subnets[subnet.IPv4], Blackhole: true, Metric: 1 << 30},
 		backend.Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1"},
 		backend.Route{Dst: own.Subnets[subnet.IPv6], Blackhole: true, Metric: 1 << 30},
-	}, backend.HostObjects(cfg, own, backend.HostOptions{Blackhole: true}))
+	}, backend.HostObjects(cfg, own, backend.Underlay{}, backend.HostOptions{Blackhole: true}))
 
 	own.Subnets[subnet.IPv6] = netip.Prefix{}
-	require.Len(t, backend.HostObjects(cfg, own, backend.HostOptions{Blackhole: true}), 3)
+	require.Len(t, backend.HostObjects(cfg, own, backend.Underlay{}, backend.HostOptions{Blackhole: true}), 3)
 }
 
 func TestRouteMetric(t *testing.T) {
 	t.Parallel()
 	require.Equal(t, uint32(0), backend.RouteMetric(subnet.IPv4))
 	require.Equal(t, uint32(1024), backend.RouteMetric(subnet.IPv6))
+}
+
+// The uplink goes on taking router advertisements when we forward, and is told
+// so before forwarding begins: that drops the routes which they brought.
+func TestUplinkKeepsTakingRouterAdvertisements(t *testing.T) {
+	t.Parallel()
+	cfg := subnet.Config{Networks: subnet.PerFamily[subnet.Range]{subnet.IPv6: {Network: netip.MustParsePrefix("fd00::/48")}}}
+	accept := backend.Sysctl{Name: "net/ipv6/conf/eth0/accept_ra", Value: "2"}
+	forward := backend.Sysctl{Name: "net/ipv6/conf/all/forwarding", Value: "1"}
+	u := backend.Underlay{Interface: "eth0", TakesRA: true}
+	objects := backend.HostObjects(cfg, subnet.Lease{}, u, backend.HostOptions{})
+	for range 50 { // the order of a map is another each time
+		require.Equal(t, []backend.Change{{Want: accept}, {Want: forward}}, backend.Diff(backend.NewState(objects...), nil))
+	}
+	cfg.Networks = subnet.PerFamily[subnet.Range]{subnet.IPv4: {Network: netip.MustParsePrefix("10.0.0.0/8")}}
+	require.NotContains(t, backend.HostObjects(cfg, subnet.Lease{}, u, backend.HostOptions{}), accept, "without IPv6 nothing of it is touched")
 }

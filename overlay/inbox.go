@@ -14,7 +14,10 @@ const removalDelay = 60 * time.Second
 
 // driftDelay lets what comes together arrive together: a link that goes is
 // announced after the entries that go with it.
-const driftDelay = 5 * time.Millisecond
+const (
+	driftDelay = 5 * time.Millisecond
+	hostDelay  = 20 * time.Millisecond
+)
 
 // inbox gathers what happened since the reconciler last looked. Nothing in it
 // is a queue: each part holds the newest state of something, so that it never
@@ -85,14 +88,15 @@ func (b *inbox) rules()             { b.put(func(n *news) { n.rules = true }) }
 // event takes a notification of the kernel. Those that tell what we want
 // anyway, the echoes of our own writes above all, end here.
 func (b *inbox) event(e backend.Event) {
-	if e.Resync || e.Host {
-		b.put(func(n *news) {
-			n.resync = n.resync || e.Resync
-			n.host = n.host || e.Host
-		})
+	if e.Resync {
+		b.put(func(n *news) { n.resync = true })
+	}
+	if e.Host {
+		b.hostChanged()
 	}
 	switch {
 	case e.Key == (backend.Key{}):
+	case e.Key.Kind == backend.KindSysctl && b.desired.get(e.Key) == nil: // none of our business
 	case b.desired.wants(e.Key, e.Object):
 		b.mu.Lock()
 		delete(b.news.drift, e.Key) // it has been mended meanwhile
@@ -104,6 +108,17 @@ func (b *inbox) event(e backend.Event) {
 		b.put(func(n *news) { n.resync = true })
 	default:
 		b.drifted(e)
+	}
+}
+
+// hostChanged has the underlay chosen again, soon: a pod that comes is a dozen
+// notifications.
+func (b *inbox) hostChanged() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.news.host {
+		b.news.host = true
+		time.AfterFunc(hostDelay, b.poke)
 	}
 }
 

@@ -70,12 +70,15 @@ func (a *Agent) fullSteps(planned []backend.Change, have backend.State) []step {
 	for _, c := range planned {
 		fresh[c.Key()] = true
 	}
+	// A link that we replace takes along what hung on it: that is no drift,
+	// though no plan changed it.
+	replaced := slices.ContainsFunc(planned, replacesLink)
 	changes := a.desired.diff(have, s.inSync)
 	steps := make([]step, len(changes))
 	for i, c := range changes {
 		p := s.pending[c.Key()]
 		failedBefore := p != nil && !p.repair
-		steps[i] = step{Change: c, repair: s.settled && !fresh[c.Key()] && !failedBefore}
+		steps[i] = step{Change: c, repair: s.settled && !replaced && !fresh[c.Key()] && !failedBefore}
 	}
 	// What is pending and no longer differs has come right.
 	differs := make(map[backend.Key]bool, len(changes))
@@ -89,6 +92,12 @@ func (a *Agent) fullSteps(planned []backend.Change, have backend.State) []step {
 		}
 	}
 	return steps
+}
+
+func replacesLink(c backend.Change) bool {
+	have, had := c.Have.(backend.Link)
+	want, has := c.Want.(backend.Link)
+	return had && has && want.Replaces(have)
 }
 
 // dirtySteps gathers what was planned, what drifted and what is due again.

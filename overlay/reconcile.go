@@ -209,7 +209,7 @@ func (a *Agent) plan(dirty map[string]bool, all bool) []backend.Change {
 		for _, id := range a.desired.nodes() {
 			dirty[id] = true
 		}
-		plans[hostPlan] = append(backend.HostObjects(s.active, own, a.cfg.Host), s.planner.Host(own)...)
+		plans[hostPlan] = append(backend.HostObjects(s.active, own, *s.underlay, a.cfg.Host), s.planner.Host(own)...)
 	}
 	for id := range dirty {
 		peer, ok := a.inbox.peer(id)

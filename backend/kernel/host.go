@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
+	"strconv"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -40,6 +42,9 @@ func (k *Kernel) Host(ctx context.Context) (backend.Host, error) {
 			Master: names[d.master], Addresses: on[d.index],
 		})
 	}
+	if err := k.readRA(host.Interfaces); err != nil {
+		return backend.Host{}, err
+	}
 	routes, err := k.routes(ctx, 0)
 	if err != nil {
 		return backend.Host{}, err
@@ -53,6 +58,32 @@ func (k *Kernel) Host(ctx context.Context) (backend.Host, error) {
 		}
 	}
 	return host, nil
+}
+
+// readRA fills in how the interfaces that may face peers stand to router
+// advertisements; see backend.Interface.
+func (k *Kernel) readRA(interfaces []backend.Interface) error {
+	return k.inside(func() error {
+		for n := range interfaces {
+			i := &interfaces[n]
+			ip6 := slices.ContainsFunc(i.Addresses, func(a backend.InterfaceAddress) bool { return a.Prefix.Addr().Is6() })
+			if i.Loopback || i.Master != "" || !ip6 {
+				continue
+			}
+			conf := filepath.Join(k.cfg.SysctlRoot, "net/ipv6/conf", i.Name)
+			accept, err := readSysctl(filepath.Join(conf, "accept_ra"))
+			if err != nil {
+				continue // the interface has gone, which a notification tells
+			}
+			forwards, err := readSysctl(filepath.Join(conf, "forwarding"))
+			if err != nil {
+				continue
+			}
+			i.AcceptRA, _ = strconv.Atoi(accept)
+			i.ForwardsIP6 = forwards == "1"
+		}
+		return nil
+	})
 }
 
 // usable: see backend.InterfaceAddress. IFA_F_TEMPORARY has the value of

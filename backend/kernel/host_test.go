@@ -130,3 +130,21 @@ func TestRouteGet(t *testing.T) {
 	_, _, err = ns.RouteGet(cancelled(t), addr("192.0.2.77"))
 	require.Error(t, err)
 }
+
+func TestHostTellsRouterAdvertisements(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	for _, c := range []struct {
+		accept, forwarding string
+		want               int
+		forwards           bool
+	}{{"0", "0", 0, false}, {"1", "0", 1, false}, {"2", "1", 2, true}} {
+		ns.run("sysctl -qw net.ipv6.conf.eth0.forwarding=" + c.forwarding + " net.ipv6.conf.eth0.accept_ra=" + c.accept)
+		host, err := ns.Host(t.Context())
+		require.NoError(t, err)
+		eth0, ok := host.Interface("eth0")
+		require.True(t, ok)
+		require.Equal(t, c.want, eth0.AcceptRA)
+		require.Equal(t, c.forwards, eth0.ForwardsIP6)
+	}
+}

@@ -36,7 +36,7 @@ func TestNoTwoWantOneKey(t *testing.T) {
 		refused += len(s.Refused())
 
 		owner := map[backend.Key]string{}
-		host := append(backend.HostObjects(cfg, a.lease, backend.HostOptions{Blackhole: true}), a.Host(a.lease)...)
+		host := append(backend.HostObjects(cfg, a.lease, backend.Underlay{}, backend.HostOptions{Blackhole: true}), a.Host(a.lease)...)
 		for k := range distinct(t, "a", host) {
 			owner[k] = "a"
 		}

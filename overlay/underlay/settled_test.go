@@ -72,3 +72,31 @@ func TestSelectSettles(t *testing.T) {
 	t.Logf("%d choices", chosen)
 	require.Greater(t, chosen, 1000)
 }
+
+// Whether the uplink takes router advertisements is what it did before we
+// forwarded, unless somebody switched them off.
+func TestTakesRouterAdvertisements(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name     string
+		accept   int
+		forwards bool
+		before   backend.Underlay
+		want     bool
+	}{
+		{"takes them", 1, false, backend.Underlay{}, true},
+		{"takes them although it forwards", 2, true, backend.Underlay{}, true},
+		{"forwards, and so does not", 1, true, backend.Underlay{}, false},
+		{"did before we forwarded", 1, true, backend.Underlay{Interface: "eth0", TakesRA: true}, true},
+		{"another interface did", 1, true, backend.Underlay{Interface: "eth1", TakesRA: true}, false},
+		{"switched off since", 0, true, backend.Underlay{Interface: "eth0", TakesRA: true}, false},
+	} {
+		host := backend.Host{Interfaces: []backend.Interface{{
+			Name: "eth0", Up: true, MTU: 1500, AcceptRA: c.accept, ForwardsIP6: c.forwards,
+			Addresses: []backend.InterfaceAddress{{Prefix: netip.MustParsePrefix("2001:db8::1/64"), Usable: true}},
+		}}}
+		u, err := underlay.Options{Interfaces: []string{"eth0"}}.Select(host, nil, c.before)
+		require.NoError(t, err, c.name)
+		require.Equal(t, c.want, u.TakesRA, c.name)
+	}
+}

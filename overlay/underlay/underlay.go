@@ -50,6 +50,7 @@ func (o Options) Select(host backend.Host, route RouteFunc, before backend.Under
 			u.PublicIPs[f] = public
 		}
 	}
+	u.TakesRA = i.AcceptRA == 2 || i.AcceptRA == 1 && (!i.ForwardsIP6 || before.Interface == i.Name && before.TakesRA)
 	if u.Addresses == (subnet.PerFamily[netip.Addr]{}) {
 		return backend.Underlay{}, fmt.Errorf("interface %s has no address that peers could be told: give it one or choose another with --iface", i.Name)
 	}
