@@ -13,12 +13,7 @@ type backoff struct {
 }
 
 func (b *backoff) next() time.Duration {
-	switch {
-	case b.last == 0:
-		b.last = b.First
-	default:
-		b.last = min(2*b.last, b.Most)
-	}
+	b.last = min(max(2*b.last, b.First), b.Most)
 	return b.last - time.Duration(rand.Int64N(int64(b.last/2)+1))
 }
 

@@ -6,8 +6,8 @@ import (
 	"github.com/twill-net/twill/backend"
 )
 
-// contended is the number of repairs of one object within the memory of the
-// pacer from which on something is taken to work against us.
+// contended is the number of repairs of one object, none of them followed by
+// paceMemory of peace, from which on something is taken to work against us.
 const contended = 6
 
 const (
@@ -25,8 +25,8 @@ type pace struct {
 	last  time.Time
 }
 
-// turn returns when the object may be repaired: now, or later when it is
-// contended.
+// turn returns when the object may be repaired: not after now, or later when it
+// is contended.
 func (p pacer) turn(k backend.Key, now time.Time) time.Time {
 	r := p[k]
 	if r == nil || now.Sub(r.last) > paceMemory || r.times < contended {
