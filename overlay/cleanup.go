@@ -6,14 +6,16 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/twill-net/twill/backend"
 )
 
 // Cleanup removes all that carries our mark from the host: devices, routes,
-// rules, and the files named. It returns what it removed, and goes on where
-// something cannot be removed. Settings of the host that others may rely on
-// by now, forwarding, stay.
+// rules, and the files named, with their directories where nothing else is in
+// them. It returns what it removed, and goes on where something cannot be
+// removed. Settings of the host that others may rely on by now, forwarding,
+// stay.
 func Cleanup(ctx context.Context, k Kernel, rules interface{ Remove(context.Context) error }, files ...string) (removed []string, err error) {
 	var errs []error
 	have, err := k.Observe(ctx, nil)
@@ -37,6 +39,10 @@ func Cleanup(ctx context.Context, k Kernel, rules interface{ Remove(context.Cont
 			removed = append(removed, "file "+f)
 		case !errors.Is(err, fs.ErrNotExist):
 			errs = append(errs, fmt.Errorf("removing what we wrote: %w", err))
+		}
+		// Its directory was made for it, and stays where others use it.
+		if os.Remove(filepath.Dir(f)) == nil {
+			removed = append(removed, "directory "+filepath.Dir(f))
 		}
 	}
 	return removed, errors.Join(errs...)
