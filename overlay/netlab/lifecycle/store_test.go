@@ -1,0 +1,194 @@
+package lifecycle
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/twill-net/twill/overlay"
+	"github.com/twill-net/twill/overlay/netlab"
+)
+
+// outage is how long the store is away at least.
+func outage() time.Duration {
+	if os.Getenv("TWILL_LONG") != "" {
+		return time.Minute
+	}
+	return 5 * time.Second
+}
+
+// A store that is away, refusing connections or silent, costs no packet, no
+// pod and no readiness; who came meanwhile is there afterwards.
+func TestOutageOfTheStore(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name       string
+		begin, end func(*testing.T, *netlab.Process)
+	}{
+		{"killed", func(t *testing.T, p *netlab.Process) { require.NoError(t, p.Kill(t.Context())) },
+			func(t *testing.T, p *netlab.Process) { require.NoError(t, p.Restart()) }},
+		{"hanging", func(t *testing.T, p *netlab.Process) { require.NoError(t, p.Signal(syscall.SIGSTOP)) },
+			func(t *testing.T, p *netlab.Process) { require.NoError(t, p.Signal(syscall.SIGCONT)) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t, netlab.Options{Nodes: 3})
+			var pods []*netlab.Pod
+			old, late := c.Nodes[:2], c.Node(3)
+			for _, n := range old {
+				c.start(t, n)
+				pods = append(pods, addPod(t, n, "pod"))
+			}
+			for _, n := range old {
+				c.awaitWays(t, n)
+			}
+			tr := startTraffic(t, pods)
+			began := time.Now()
+			tt.begin(t, c.Store)
+			for _, n := range old {
+				awaitStatus(t, n, "degraded", func(s overlay.Status) bool { return s.Store.Degraded != nil && s.Ready })
+			}
+			for _, n := range old {
+				code, body, err := readyz(t, n)
+				require.NoError(t, err)
+				require.Equal(t, http.StatusOK, code, "ready as before")
+				require.Contains(t, body, "degraded since 20")
+				require.Equal(t, "0", metric(t, n, "twill_store_up"))
+			}
+			c.launch(t, late)
+			requirePings(t, append(pods, addPod(t, old[0], "meanwhile"))...)
+			run(t, &old[1].Host, "ip link set twill.1 mtu 1400")
+			awaitStatus(t, old[1], "repairs go on", func(s overlay.Status) bool { return s.Repairs.ByKind["link"] == 1 })
+			for time.Since(began) < outage() {
+				tr.await(t, 10)
+			}
+			code, _, err := readyz(t, late)
+			require.NoError(t, err)
+			require.Equal(t, http.StatusServiceUnavailable, code, "the late one has nothing yet")
+			tt.end(t, c.Store)
+
+			c.awaitReady(t, late)
+			pods = append(pods, addPod(t, late, "pod"))
+			for _, n := range c.Nodes {
+				awaitStatus(t, n, "not degraded", func(s overlay.Status) bool { return s.Store.Degraded == nil && s.Ready })
+				c.awaitWays(t, n)
+				require.Equal(t, "1", metric(t, n, "twill_store_up"))
+			}
+			tr.requireNoLoss(t)
+			t.Logf("away for %v", time.Since(began).Round(time.Second))
+			requirePings(t, pods...)
+		})
+	}
+}
+
+// compact makes etcd forget all that was before now.
+func (c *cluster) compact(t *testing.T) {
+	t.Helper()
+	resp, err := c.etcd.Get(t.Context(), leases, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	require.NoError(t, err)
+	_, err = c.etcd.Compact(t.Context(), resp.Header.Revision, clientv3.WithCompactPhysical())
+	require.NoError(t, err)
+}
+
+// A compaction hurts neither a watch that is up to date nor one that has to
+// ask for what is forgotten.
+func TestCompaction(t *testing.T) {
+	t.Parallel()
+	c, pods := deployed(t, netlab.Options{Nodes: 2})
+	n := c.Node(1)
+	const first, second = "10.244.250.0-24&fd00:244:0:fa::-64", "10.244.251.0-24&fd00:244:0:fb::-64"
+
+	t.Run("while watching", func(t *testing.T) {
+		unharmed(t, pods, func() {
+			c.put(t, first, peer(250))
+			c.compact(t)
+			c.awaitWays(t, n)
+			c.put(t, second, peer(251))
+			c.awaitWays(t, n)
+			c.compact(t)
+			c.delete(t, first)
+			c.awaitWays(t, n)
+		})
+		require.Zero(t, logged(t, c.daemon(n), "degraded"))
+		require.Zero(t, logged(t, c.daemon(n), "listing all leases"))
+	})
+
+	t.Run("while stopped and cut off", func(t *testing.T) {
+		unharmed(t, pods, func() {
+			require.NoError(t, c.daemon(n).Signal(syscall.SIGSTOP))
+			require.NoError(t, c.Store.Kill(t.Context())) // ends the connection of the daemon, which does not see it
+			require.NoError(t, c.Store.Restart())
+			c.delete(t, second)
+			changed := peer(252)
+			c.put(t, first, peer(250))
+			c.put(t, first, changed)
+			c.compact(t)
+			require.NoError(t, c.daemon(n).Signal(syscall.SIGCONT))
+			c.awaitWays(t, n)
+		})
+		eventually(t, "it has listed anew", func() error {
+			if logged(t, c.daemon(n), "listing all leases") == 0 {
+				return errors.New("it has not")
+			}
+			return nil
+		})
+		require.True(t, status(t, n).Ready)
+		require.Zero(t, status(t, n).Repairs.Total)
+		c.delete(t, first)
+		c.awaitWays(t, n)
+	})
+
+	t.Run("while the daemon is down", func(t *testing.T) {
+		unharmed(t, pods, func() {
+			c.kill(t, n)
+			c.put(t, second, peer(251))
+			c.compact(t)
+			c.restart(t, n)
+			c.awaitWays(t, n)
+		})
+	})
+}
+
+// The network config is the cluster's: without one nothing happens, a bad one
+// is refused by name and the last one stays at work, and one that is deleted
+// stays at work as well.
+func TestNetworkConfigIsTouched(t *testing.T) {
+	t.Parallel()
+	c, pods := deployed(t, netlab.Options{Nodes: 2})
+	n := c.Node(1)
+	before := ours(t, n)
+	unharmed(t, pods, func() {
+		for _, tt := range []struct{ conf, reason string }{
+			{`{"Network": "10.244.0.0/16", "IPv6Network": "fd00:244::/48", "EnableIPv6": true, "Bakend": {"Type": "vxlan"}}`, "Bakend"},
+			{`{"Network": "10.99.0.0/16", "IPv6Network": "fd00:244::/48", "EnableIPv6": true, "Backend": {"Type": "vxlan"}}`, "no longer leases this node's subnet"},
+			{`{"Network": "10.244.0.0/16", "IPv6Network": "fd00:244::/48", "EnableIPv6": true, "Backend": {"Type": "alloc"}}`, "Backend.Type changed from vxlan to alloc"},
+			{`no JSON`, "JSON"},
+		} {
+			_, err := c.etcd.Put(t.Context(), netlab.ConfigKey, tt.conf)
+			require.NoError(t, err)
+			s := awaitStatus(t, n, "refused", func(s overlay.Status) bool { return strings.Contains(s.Config.Refused, tt.reason) })
+			require.True(t, s.Ready)
+		}
+		_, err := c.etcd.Delete(t.Context(), netlab.ConfigKey)
+		require.NoError(t, err)
+		eventually(t, "it tells that the config is gone", func() error {
+			if logged(t, c.daemon(n), "the last one stays in force") == 0 {
+				return fmt.Errorf("it does not")
+			}
+			return nil
+		})
+		awaitOurs(t, n, before)
+		_, err = c.etcd.Put(t.Context(), netlab.ConfigKey, netlab.DefaultNetConf(netlab.DualStack))
+		require.NoError(t, err)
+		awaitStatus(t, n, "taken", func(s overlay.Status) bool { return s.Config.Refused == "" })
+	})
+	require.Zero(t, status(t, n).Repairs.Total)
+}
