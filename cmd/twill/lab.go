@@ -62,9 +62,13 @@ func newLabUp(dir func() string) *cobra.Command {
 			if err != nil {
 				fmt.Fprintln(cmd.OutOrStdout(), "the lab is up already")
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "\nLook around:  twill lab exec node1 -- ip route\n"+
-				"              twill lab exec node1/pod1 -- ip address\n"+
-				"Logs:         %s\nTake down:    twill lab down\n", filepath.Join(dir(), "log"))
+			name := ""
+			if f := cmd.Flag("name"); f.Changed {
+				name = " --name " + f.Value.String()
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "\nLook around:  twill lab exec%[1]s node1 -- twill status\n"+
+				"              twill lab exec%[1]s node1/pod1 -- ip address\n"+
+				"Logs:         %[2]s\nTake down:    twill lab down%[1]s\n", name, filepath.Join(dir(), "log"))
 			return nil
 		},
 	}

@@ -11,7 +11,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
-	"strings"
+	"slices"
 	"syscall"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -98,7 +98,7 @@ func parseURLs(flag string, in []string) ([]url.URL, error) {
 	var out []url.URL
 	for _, s := range in {
 		u, err := url.Parse(s)
-		if err != nil || (u.Host == "" && u.Path == "") || !strings.Contains("http https unix unixs", u.Scheme) {
+		if err != nil || (u.Host == "" && u.Path == "") || !slices.Contains([]string{"http", "https", "unix", "unixs"}, u.Scheme) {
 			return nil, fmt.Errorf("%s: %q is no URL such as http://127.0.0.1:2379 or unix:///run/etcd.sock", flag, s)
 		}
 		out = append(out, *u)

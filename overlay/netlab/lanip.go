@@ -3,9 +3,12 @@ package netlab
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"strconv"
 	"strings"
+
+	"github.com/twill-net/twill/subnet"
 )
 
 // lanIP configures the lan. It enters the network namespace alone: in the
@@ -33,4 +36,15 @@ func (l *Lab) nodesSummary() string {
 	first, last := l.Nodes[0], l.Nodes[len(l.Nodes)-1]
 	f := l.opts.Underlay.Families()[0]
 	return fmt.Sprintf("%d, %s %s to %s %s", len(l.Nodes), first.Name, first.Addrs[f], last.Name, last.Addrs[f])
+}
+
+// joinAddrs writes the addresses that are there.
+func joinAddrs(addrs subnet.PerFamily[netip.Addr]) string {
+	var all []string
+	for _, a := range addrs {
+		if a.IsValid() {
+			all = append(all, a.String())
+		}
+	}
+	return strings.Join(all, " and ")
 }

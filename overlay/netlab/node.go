@@ -1,9 +1,12 @@
 package netlab
 
 import (
+	"bytes"
 	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -91,30 +94,82 @@ func (n *Node) StartTwilld(extra ...string) (*Process, error) {
 	return n.Start("twilld", append(args, extra...)...)
 }
 
+// get asks something of the node over HTTP.
+func (n *Node) get(ctx context.Context, network, address, path string) (*http.Response, error) {
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return n.DialContext(ctx, network, address)
+		},
+		DisableKeepAlives: true,
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.Name+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return client.Do(req)
+}
+
+// Status decodes what the daemon says of itself into v, an overlay.Status or a
+// part of it.
+func (n *Node) Status(ctx context.Context, v any) error {
+	resp, err := n.get(ctx, "unix", "/run/twill/twilld.sock", "/status")
+	if err != nil {
+		return fmt.Errorf("asking twilld on %s for its status: %w", n.Name, err)
+	}
+	defer resp.Body.Close()
+	return json.NewDecoder(resp.Body).Decode(v)
+}
+
 // WaitReady waits until the daemon answers /readyz with 200, and fails early
 // when the daemon ends.
 func (n *Node) WaitReady(ctx context.Context, daemon *Process) error {
-	client := http.Client{Transport: &http.Transport{DialContext: n.DialContext, DisableKeepAlives: true}}
-	last := errors.New("it was never asked")
+	return n.waitTwilld(ctx, daemon, func() error {
+		resp, err := n.get(ctx, "tcp", "127.0.0.1:"+healthzPort, "/readyz")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			why, _ := io.ReadAll(resp.Body)
+			return fmt.Errorf("/readyz says %s: %s", resp.Status, bytes.TrimSpace(why))
+		}
+		return nil
+	})
+}
+
+// WaitPeers waits until the daemon has count peers, all of them reachable as
+// far as it can tell.
+func (n *Node) WaitPeers(ctx context.Context, daemon *Process, count int) error {
+	return n.waitTwilld(ctx, daemon, func() error {
+		var s struct {
+			Peers []struct{ Node, Error string }
+		}
+		if err := n.Status(ctx, &s); err != nil {
+			return err
+		}
+		for _, p := range s.Peers {
+			if p.Error != "" {
+				return fmt.Errorf("peer %s: %s", p.Node, p.Error)
+			}
+		}
+		if len(s.Peers) != count {
+			return fmt.Errorf("it has %d peers, not %d", len(s.Peers), count)
+		}
+		return nil
+	})
+}
+
+// waitTwilld calls check until it has no error.
+func (n *Node) waitTwilld(ctx context.Context, daemon *Process, check func() error) error {
+	var last error
 	err := poll(ctx, 20*time.Millisecond, func() (bool, error) {
-		if !daemon.Running() {
+		if last = check(); last != nil && !daemon.Running() {
 			return false, daemon.Wait(ctx)
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+healthzPort+"/readyz", nil)
-		if err != nil {
-			return false, err
-		}
-		resp, err := client.Do(req)
-		if err != nil {
-			last = err
-			return false, nil
-		}
-		resp.Body.Close()
-		last = errors.New(resp.Status)
-		return resp.StatusCode == http.StatusOK, nil
+		return last == nil, nil
 	})
 	if err != nil {
-		return fmt.Errorf("waiting for twilld on %s: %w (/readyz: %w)", n.Name, daemon.explain(err), last)
+		return fmt.Errorf("waiting for twilld on %s: %w (%w)", n.Name, daemon.explain(err), last)
 	}
 	return nil
 }

@@ -14,22 +14,28 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Deploy starts a daemon on every node, waits until all are ready, and adds
-// pods to each. The daemons and pods are in the order of the nodes.
+// Deploy starts a daemon on every node, waits until all are ready and know each
+// other, and adds pods to each. The pods are in the order of the nodes.
 func (l *Lab) Deploy(ctx context.Context, podsPerNode int) (pods []*Pod, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second+time.Duration(len(l.Nodes))*time.Second)
 	defer cancel()
-	err = l.eachNode(ctx, func(n *Node, ctx context.Context) error {
-		daemon, err := n.StartTwilld()
-		if err != nil {
+	daemons := make([]*Process, len(l.Nodes))
+	err = l.eachNode(ctx, func(n *Node, ctx context.Context) (err error) {
+		if daemons[n.number-1], err = n.StartTwilld(); err != nil {
 			return err
 		}
-		return n.WaitReady(ctx, daemon)
+		return n.WaitReady(ctx, daemons[n.number-1])
 	})
 	if err != nil {
 		return nil, err
 	}
-	l.step("twilld: ready on %d nodes", len(l.Nodes))
+	err = l.eachNode(ctx, func(n *Node, ctx context.Context) error {
+		return n.WaitPeers(ctx, daemons[n.number-1], len(l.Nodes)-1)
+	})
+	if err != nil {
+		return nil, err
+	}
+	l.step("twilld: ready on %d nodes, each of which knows all others", len(l.Nodes))
 	pods = make([]*Pod, len(l.Nodes)*podsPerNode)
 	err = l.eachNode(ctx, func(n *Node, ctx context.Context) error {
 		var g errgroup.Group

@@ -28,7 +28,7 @@ func New(t *testing.T, o netlab.Options) *netlab.Lab {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: nodes are namespaces")
 	}
-	o.Binaries = Binaries(t)
+	o.Binaries, o.Log = Binaries(t), t.Output()
 	if o.Dir == "" {
 		dir, err := os.MkdirTemp("", "twill-lab-") // short: unix sockets have 108 bytes
 		require.NoError(t, err)
