@@ -1,7 +1,6 @@
 package vxlan_test
 
 import (
-	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -59,24 +58,25 @@ func TestCheckRefuses(t *testing.T) {
 			"our address in its subnet", "10.244.7.0-24&fd00:244:0:1::-64", `{"PublicIP":"192.0.2.7","BackendType":"vxlan",` + data + `}`,
 			"its subnet fd00:244:0:1::/64 holds this node's address fd00:244:0:1::9",
 		},
-		{"nothing of a family that is on", "", `{"PublicIP":"192.0.2.7","BackendType":"vxlan",` + data + `}`, "it has no subnet of a family that is on"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			a := newNode(t, config(t, overlayDual, ""), underlay("192.0.2.1", "fd00:244:0:1::9"), "a", 1)
-			peer := subnet.Lease{}
-			if tt.key == "" {
-				var err error
-				peer, err = subnet.DecodeValue(subnet.PerFamily[netip.Prefix]{}, []byte(tt.value))
-				require.NoError(t, err)
-			} else {
-				peer = flannel(t, tt.key, tt.value)
-			}
+			peer := flannel(t, tt.key, tt.value)
 			claims, err := a.Check(peer)
 			require.EqualError(t, err, tt.err)
 			require.Empty(t, claims)
 		})
 	}
+}
+
+// A node that has a subnet of the other family alone is no peer of ours.
+func TestCheckRefusesTheOtherFamily(t *testing.T) {
+	t.Parallel()
+	a := newNode(t, config(t, overlayV4, ""), underlay("192.0.2.1", "2001:db8::1"), "a", 1)
+	b := newNode(t, config(t, overlayV6, ""), underlay("192.0.2.2", "2001:db8::2"), "b", 2)
+	_, err := a.Check(b.lease)
+	require.EqualError(t, err, "it has no subnet of a family that is on")
 }
 
 func TestCheckClaims(t *testing.T) {

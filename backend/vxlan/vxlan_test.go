@@ -82,17 +82,6 @@ func text(objects []backend.Object) string {
 	return b.String()
 }
 
-// lines drops the indentation of a table's text.
-func lines(s string) string {
-	var b strings.Builder
-	for l := range strings.Lines(s) {
-		if l = strings.TrimSpace(l); l != "" {
-			b.WriteString(l + "\n")
-		}
-	}
-	return b.String()
-}
-
 // The VTEP addresses of the nodes a and b. They are part of what peers of an
 // earlier version hold: a release that changes them cuts every node off until
 // its announcement is everywhere.
