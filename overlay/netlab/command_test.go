@@ -95,9 +95,12 @@ func TestLabUpAfterDeath(t *testing.T) {
 			require.NoError(t, exec.CommandContext(t.Context(), "kill", "-9", pid[1]).Run())
 		}
 	}
-	require.Eventually(t, func() bool { return len(processesOf(t, dir)) == 0 }, 10*time.Second, 10*time.Millisecond)
-	_, _, err := netlab.Command(dir, "node1", nil, b)
-	require.ErrorContains(t, err, "node1 is dead")
+	for _, place := range []string{"node1", "lan", "outside"} {
+		require.Eventually(t, func() bool {
+			_, _, err := netlab.Command(dir, place, nil, b)
+			return err != nil && strings.Contains(err.Error(), place+" is dead")
+		}, 10*time.Second, 10*time.Millisecond)
+	}
 	require.NoError(t, netlab.Up(t.Context(), o, 0))
 }
 
