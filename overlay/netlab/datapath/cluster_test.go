@@ -214,7 +214,8 @@ func (c *cluster) ask(n *netlab.Node) (s overlay.Status, err error) {
 		return s, err
 	}
 	defer resp.Body.Close()
-	return s, json.NewDecoder(resp.Body).Decode(&s)
+	err = json.NewDecoder(resp.Body).Decode(&s)
+	return s, err
 }
 
 // configure puts another network config into etcd.

@@ -153,6 +153,9 @@ func TestVXLANOptions(t *testing.T) {
 			}
 		})
 	}
+	for _, n := range c.Nodes {
+		require.Empty(t, c.status(n).Repairs, "what we change ourselves is no repair")
+	}
 
 	t.Run("the underlay's MTU", func(t *testing.T) {
 		c := c.sub(t)
