@@ -36,7 +36,7 @@ const somebodyElses = `
 	touch /var/lib/twill-other/file
 	sysctl -qw net.ipv6.conf.all.forwarding=1`
 
-var soon = regexp.MustCompile(`(?m) expires \d+sec| (REACHABLE|STALE|DELAY|PROBE)\s*$|^\d+: `)
+var soon = regexp.MustCompile(`(?m) expires \d+sec| (REACHABLE|STALE|DELAY|PROBE)\s*$|^\d+: | [a-z_]+_timer +[0-9.]+`)
 
 // everything shows all that a daemon could have changed on a node: what only
 // traffic changes, the neighbours that were learned, is left out.
@@ -126,7 +126,7 @@ func (c *cluster) awaitPeer(t *testing.T, n *netlab.Node) {
 	t.Helper()
 	eventually(t, n.Name+" has a peer", func() error {
 		for _, way := range ways(t, n) {
-			if strings.HasPrefix(way, "fdb ") {
+			if strings.HasPrefix(way, "route ") && !strings.Contains(way, " via  ") {
 				return nil
 			}
 		}

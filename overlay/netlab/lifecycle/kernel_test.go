@@ -18,8 +18,8 @@ import (
 var devices = subnet.PerFamily[string]{"twill.1", "twill-v6.1"}
 
 // ways lists what leads to peers on a node, sorted: the routes of protocol
-// 116, and the permanent neighbours and FDB entries of our devices, whoever
-// made them.
+// 116, and the neighbours and FDB entries of our devices that are permanent or
+// static, whoever made them.
 func ways(t *testing.T, n *netlab.Node) []string {
 	t.Helper()
 	const script = `
@@ -43,14 +43,15 @@ func ways(t *testing.T, n *netlab.Node) []string {
 	var neighbours []struct{ Dst, Dev, Lladdr string }
 	decodeList(t, parts[2], &neighbours)
 	for _, e := range neighbours {
-		if strings.HasPrefix(e.Dev, "twill") {
+		if e.Dev == devices[subnet.IPv4] || e.Dev == devices[subnet.IPv6] {
 			found = append(found, fmt.Sprintf("neighbour %s dev %s lladdr %s", e.Dst, e.Dev, e.Lladdr))
 		}
 	}
 	var entries []struct{ Mac, Ifname, Dst, State string }
 	decodeList(t, parts[3], &entries)
 	for _, e := range entries {
-		if strings.HasPrefix(e.Ifname, "twill") {
+		learned := e.State == ""
+		if (e.Ifname == devices[subnet.IPv4] || e.Ifname == devices[subnet.IPv6]) && !learned {
 			found = append(found, fmt.Sprintf("fdb %s dev %s dst %s %s", e.Mac, e.Ifname, e.Dst, e.State))
 		}
 	}
