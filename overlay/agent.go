@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
@@ -180,7 +181,7 @@ func (a *Agent) watchHealth(ctx context.Context, health <-chan error) {
 
 // supervise calls a task again when it breaks, until the context ends.
 func (a *Agent) supervise(ctx context.Context, name string, task func(context.Context) error) {
-	wait := backoff{First: 100 * time.Millisecond, Most: 5 * time.Second}
+	wait := newBackoff(100*time.Millisecond, 5*time.Second)
 	for {
 		started := time.Now()
 		err := task(ctx)
@@ -188,9 +189,9 @@ func (a *Agent) supervise(ctx context.Context, name string, task func(context.Co
 			return
 		}
 		if time.Since(started) > time.Minute {
-			wait.reset()
+			wait.Reset()
 		}
-		d := wait.next()
+		d := wait.NextBackOff()
 		if err != nil && a.board.problem(name, err) {
 			a.cfg.Log.WithFields(logrus.Fields{"task": name, "retry": d.Round(time.Millisecond).String()}).WithError(err).Warn("task broke, will retry")
 			a.inbox.poke() // the reason why we are not ready may be another
@@ -256,6 +257,15 @@ func (a *Agent) onLeases(u subnet.Update) {
 func (a *Agent) onHeld(h subnet.Held) {
 	a.board.problem(partLease, nil)
 	a.inbox.held(h)
+}
+
+// newBackoff gives waits that double from first to most, each up to a half
+// longer or shorter by chance, so that many nodes do not come back at once.
+func newBackoff(first, most time.Duration) *backoff.ExponentialBackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval, b.Multiplier = first, most, 2
+	b.Reset()
+	return b
 }
 
 // pause waits; false means that the context ended first.

@@ -105,6 +105,19 @@ func TestDriftIsRepairedAndTold(t *testing.T) {
 	})
 }
 
+func TestWhatGoesWithAReplacedLinkIsNoRepair(t *testing.T) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"))
+	b.store.configs <- []byte(`{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "Port": 4789}}`)
+	b.eventually("the device has the new port", func() bool {
+		l, ok := b.kernel.get(backend.Key{Kind: backend.KindLink, Name: "twill.1"}).(backend.Link)
+		return ok && l.VXLAN.Port == 4789
+	})
+	b.kernel.set(routeKey(2), nil)
+	b.eventually("the route is back", func() bool { return b.agent.Status().Repairs.Total > 0 })
+	require.Equal(t, map[string]int{"route": 1}, b.agent.Status().Repairs.ByKind)
+}
+
 func TestContentionIsPacedAndNamed(t *testing.T) {
 	b := start(t, nil)
 	b.ready(peer(2, "n2"))

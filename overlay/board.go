@@ -163,15 +163,19 @@ func (b *board) peerPlanned(id string, err error) {
 
 func (b *board) peerGone(id string) { b.peerPlanned(id, nil) }
 
-func (b *board) objectFailed(k backend.Key, err error) {
+// objectFailed notes why an object cannot be made as it must be, and reports
+// whether that is news.
+func (b *board) objectFailed(k backend.Key, err error) (news bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f, ok := b.failing[k]
 	if !ok {
 		f = Failing{Object: k.String(), Since: time.Now()}
 	}
+	news = f.Error != err.Error()
 	f.Error = err.Error()
 	b.failing[k] = f
+	return news
 }
 
 func (b *board) objectWorks(k backend.Key) {

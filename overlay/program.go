@@ -139,7 +139,7 @@ func (a *Agent) inTurn(now time.Time, steps []step) []step {
 		k := st.Key()
 		if st.repair {
 			if at := s.pace.turn(k, now); at.After(now) {
-				s.pending[k] = &pending{have: st.Have, repair: true, at: at}
+				s.later(st, at)
 				continue
 			}
 		}
@@ -154,6 +154,17 @@ func (a *Agent) inTurn(now time.Time, steps []step) []step {
 	return out
 }
 
+// later keeps a step for a pass at that time.
+func (s *state) later(st step, at time.Time) *pending {
+	p := s.pending[st.Key()]
+	if p == nil {
+		p = &pending{attempt: newBackoff(200*time.Millisecond, 30*time.Second)}
+		s.pending[st.Key()] = p
+	}
+	p.have, p.repair, p.at = st.Have, st.repair, at
+	return p
+}
+
 // repair is a change that undid a drift.
 type repair struct {
 	backend.Change
@@ -166,14 +177,11 @@ func (a *Agent) applied(now time.Time, st step, err error) (r repair, repaired b
 	s := a.state
 	k := st.Key()
 	if err != nil {
-		p := s.pending[k]
-		if p == nil {
-			p = &pending{attempt: backoff{First: 200 * time.Millisecond, Most: 30 * time.Second}}
-			s.pending[k] = p
+		p := s.later(st, now)
+		p.at = now.Add(p.attempt.NextBackOff())
+		if a.board.objectFailed(k, err) {
 			a.cfg.Log.WithField("object", k.String()).WithError(err).Warn("change failed, will retry")
 		}
-		p.have, p.repair, p.at = st.Have, st.repair, now.Add(p.attempt.next())
-		a.board.objectFailed(k, err)
 		return repair{}, false
 	}
 	delete(s.pending, k)

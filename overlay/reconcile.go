@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/sirupsen/logrus"
 
 	"github.com/twill-net/twill/backend"
@@ -30,16 +31,16 @@ type state struct {
 	full       bool // the next pass looks at everything
 	host       bool // the next pass chooses the underlay again
 	dirtyRules bool
-	inSync     bool // the first full list is planned for: what nobody wants may go
-	settled    bool // all peers of the first full list were programmed once
-	retry      backoff
+	inSync     bool                        // the first full list is planned for: what nobody wants may go
+	settled    bool                        // all peers of the first full list were programmed once
+	retry      *backoff.ExponentialBackOff // of passes that could not do all
 }
 
 // pending is a change to make later.
 type pending struct {
 	have    backend.Object // as far as known
 	repair  bool
-	attempt backoff
+	attempt *backoff.ExponentialBackOff
 	at      time.Time
 }
 
@@ -47,7 +48,7 @@ func newState() *state {
 	return &state{
 		pending: map[backend.Key]*pending{},
 		pace:    pacer{},
-		retry:   backoff{First: 100 * time.Millisecond, Most: 10 * time.Second},
+		retry:   newBackoff(100*time.Millisecond, 10*time.Second),
 	}
 }
 
@@ -283,9 +284,9 @@ func (a *Agent) nextDue(now time.Time, ok bool) time.Time {
 	s := a.state
 	next := now.Add(a.cfg.FullPass)
 	if ok {
-		s.retry.reset()
+		s.retry.Reset()
 	} else {
-		next = now.Add(s.retry.next())
+		next = now.Add(s.retry.NextBackOff())
 	}
 	for _, p := range s.pending {
 		next = earliest(next, p.at)
