@@ -117,11 +117,11 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return fmt.Errorf("creating the data directory: %w", err)
 	}
-	unlock, err := lockDir(c.DataDir)
+	lock, err := lockDir(c.DataDir)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer lock.Close()
 	cfg.GRPCAdditionalServerOptions = []grpc.ServerOption{endStreams(ctx)}
 	etcd, err := embed.StartEtcd(cfg)
 	if err != nil {
@@ -151,9 +151,9 @@ func Run(ctx context.Context, c Config, ready func()) error {
 }
 
 // lockDir makes sure that one process at a time serves dir. Without it etcd
-// waits in silence for the lock of its database (flock(2), dropped by the
-// kernel when the process ends).
-func lockDir(dir string) (unlock func() error, err error) {
+// waits in silence for the lock of its database. The lock goes with the
+// returned file, or with the process; flock(2).
+func lockDir(dir string) (*os.File, error) {
 	f, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening the data directory: %w", err)
@@ -162,7 +162,7 @@ func lockDir(dir string) (unlock func() error, err error) {
 		_ = f.Close()
 		return nil, fmt.Errorf("locking the data directory %s: %w: another process serves it; stop that or choose another data-dir", dir, err)
 	}
-	return f.Close, nil
+	return f, nil
 }
 
 // hint says what to do about an error that an operator can mend.

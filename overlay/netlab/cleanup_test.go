@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -72,6 +73,9 @@ func TestCloseLeavesNothing(t *testing.T) {
 	require.NoError(t, err)
 	_, err = lab.Node(1).Start("leftover", "sh", "-c", "trap '' TERM HUP; (setsid sleep 1000 "+dir+" &); sleep 1000 "+dir)
 	require.NoError(t, err)
+	halted, err := lab.Node(2).Start("halted", "sleep", "1000")
+	require.NoError(t, err)
+	require.NoError(t, halted.Signal(syscall.SIGSTOP))
 	_, err = lab.Node(1).PingContinuously(t.Context(), lab.Node(2).Addrs[0], 10*time.Millisecond)
 	require.NoError(t, err)
 	require.NotEmpty(t, processesOf(t, dir))

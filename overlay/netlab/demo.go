@@ -23,7 +23,7 @@ func Demo(ctx context.Context, o Options, podsPerNode int, out io.Writer) (err e
 		err = errors.Join(l.show(ctx, podsPerNode, out), l.takeDown(ctx, out))
 	}
 	if ctx.Err() != nil {
-		return errors.New("interrupted; the lab is taken down")
+		return errInterrupted
 	}
 	return err
 }

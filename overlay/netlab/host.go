@@ -94,7 +94,7 @@ func entered(ctx context.Context, nsenter int) (pid int, err error) {
 }
 
 // signalEntered signals the command that nsenter runs. Nsenter stops and ends
-// with its command, and is woken with it.
+// with its command; who wakes the one must wake the other.
 func signalEntered(nsenter *os.Process, sig syscall.Signal) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -105,8 +105,11 @@ func signalEntered(nsenter *os.Process, sig syscall.Signal) error {
 	if err := syscall.Kill(pid, sig); err != nil {
 		return err
 	}
-	if sig == syscall.SIGCONT || sig == syscall.SIGKILL {
+	switch sig {
+	case syscall.SIGCONT, syscall.SIGKILL:
 		_ = nsenter.Signal(syscall.SIGCONT)
+	case syscall.SIGSTOP:
+		return poll(ctx, time.Millisecond, func() (bool, error) { return stopped(nsenter.Pid) })
 	}
 	return nil
 }

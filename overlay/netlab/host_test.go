@@ -84,9 +84,10 @@ func TestProcess(t *testing.T) {
 	require.NoError(t, p.Kill(t.Context()), "also a stopped one")
 	require.False(t, p.Running())
 
-	// It ends with its node.
+	// It ends with its node, also when it was stopped.
 	require.NoError(t, p.Restart())
 	logged(3, "started")
+	require.NoError(t, p.Signal(syscall.SIGSTOP))
 	require.NoError(t, lab.Node(1).Reboot(t.Context()))
 	err = p.Wait(t.Context())
 	require.ErrorAs(t, err, &exit)

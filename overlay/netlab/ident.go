@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,21 +21,39 @@ type identity struct {
 }
 
 func identify(pid int) (identity, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	stat, err := readStat(pid)
 	if err != nil {
 		return identity{}, err
 	}
-	// The second field, in parentheses, may contain blanks and parentheses.
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	const startTime = 22 - 3
-	if len(fields) <= startTime {
-		return identity{}, fmt.Errorf("reading /proc/%d/stat: %q has no start time", pid, stat)
-	}
-	if state := fields[0][0]; state == 'Z' || state == 'X' {
+	if state := stat[0]; state == "Z" || state == "X" {
 		return identity{}, fmt.Errorf("process %d has ended", pid)
 	}
-	start, err := strconv.ParseUint(string(fields[startTime]), 10, 64)
+	start, err := strconv.ParseUint(stat[startTime], 10, 64)
 	return identity{pid, start}, err
+}
+
+// startTime is the index of field 22 in what readStat returns.
+const startTime = 22 - 3
+
+// readStat returns the fields of /proc/PID/stat from the third, the state, on;
+// proc_pid_stat(5).
+func readStat(pid int) ([]string, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
+	// The second field, in parentheses, may contain blanks and parentheses.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) <= startTime {
+		return nil, fmt.Errorf("reading /proc/%d/stat: %q has no start time", pid, stat)
+	}
+	return fields, nil
+}
+
+// stopped reports whether a process is, by a signal.
+func stopped(pid int) (bool, error) {
+	stat, err := readStat(pid)
+	return err == nil && stat[0] == "T", err
 }
 
 func (id identity) alive() bool {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,9 +33,10 @@ type Lab struct {
 	started time.Time
 	running sync.WaitGroup // goroutines of processes, flows and servers
 
-	mu     sync.Mutex
-	spaces map[string]*space // by host: lan, outside, node1 …
-	record record
+	mu        sync.Mutex
+	spaces    map[string]*space // by host: lan, outside, node1 …
+	processes []*Process
+	record    record
 }
 
 // New makes a lab: its namespaces, links and addresses, and an etcd holding
@@ -147,18 +150,32 @@ func (l *Lab) eachNode(ctx context.Context, f func(*Node, context.Context) error
 // more than once.
 func (l *Lab) Close() error {
 	l.mu.Lock()
-	var ending sync.WaitGroup
-	for _, s := range l.spaces {
-		ending.Go(s.end)
-	}
-	ending.Wait()
+	spaces := slices.Collect(maps.Values(l.spaces))
 	clear(l.spaces)
 	l.mu.Unlock()
+	l.end(spaces...)
 	l.running.Wait()
 	if err := os.RemoveAll(l.opts.Dir); err != nil {
 		return fmt.Errorf("removing the lab's directory: %w", err)
 	}
 	return nil
+}
+
+// end ends hosts, and what runs on them.
+func (l *Lab) end(spaces ...*space) {
+	for _, s := range spaces {
+		s.kill()
+	}
+	// A first process does not end before the others of its PID namespace
+	// are reaped, also those whose parent is an nsenter that was stopped.
+	l.mu.Lock()
+	for _, p := range l.processes {
+		p.wake()
+	}
+	l.mu.Unlock()
+	for _, s := range spaces {
+		s.wait()
+	}
 }
 
 // Detach leaves the lab running when this process ends; Down ends it. The lab

@@ -57,7 +57,7 @@ func (n *Node) gateways() subnet.PerFamily[netip.Prefix] {
 // Reboot is a power cut: every process, pod and link of the node is gone, and
 // /run is empty; /var/lib/twill, /var/lib/cni and /etc/cni stay.
 func (n *Node) Reboot(ctx context.Context) error {
-	n.space().end()
+	n.lab.end(n.space())
 	// The kernel frees namespaces in its own time, and with them the other
 	// end of the link.
 	if _, err := n.lab.Lan.Exec(ctx, "sh", "-c", `ip link del "$1" 2>/dev/null || ! ip link show "$1" >/dev/null 2>&1`, "sh", n.Name); err != nil {
@@ -68,7 +68,7 @@ func (n *Node) Reboot(ctx context.Context) error {
 
 // Reinstall is a reboot with an empty disk and a new machine ID.
 func (n *Node) Reinstall(ctx context.Context) error {
-	n.space().end()
+	n.lab.end(n.space())
 	if err := os.RemoveAll(filepath.Join(n.lab.opts.Dir, n.Name)); err != nil {
 		return err
 	}

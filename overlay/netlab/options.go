@@ -2,10 +2,13 @@ package netlab
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/twill-net/twill/subnet"
 )
@@ -87,10 +90,31 @@ func (o Options) withDefaults() (Options, error) {
 	if _, err := os.Stat(o.Binaries.Twill); err != nil {
 		return o, fmt.Errorf("finding the twill binary: %w: run `make build`", err)
 	}
+	if os.Geteuid() != 0 {
+		return o, errors.New("a lab needs root: its nodes are namespaces")
+	}
+	for tool, pkg := range map[string]string{"nsenter": "util-linux", "ip": "iproute2", "ping": "iputils-ping"} {
+		if !installed(tool, o.Binaries) {
+			return o, fmt.Errorf("%s is not installed: install the package %s", tool, pkg)
+		}
+	}
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil && (o.Underlay.Has(subnet.IPv6) || o.Overlay.Has(subnet.IPv6)) {
 		return o, fmt.Errorf("this kernel has no IPv6 (%w): choose IPv4 for underlay and overlay", err)
 	}
 	return o, nil
+}
+
+// installed reports whether a program is in the path that hosts have.
+func installed(program string, b Binaries) bool {
+	for _, kv := range environ(b) {
+		if list, ok := strings.CutPrefix(kv, "PATH="); ok {
+			return slices.ContainsFunc(filepath.SplitList(list), func(dir string) bool {
+				_, err := os.Stat(filepath.Join(dir, program))
+				return err == nil
+			})
+		}
+	}
+	return false
 }
 
 // DefaultNetConf returns the network config of an overlay with the given

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
@@ -98,7 +99,10 @@ func (n *Node) DelPod(ctx context.Context, p *Pod) error {
 		err = fmt.Errorf("deleting pod %s: %w", p.Name, err)
 	}
 	_, errNS := n.Exec(ctx, "ip", "netns", "del", p.id)
-	return errors.Join(err, errNS)
+	n.lab.mu.Lock()
+	defer n.lab.mu.Unlock()
+	n.lab.record.Pods = slices.DeleteFunc(n.lab.record.Pods, func(r podRecord) bool { return r.Name == p.Name })
+	return errors.Join(err, errNS, n.lab.record.write(n.lab.opts.Dir))
 }
 
 // cniConf reads the node's CNI configuration, which a test may have changed.

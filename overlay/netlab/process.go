@@ -30,7 +30,13 @@ type Process struct {
 func (h *Host) Start(name string, args ...string) (*Process, error) {
 	name = strings.ReplaceAll(h.Name, "/", "-") + "-" + name
 	p := &Process{Name: name, Log: h.lab.logPath(name), host: h, args: args}
-	return p, p.Restart()
+	if err := p.Restart(); err != nil {
+		return nil, err
+	}
+	h.lab.mu.Lock()
+	defer h.lab.mu.Unlock()
+	h.lab.processes = append(h.lab.processes, p)
+	return p, nil
 }
 
 // Restart starts the command again after it has ended.
@@ -77,6 +83,12 @@ func (p *Process) Signal(sig syscall.Signal) error {
 		return fmt.Errorf("signalling %s: %w", p.Name, err)
 	}
 	return nil
+}
+
+// wake lets nsenter see the end of a command that was stopped.
+func (p *Process) wake() {
+	cmd, _ := p.run()
+	_ = cmd.Process.Signal(syscall.SIGCONT)
 }
 
 // Running reports whether the command has not ended.

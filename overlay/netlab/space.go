@@ -65,15 +65,18 @@ func (l *Lab) startSpace(name string) (_ *space, err error) {
 		s.id, err = identify(cmd.Process.Pid)
 	}
 	if err != nil {
-		s.end()
+		s.kill()
+		s.wait()
 		return nil, fmt.Errorf("furnishing the namespaces of %s: %w", name, err)
 	}
 	return s, nil
 }
 
-// end kills the first process and with it everything in its namespaces.
-func (s *space) end() {
-	_ = s.cmd.Process.Kill()
+// kill kills the first process and with it everything in its namespaces, and
+// wait waits until all that is gone.
+func (s *space) kill() { _ = s.cmd.Process.Kill() }
+
+func (s *space) wait() {
 	_ = s.cmd.Wait() // "signal: killed"
 	s.lifeline.Close()
 }

@@ -65,17 +65,21 @@ func Up(ctx context.Context, o Options, podsPerNode int) error {
 		return err
 	}
 	l, err := New(ctx, o)
-	if err != nil {
-		return err
+	if err == nil {
+		if _, err = l.Deploy(ctx, podsPerNode); err == nil {
+			err = l.Detach()
+		}
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
 	}
-	if _, err = l.Deploy(ctx, podsPerNode); err == nil {
-		err = l.Detach()
+	if ctx.Err() != nil {
+		return errInterrupted
 	}
-	if err != nil {
-		return errors.Join(err, l.Close())
-	}
-	return nil
+	return err
 }
+
+var errInterrupted = errors.New("interrupted; the lab is taken down")
 
 // checkFree makes sure that no lab runs in dir and clears away a dead one.
 func checkFree(dir string) error {
