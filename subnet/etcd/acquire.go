@@ -54,19 +54,19 @@ func (s *Store) tryAcquire(ctx context.Context, claim subnet.Claim, good func())
 		return owned{}, err
 	}
 	good()
-	choice, err := acquire.Choose(claim, list.plain())
+	choice, err := acquire.Choose(claim, list.records)
 	if err != nil {
 		return owned{}, err
 	}
 	own := owned{held: subnet.Held{Lease: choice.Lease, Key: choice.Key, Created: choice.Own.Created}, mod: choice.Own.Modified}
-	before := list.find(choice.Own.Key)
+	attached := list.leaseOf(choice.Own.Key)
 	if !choice.Reserved() {
-		if own.term, err = s.secure(ctx, before.lease, s.oursOf(choice)); err != nil {
+		if own.term, err = s.secure(ctx, attached, s.oursOf(choice)); err != nil {
 			return owned{}, err
 		}
 	}
 	own.held.Expires = own.term.expires()
-	if choice.Written() && own.term.id == before.lease {
+	if choice.Written() && own.term.id == attached {
 		return own, nil
 	}
 	for _, err := range choice.Unused {

@@ -57,7 +57,7 @@ const parallel = 32
 // Records returns all records, sorted by key.
 func (s *Store) Records(ctx context.Context) ([]subnet.Record, error) {
 	list, err := s.list(ctx)
-	return list.plain(), err
+	return list.records, err
 }
 
 // List returns all records, sorted by key. It asks etcd for the end of each,
@@ -71,12 +71,12 @@ func (s *Store) List(ctx context.Context) ([]Entry, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
 	for i, r := range list.records {
-		out[i].Record = r.Record
+		out[i].Record = r
 		if r.Reserved {
 			continue
 		}
 		g.Go(func() error {
-			resp, err := s.timeToLive(ctx, r.lease)
+			resp, err := s.timeToLive(ctx, list.leases[i])
 			if resp != nil {
 				out[i].Expires = time.Now().Add(time.Duration(resp.TTL) * time.Second).Truncate(time.Second)
 			}
@@ -115,7 +115,7 @@ func (s *Store) reserve(ctx context.Context, want subnet.Lease, list listing) er
 			if r.Reserved && r.Invalid == "" {
 				return nil
 			}
-			choice.Taken, choice.Own = true, r.Record
+			choice.Taken, choice.Own = true, r
 			choice.Own.Reserved = true
 			if r.Invalid == "" {
 				choice.Lease = r.Lease
@@ -123,7 +123,7 @@ func (s *Store) reserve(ctx context.Context, want subnet.Lease, list listing) er
 			}
 		case acquire.Overlap(r.Lease, want):
 			return fmt.Errorf("reserving %s for %s: it overlaps %s, which %s holds; release that first, or choose another subnet",
-				key, want.ID(), r.Key, holderOf(r.Record))
+				key, want.ID(), r.Key, holderOf(r))
 		}
 	}
 	_, err := s.write(ctx, choice, owned{held: subnet.Held{Lease: choice.Lease, Key: key}, mod: choice.Own.Modified}, list.at.rev)
@@ -160,7 +160,7 @@ func (s *Store) Remove(ctx context.Context, match func(subnet.Record) bool) ([]s
 	}
 	var removed []subnet.Record
 	for _, r := range list.records {
-		if !match(r.Record) {
+		if !match(r) {
 			continue
 		}
 		key := s.leases + r.Key
@@ -172,7 +172,7 @@ func (s *Store) Remove(ctx context.Context, match func(subnet.Record) bool) ([]s
 		if err != nil {
 			return removed, err
 		}
-		removed = append(removed, r.Record)
+		removed = append(removed, r)
 	}
 	return removed, nil
 }

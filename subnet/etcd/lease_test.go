@@ -88,14 +88,17 @@ func TestSharedEtcdLease(t *testing.T) {
 	s := b.open(t)
 	h := hold(t, s, claim(t, "n1", 1))
 	require.Equal(t, "10.5.1.0-24", h.next(t).Key)
-	require.NotEqual(t, shared.ID, b.etcdLease(t, "10.5.1.0-24"))
+	ours := b.etcdLease(t, "10.5.1.0-24")
+	require.NotEqual(t, shared.ID, ours)
+	_, err = b.client.Put(t.Context(), "/other's", "", clientv3.WithLease(ours))
+	require.NoError(t, err)
 	h.stop()
 	require.NoError(t, <-h.done)
 	require.NoError(t, s.Release(t.Context()))
 	require.Empty(t, b.Records(t))
-	resp, err := b.client.Get(t.Context(), "/other")
+	resp, err := b.client.Get(t.Context(), "/other", clientv3.WithPrefix())
 	require.NoError(t, err)
-	require.Len(t, resp.Kvs, 1)
+	require.Len(t, resp.Kvs, 2)
 }
 
 func TestReleaseRevokesTheEtcdLease(t *testing.T) {

@@ -16,15 +16,10 @@ import (
 // etcd nor we hold for long.
 const pageSize = 4096
 
-// record is one as etcd holds it.
-type record struct {
-	subnet.Record
-	lease clientv3.LeaseID // 0 for a reservation
-}
-
 // listing is what the store held at one revision.
 type listing struct {
-	records []record
+	records []subnet.Record    // sorted by key
+	leases  []clientv3.LeaseID // of each; 0 for a reservation
 	at      position
 }
 
@@ -52,10 +47,12 @@ func (s *Store) list(ctx context.Context) (listing, error) {
 		}
 		if l.at.rev == 0 {
 			l.at.rev, l.at.cluster = resp.Header.Revision, resp.Header.ClusterId
-			l.records = make([]record, 0, resp.Count)
+			l.records = make([]subnet.Record, 0, resp.Count)
+			l.leases = make([]clientv3.LeaseID, 0, resp.Count)
 		}
 		for _, kv := range resp.Kvs {
 			l.records = append(l.records, s.decode(kv))
+			l.leases = append(l.leases, clientv3.LeaseID(kv.Lease))
 			if kv.ModRevision > l.at.anchorRev {
 				l.at.anchor, l.at.anchorRev = string(kv.Key), kv.ModRevision
 			}
@@ -67,30 +64,23 @@ func (s *Store) list(ctx context.Context) (listing, error) {
 	return l, nil
 }
 
-// plain returns the records as every store knows them.
-func (l listing) plain() []subnet.Record {
-	out := make([]subnet.Record, len(l.records))
+// leaseOf returns the etcd lease that a key of the listing hangs on, 0 for
+// none.
+func (l listing) leaseOf(key string) clientv3.LeaseID {
 	for i, r := range l.records {
-		out[i] = r.Record
-	}
-	return out
-}
-
-// find returns what etcd knows of a record of the listing.
-func (l listing) find(key string) record {
-	for _, r := range l.records {
 		if r.Key == key {
-			return r
+			return l.leases[i]
 		}
 	}
-	return record{}
+	return clientv3.NoLease
 }
 
 // decode never fails: what cannot be used says why.
-func (s *Store) decode(kv *mvccpb.KeyValue) record {
-	r := record{lease: clientv3.LeaseID(kv.Lease)}
-	r.Key = strings.TrimPrefix(string(kv.Key), s.leases)
-	r.Created, r.Modified, r.Reserved = kv.CreateRevision, kv.ModRevision, kv.Lease == 0
+func (s *Store) decode(kv *mvccpb.KeyValue) subnet.Record {
+	r := subnet.Record{
+		Key:     strings.TrimPrefix(string(kv.Key), s.leases),
+		Created: kv.CreateRevision, Modified: kv.ModRevision, Reserved: kv.Lease == 0,
+	}
 	subnets, err := subnet.DecodeKey(r.Key)
 	if err != nil {
 		r.Invalid = err.Error()

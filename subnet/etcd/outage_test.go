@@ -243,6 +243,16 @@ func TestAnotherCluster(t *testing.T) {
 	v.Await(t, other)
 	_, wentBack := fulls(v)
 	require.Equal(t, 1, wentBack)
+	// And it is told although there is nothing by which to know the history.
+	b, other = newBackend(t, etcdtest.Options{}), newBackend(t, etcdtest.Options{})
+	b, way = b.through(t)
+	v = subnettest.Watch(t, b.open(t))
+	v.Await(t, b)
+	other.SetConfig(t, []byte("{}"))
+	way.Cut()
+	way.Retarget(other.server)
+	way.Heal()
+	eventually(t, "it is told", func() bool { _, wentBack := fulls(v); return wentBack == 1 })
 }
 
 // The store went back while nobody watched it: between two calls.

@@ -69,7 +69,7 @@ func (s *Store) WatchLeases(ctx context.Context, on func(subnet.Update)) error {
 			if back {
 				s.log.WithField("store", s.cfg.Endpoints).Warn("The store went back in time: it was restored from a backup, or is another one")
 			}
-			on(subnet.Update{Full: true, WentBack: back, Put: l.plain()})
+			on(subnet.Update{Full: true, WentBack: back, Put: l.records})
 			back = false
 		}
 		err := s.resume(ctx, &at, good, on)
@@ -162,7 +162,7 @@ func (s *Store) delta(events []*mvccpb.Event, at *position) subnet.Update {
 		if e.Type == mvccpb.Event_DELETE {
 			u.Gone = append(u.Gone, r.Key)
 		} else {
-			u.Put = append(u.Put, r.Record)
+			u.Put = append(u.Put, r)
 		}
 	}
 	return u

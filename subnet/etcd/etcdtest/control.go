@@ -1,8 +1,8 @@
 package etcdtest
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -39,14 +39,10 @@ func goCommand(t testing.TB, dir string, args ...string) string {
 	cmd := exec.Command("go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	out, err := cmd.Output()
-	if err != nil {
-		var exit exec.ExitError
-		if e := (*exec.ExitError)(nil); errors.As(err, &e) {
-			exit = *e
-		}
-		require.NoError(t, err, "go %s: %s", strings.Join(args, " "), exit.Stderr)
-	}
+	require.NoError(t, err, "go %s: %s", strings.Join(args, " "), &stderr)
 	return strings.TrimSpace(string(out))
 }
 
