@@ -79,7 +79,7 @@ func TestTokenExpires(t *testing.T) {
 	}
 	b.Put(t, "10.5.2.0-24", peerB, false)
 	v.Await(t, b)
-	_, n := health.last()
+	n, _ := health.last()
 	require.Zero(t, n, "a token that ends is no trouble")
 
 	client := b.client
@@ -139,8 +139,8 @@ func TestRefused(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan error, 1)
 				go func() { done <- s.WatchLeases(ctx, func(subnet.Update) {}) }()
-				eventually(t, "it is told", func() bool { err, _ := health.last(); return err != nil })
-				err, _ := health.last()
+				eventually(t, "it is told", func() bool { _, err := health.last(); return err != nil })
+				_, err := health.last()
 				errs = append(errs, err)
 				cancel()
 				require.NoError(t, <-done)
@@ -210,8 +210,8 @@ func TestTLS(t *testing.T) {
 			if tt.err == "" {
 				require.True(t, (<-lists).Full)
 			} else {
-				eventually(t, "it is told", func() bool { err, _ := health.last(); return err != nil })
-				err, _ := health.last()
+				eventually(t, "it is told", func() bool { _, err := health.last(); return err != nil })
+				_, err := health.last()
 				require.ErrorContains(t, err, tt.err)
 				require.Empty(t, lists)
 			}
@@ -237,7 +237,7 @@ func TestCertificateIsReplaced(t *testing.T) {
 	}
 	s := b.open(t)
 	v := subnettest.Watch(t, s)
-	eventually(t, "it is told", func() bool { err, _ := health.last(); return err != nil })
+	eventually(t, "it is told", func() bool { _, err := health.last(); return err != nil })
 	copyFile(t, ours.ClientCert, cert)
 	copyFile(t, ours.ClientKey, key)
 	v.Await(t, b)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/etcd/etcdtest"
+	"github.com/twill-net/twill/subnet/subnettest"
 )
 
 func manyKey(i int) string { return fmt.Sprintf("10.%d.%d.0-24", 128+i>>8, i&255) }
@@ -18,6 +19,34 @@ func manyKey(i int) string { return fmt.Sprintf("10.%d.%d.0-24", 128+i>>8, i&255
 func manyValue(i int) string {
 	return fmt.Sprintf(`{"PublicIP":"172.16.%d.%d","PublicIPv6":null,"BackendType":"vxlan",`+
 		`"BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:%02x:%02x"},"NodeName":"node-%d","MachineID":"%032x"}`, i>>8, i&255, i>>8, i&255, i, i)
+}
+
+// The list is paged, and of one revision.
+func TestManyLeases(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, etcdtest.Options{})
+	fill(t, b, 9000)
+	v := subnettest.Watch(t, b.open(t))
+	v.Await(t, b)
+	require.Len(t, v.Records(), 9000)
+	require.Len(t, v.Updates(), 1)
+}
+
+// fill writes leases of n nodes.
+func fill(t testing.TB, b backend, n int) {
+	t.Helper()
+	const perTxn = 100
+	for i := 0; i < n; {
+		var ops []clientv3.Op
+		for range perTxn {
+			if i < n {
+				ops = append(ops, clientv3.OpPut(b.key(manyKey(i)), manyValue(i)))
+			}
+			i++
+		}
+		_, err := b.client.Txn(t.Context()).Then(ops...).Commit()
+		require.NoError(t, err)
+	}
 }
 
 // BenchmarkList compares the first full list with the one range read that is

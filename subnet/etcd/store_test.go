@@ -149,13 +149,14 @@ func (r *reports) take(err error) {
 	r.all = append(r.all, err)
 }
 
-func (r *reports) last() (err error, n int) {
+// last returns what was told last, and how often something was.
+func (r *reports) last() (n int, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.all) == 0 {
-		return nil, 0
+		return 0, nil
 	}
-	return r.all[len(r.all)-1], len(r.all)
+	return len(r.all), r.all[len(r.all)-1]
 }
 
 // logged is a logger that a test can read.

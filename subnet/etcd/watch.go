@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -57,14 +59,14 @@ func unlessEnded(ctx context.Context, err error) error {
 // Records that cannot be used are passed on with Record.Invalid set.
 func (s *Store) WatchLeases(ctx context.Context, on func(subnet.Update)) error {
 	var at position // zero: list first
-	back := false
+	back, crowd := false, 0
 	err := s.persist(ctx, taskLeases, func(ctx context.Context, good func()) error {
 		if at.rev == 0 {
 			l, err := s.list(ctx)
 			if err != nil {
 				return err
 			}
-			at, back = l.at, s.see(l.at) || back
+			at, back, crowd = l.at, s.see(l.at) || back, len(l.records)
 			good()
 			if back {
 				s.log.WithField("store", s.cfg.Endpoints).Warn("The store went back in time: it was restored from a backup, or is another one")
@@ -76,15 +78,24 @@ func (s *Store) WatchLeases(ctx context.Context, on func(subnet.Update)) error {
 		switch {
 		case errors.Is(err, errWentBack):
 			at, back = position{}, true
-			return errAgain
+			return makeWay(ctx, crowd)
 		case errors.Is(err, rpctypes.ErrCompacted):
 			s.log.WithField("revision", at.rev).Info("The store has forgotten what changed since; listing all leases")
 			at = position{}
-			return errAgain
+			return makeWay(ctx, crowd)
 		}
 		return err
 	})
 	return unlessEnded(ctx, err)
+}
+
+// makeWay waits before a listing that every node wants at the same time, the
+// longer the more there are: a full list of 20 000 leases costs etcd 50 ms.
+func makeWay(ctx context.Context, crowd int) error {
+	if err := pause(ctx, rand.N(time.Duration(crowd)*time.Millisecond+1)); err != nil {
+		return err
+	}
+	return errAgain
 }
 
 // see notes how far WatchLeases has come, for good: a later call begins with a

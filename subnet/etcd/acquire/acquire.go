@@ -122,7 +122,7 @@ func share(a, b subnet.PerFamily[netip.Addr]) bool {
 }
 
 // preference orders our own records: reservations, then the previous subnets,
-// then the younger, which is where peers see us.
+// then the one written last, which is where peers see us.
 func preference(c subnet.Claim, a, b subnet.Record) int {
 	rank := func(r subnet.Record) int {
 		switch {
@@ -133,7 +133,7 @@ func preference(c subnet.Claim, a, b subnet.Record) int {
 		}
 		return 2
 	}
-	return cmp.Or(rank(a)-rank(b), cmp.Compare(b.Created, a.Created), cmp.Compare(a.Key, b.Key))
+	return cmp.Or(rank(a)-rank(b), cmp.Compare(b.Modified, a.Modified), cmp.Compare(a.Key, b.Key))
 }
 
 // serves says why a record of ours cannot be the lease. Where two overlap, the

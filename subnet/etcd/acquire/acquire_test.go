@@ -76,7 +76,7 @@ func TestChoose(t *testing.T) {
 			rows: []row{{"10.0.0.0-8", `{"NodeName":"other"}`, false}, {"10.5.9.0-24", mine, false}},
 			key:  "10.5.9.0-24",
 		},
-		"of two leases the younger, where peers see us": {
+		"of two leases the one written last, where peers see us": {
 			rows:   []row{{"10.5.9.0-24", mine, false}, {"10.5.10.0-24", mine, false}},
 			key:    "10.5.10.0-24",
 			delete: []string{"10.5.9.0-24"},

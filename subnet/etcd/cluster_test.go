@@ -1,0 +1,74 @@
+package etcd_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/subnet/etcd"
+	"github.com/twill-net/twill/subnet/etcd/etcdtest"
+	"github.com/twill-net/twill/subnet/subnettest"
+)
+
+// A member without a leader must not be believed to have no news.
+func TestLeaderLost(t *testing.T) {
+	t.Parallel()
+	members := etcdtest.StartCluster(t, 3, etcdtest.Options{})
+	b := backend{server: members[0], client: members[0].Client(t), prefix: "/x"}
+	var health reports
+	b.change = func(c *etcd.Config) { c.Health = health.take }
+	b.Put(t, "10.5.1.0-24", peerA, false)
+	s := b.open(t)
+	v := subnettest.Watch(t, s)
+	v.Await(t, b)
+	h := hold(t, s, claim(t, "n1", 1))
+	h.next(t)
+	members[1].Kill()
+	members[2].Kill()
+	eventually(t, "it is told", func() bool {
+		_, err := health.last()
+		return err != nil
+	})
+	_, err := health.last()
+	t.Log(err)
+	members[1].Restart()
+	eventually(t, "there is a leader again", func() bool {
+		_, err := b.client.Put(t.Context(), b.key("10.5.2.0-24"), peerB)
+		return err == nil
+	})
+	v.Await(t, b)
+	eventually(t, "all is well again", func() bool {
+		_, err := health.last()
+		return err == nil
+	})
+	full, wentBack := fulls(v)
+	require.Zero(t, full)
+	require.Zero(t, wentBack, "a member that lags is no backup")
+	require.Empty(t, h.held)
+}
+
+// One member of three dies: another one serves.
+func TestMemberLost(t *testing.T) {
+	t.Parallel()
+	members := etcdtest.StartCluster(t, 3, etcdtest.Options{})
+	b := backend{server: members[0], client: members[0].Client(t), prefix: "/x"}
+	b.change = func(c *etcd.Config) {
+		c.Endpoints = []string{members[1].Endpoint, members[2].Endpoint, members[0].Endpoint}
+	}
+	v := subnettest.Watch(t, b.open(t))
+	b.Put(t, "10.5.1.0-24", peerA, false)
+	v.Await(t, b)
+	for _, m := range []int{1, 2} {
+		members[m].Kill()
+		eventually(t, "another member leads", func() bool { // and so takes this
+			_, err := b.client.Put(t.Context(), b.key("10.5.2.0-24"), peerB)
+			return err == nil
+		})
+		v.Await(t, b)
+		b.Delete(t, "10.5.2.0-24")
+		v.Await(t, b)
+		members[m].Restart()
+	}
+	_, wentBack := fulls(v)
+	require.Zero(t, wentBack)
+}

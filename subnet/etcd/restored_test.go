@@ -1,0 +1,102 @@
+package etcd_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/subnet/etcd/etcdtest"
+	"github.com/twill-net/twill/subnet/subnettest"
+)
+
+// What happens while one does not look must not be lost, even when the store
+// has caught up with the revision at which one stopped looking.
+func TestRestoredFromBackup(t *testing.T) {
+	t.Parallel()
+	for name, further := range map[string]int{"behind": 0, "caught up": 20} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, way := newBackend(t, etcdtest.Options{}).through(t)
+			b.Put(t, "10.5.1.0-24", peerA, false)
+			b.server.Stop()
+			old := b.server.Backup()
+			b.server.Restart()
+			s := b.open(t)
+			v := subnettest.Watch(t, s)
+			v.Await(t, b)
+			h := hold(t, s, claim(t, "n1", 1))
+			held := h.next(t)
+			for range 5 {
+				b.Put(t, "10.5.2.0-24", peerB, false)
+			}
+			v.Await(t, b)
+
+			way.Cut()
+			b.server.Stop()
+			b.server.Restore(old)
+			b.server.Restart()
+			for range further {
+				b.Put(t, "10.5.3.0-24", peerB, false)
+			}
+			way.Heal()
+			again := h.next(t)
+			require.Equal(t, held.Key, again.Key, "a lost lease is taken again")
+			v.Await(t, b)
+			require.NotContains(t, v.Records(), "10.5.2.0-24", "it is not in the backup")
+			require.Contains(t, v.Records(), held.Key)
+			full, wentBack := fulls(v)
+			require.Equal(t, 1, wentBack)
+			require.Equal(t, 1, full)
+		})
+	}
+}
+
+// Behind the same address there is another cluster, with a larger revision.
+func TestAnotherCluster(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, etcdtest.Options{})
+	other := newBackend(t, etcdtest.Options{})
+	for range 50 {
+		other.Put(t, "10.5.9.0-24", peerB, false)
+	}
+	b.Put(t, "10.5.1.0-24", peerA, false)
+	b, way := b.through(t)
+	v := subnettest.Watch(t, b.open(t))
+	v.Await(t, b)
+	way.Cut()
+	way.Retarget(other.server)
+	way.Heal()
+	v.Await(t, other)
+	_, wentBack := fulls(v)
+	require.Equal(t, 1, wentBack)
+	// And it is told although there is nothing by which to know the history.
+	b, other = newBackend(t, etcdtest.Options{}), newBackend(t, etcdtest.Options{})
+	b, way = b.through(t)
+	v = subnettest.Watch(t, b.open(t))
+	v.Await(t, b)
+	other.SetConfig(t, []byte("{}"))
+	way.Cut()
+	way.Retarget(other.server)
+	way.Heal()
+	eventually(t, "it is told", func() bool { _, wentBack := fulls(v); return wentBack == 1 })
+}
+
+// The store went back while nobody watched it: between two calls.
+func TestWentBackBetweenCalls(t *testing.T) {
+	t.Parallel()
+	b := newBackend(t, etcdtest.Options{})
+	b.server.Stop()
+	old := b.server.Backup()
+	b.server.Restart()
+	b.Put(t, "10.5.1.0-24", peerA, false)
+	s := b.open(t)
+	v := subnettest.Watch(t, s)
+	v.Await(t, b)
+	require.NoError(t, v.Stop())
+	b.server.Stop()
+	b.server.Restore(old)
+	b.server.Restart()
+	v = subnettest.Watch(t, s)
+	v.Await(t, b)
+	require.True(t, v.Updates()[0].WentBack)
+}
