@@ -34,12 +34,18 @@ Nothing in the machine's own namespaces is touched.`,
 func addLabFlags(cmd *cobra.Command, o *netlab.Options, pods *int) {
 	f := cmd.Flags()
 	o.Underlay, o.Overlay = netlab.DualStack, netlab.DualStack
-	f.IntVar(&o.Nodes, "nodes", 3, "number of nodes, 1 to 200")
+	f.IntVar(&o.Nodes, "nodes", 3, "number of nodes, 1 to 200 (traffic among more than 30 overflows the kernel's neighbour table)")
 	f.IntVar(pods, "pods", 1, "pods on each node")
 	f.Var(&o.Underlay, "underlay", "address families of the nodes")
 	f.Var(&o.Overlay, "overlay", "address families of the pods")
 	f.IntVar(&o.MTU, "mtu", 1500, "MTU of the underlay")
 	f.IntVar(&o.Segments, "segments", 1, "underlay subnets that the nodes are spread over, with a router between")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if o.Nodes < 1 || *pods < 0 {
+			return fmt.Errorf("--nodes %d --pods %d make no lab: give at least one node", o.Nodes, *pods)
+		}
+		return nil
+	}
 	f.StringVar(&o.NetConf, "net-conf", "", "network config (JSON; default: VXLAN, 10.244.0.0/16 and fd00:244::/48)")
 }
 

@@ -142,6 +142,26 @@ func TestDemo(t *testing.T) {
 	}
 }
 
+func TestLabRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"demo", "--nodes=9"}, "9 pods make a table too large to read, must be 8 or less"},
+		{[]string{"demo", "--nodes=0"}, "give at least one node"},
+		{[]string{"up", "--nodes=201"}, "201 nodes do not fit, must be 1 to 200"},
+		{[]string{"up", "--underlay=none"}, `"none" is no stack, must be ipv4, ipv6 or dual`},
+		{[]string{"up", "--segments=-1"}, "-1 segments do not fit"},
+		{[]string{"up", "--mtu=70000"}, "MTU 70000 is impossible"},
+		{[]string{"exec"}, "requires at least 1 arg"},
+		{[]string{"up", "now"}, `unknown command "now"`},
+	} {
+		out, code := twill(t, append([]string{"lab"}, tt.args...)...)
+		require.Equal(t, 1, code, out)
+		require.Contains(t, out, tt.want)
+	}
+}
+
 // ^C and SIGTERM, whenever they come, end the demo with nothing left; and so
 // does SIGKILL.
 func TestDemoInterrupted(t *testing.T) {

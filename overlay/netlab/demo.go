@@ -12,10 +12,16 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
+// maxShown is how many pods' names fit beside each other.
+const maxShown = 8
+
 // Demo makes a lab, shows on out that its pods reach each other and that the
 // overlay repairs itself, and takes everything down again, also when ctx is
 // cancelled. The error is about what did not work as it must.
 func Demo(ctx context.Context, o Options, podsPerNode int, out io.Writer) (err error) {
+	if n := o.Nodes * podsPerNode; n > maxShown {
+		return fmt.Errorf("%d pods make a table too large to read, must be %d or less; `twill lab up` takes more", n, maxShown)
+	}
 	o.Log = out
 	fmt.Fprintln(out, "A lab on this machine: every node is a set of namespaces")
 	l, err := New(ctx, o)

@@ -46,7 +46,7 @@ func BinariesIn(dir string) Binaries {
 
 // Options say what the lab is like. The zero value of a field is its default.
 type Options struct {
-	Nodes    int       // 3; at most 200
+	Nodes    int       // 3; at most 200, see maxNodes
 	Underlay Stack     // dual
 	Segments int       // 1; node N is on segment (N-1) % Segments, the lan routes between them
 	MTU      int       // of the underlay: 1500

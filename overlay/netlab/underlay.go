@@ -8,7 +8,9 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
-// maxNodes is what the last octet of the underlay addresses has room for.
+// maxNodes is what the last octet of the underlay addresses has room for. When
+// more than about 30 nodes all speak to each other, their neighbour entries
+// overflow the kernel's table, which all namespaces share (gc_thresh3, arp(7)).
 const maxNodes = 200
 
 // The outside host, of the documentation ranges (RFC 5737, RFC 3849), and the
