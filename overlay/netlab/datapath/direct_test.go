@@ -67,12 +67,27 @@ func (c *cluster) onLink(action string, a, b *netlab.Node) {
 	}
 }
 
+// acquaint tells two nodes each other's MAC. While only one of them has a route
+// to the other, the answer to its neighbour solicitation comes by the router,
+// from where it does not count (RFC 4861, 7.1.2), and the next is sent after a
+// second.
+func (c *cluster) acquaint(a, b *netlab.Node) {
+	c.t.Helper()
+	for _, n := range [][2]*netlab.Node{{a, b}, {b, a}} {
+		mac := c.on(&n[1].Host, "cat", "/sys/class/net/eth0/address")
+		for _, addr := range n[1].Addrs {
+			c.on(&n[0].Host, "ip", "neigh", "replace", addr.String(), "lladdr", mac, "dev", "eth0")
+		}
+	}
+}
+
 func TestDirectRouting(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, netlab.Options{Nodes: 3, Segments: 2, NetConf: directConf}).start()
 	near, far, other := c.Node(1), c.Node(2), c.Node(3) // near and other share a segment
 	// The segments are one link already; only addresses and routes part them.
 	c.on(c.Lan, "sh", "-c", "ip link add join0 type veth peer name join1 && ip link set join0 master br0 up && ip link set join1 master br1 up")
+	c.acquaint(near, far)
 	pods := c.addPods("pod", c.Nodes...)
 	for _, n := range c.Nodes {
 		c.probe(n, "eth0", 1500, 8472)
