@@ -130,62 +130,68 @@ func (l *Lab) showSources(ctx context.Context, pods []*Pod, out io.Writer) error
 
 // showRepair deletes the tunnel device under a running ping.
 func (l *Lab) showRepair(ctx context.Context, pods []*Pod, out io.Writer) error {
-	from := 0
-	to := slices.IndexFunc(pods, func(p *Pod) bool { return p.Node != pods[0].Node })
-	if to < 0 {
+	other := slices.IndexFunc(pods, func(p *Pod) bool { return p.Node != pods[0].Node })
+	if other < 0 {
 		return nil // one node: no tunnel
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
+	from, to := pods[0], pods[other]
 	f := subnet.IPv4
-	if !pods[to].Addrs[f].IsValid() {
+	if !to.Addrs[f].IsValid() {
 		f = subnet.IPv6
 	}
-	node, addr := pods[to].Node, pods[to].Addrs[f]
-	device, err := tunnelTo(ctx, pods[to].Node, pods[from], f)
+	device, err := tunnelTo(ctx, to.Node, from, f)
 	if err != nil || device == "" {
 		return err
 	}
-	before, err := node.Exec(ctx, "cat", "/sys/class/net/"+device+"/address")
+	mac := func() (string, error) { return to.Node.Exec(ctx, "cat", "/sys/class/net/"+device+"/address") }
+	before, err := mac()
 	if err != nil {
 		return err
 	}
 	const every = 5 * time.Millisecond
-	fmt.Fprintf(out, "\nRepair: %s is deleted on %s while %s pings %s every %v\n", device, node.Name, pods[from].Name, pods[to].Name, every)
-	flow, err := pods[from].PingContinuously(ctx, addr, every)
+	fmt.Fprintf(out, "\nRepair: %s is deleted on %s while %s pings %s every %v\n", device, to.Node.Name, from.Name, to.Name, every)
+	flow, err := from.PingContinuously(ctx, to.Addrs[f], every)
 	if err != nil {
 		return err
 	}
-	if err := flow.Await(ctx, 50); err != nil {
-		return err
-	}
-	if _, err := node.Exec(ctx, "ip", "link", "del", device); err != nil {
-		return err
-	}
-	err = poll(ctx, 5*time.Millisecond, func() (bool, error) {
-		_, err := node.Exec(ctx, "ip", "link", "show", device)
-		return err == nil, nil
-	})
-	if err == nil {
-		err = flow.Await(ctx, 50)
-	}
-	if err != nil {
-		return fmt.Errorf("waiting for the repair of %s on %s: %w", device, node.Name, err)
+	if err := deleteUnder(ctx, flow, to.Node, device); err != nil {
+		return fmt.Errorf("waiting for the repair of %s on %s: %w", device, to.Node.Name, err)
 	}
 	loss, err := flow.Stop()
 	if err != nil {
 		return err
 	}
-	after, err := node.Exec(ctx, "cat", "/sys/class/net/"+device+"/address")
+	after, err := mac()
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "  traffic flows again after %d ms; %d of %d packets lost\n", loss.LongestGap.Milliseconds(), loss.Lost(), loss.Sent)
 	if after != before {
-		return fmt.Errorf("%s on %s came back with MAC %s, it was %s", device, node.Name, strings.TrimSpace(after), strings.TrimSpace(before))
+		return fmt.Errorf("%s on %s came back with MAC %s, it was %s", device, to.Node.Name, strings.TrimSpace(after), strings.TrimSpace(before))
 	}
 	fmt.Fprintf(out, "  the device is back with the same MAC, %s", after)
 	return nil
+}
+
+// deleteUnder deletes a device of the node while packets flow, and returns when
+// it is back and packets flow again.
+func deleteUnder(ctx context.Context, flow *Flow, n *Node, device string) error {
+	if err := flow.Await(ctx, 50); err != nil {
+		return err
+	}
+	if _, err := n.Exec(ctx, "ip", "link", "del", device); err != nil {
+		return err
+	}
+	err := poll(ctx, 5*time.Millisecond, func() (bool, error) {
+		_, err := n.Exec(ctx, "ip", "link", "show", device)
+		return err == nil, nil
+	})
+	if err != nil {
+		return err
+	}
+	return flow.Await(ctx, 50)
 }
 
 // tunnelTo returns the VXLAN device by which a node reaches a pod, or nothing

@@ -120,14 +120,8 @@ func furnish(name, dir string) error {
 	if err := overlays(filepath.Join(disk, "scratch")); err != nil {
 		return err
 	}
-	for f, content := range files {
-		// Removed before: a symlink leads out of the overlay.
-		if err := os.RemoveAll("/etc/" + f); err != nil {
-			return err
-		}
-		if err := os.WriteFile("/etc/"+f, content, 0o644); err != nil {
-			return err
-		}
+	if err := writeEtc(files); err != nil {
+		return err
 	}
 	for _, k := range kept {
 		if err := os.MkdirAll(k.target, 0o755); err != nil {
@@ -141,6 +135,20 @@ func furnish(name, dir string) error {
 		return err
 	}
 	return setSysctls()
+}
+
+// writeEtc writes files of /etc.
+func writeEtc(files map[string][]byte) error {
+	for f, content := range files {
+		// Removed before: a symlink leads out of the overlay.
+		if err := os.RemoveAll("/etc/" + f); err != nil {
+			return err
+		}
+		if err := os.WriteFile("/etc/"+f, content, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mountKernelFS mounts what shows the namespaces: /proc the PID namespace and
