@@ -5,6 +5,7 @@ package netlabtest
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"fmt"
 	"os"
 	"os/exec"
@@ -30,10 +31,9 @@ func New(t *testing.T, o netlab.Options) *netlab.Lab {
 	}
 	o.Binaries, o.Log = Binaries(t), t.Output()
 	if o.Dir == "" {
-		dir, err := os.MkdirTemp("", "twill-lab-") // short: unix sockets have 108 bytes
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
-		o.Dir = filepath.Join(dir, "lab")
+		// Short, because a socket's path has 108 bytes; and made by the
+		// lab, which removes it even when the test is killed.
+		o.Dir = filepath.Join(os.TempDir(), "twill-lab-"+rand.Text()[:8])
 	}
 	lab, err := netlab.New(t.Context(), o)
 	require.NoError(t, err)
