@@ -28,7 +28,9 @@ func TestFiftyNodesAtOnce(t *testing.T) {
 			"IPv6Network": "fd00:244::/48", "IPv6SubnetMin": "fd00:244:0:1::", "IPv6SubnetMax": "fd00:244:0:34::", "Backend": {"Type": "vxlan"}}`, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newCluster(t, netlab.Options{Nodes: nodes})
+			// The neighbour tables are one for all namespaces (gc_thresh3, 1024
+			// entries): an IPv6 underlay of so many nodes would fill theirs.
+			c := newCluster(t, netlab.Options{Nodes: nodes, Underlay: netlab.IPv4Only})
 			_, err := c.etcd.Delete(t.Context(), netlab.ConfigKey)
 			require.NoError(t, err)
 			for _, n := range c.Nodes {
