@@ -176,12 +176,15 @@ func mountKernelFS() error {
 }
 
 // setSysctls gives every node the same start: no forwarding, which is the
-// daemon's to switch on, and IPv6 addresses that work at once.
+// daemon's to switch on, IPv6 addresses that work at once, and no search for
+// routers: every node that forwards takes a neighbour entry for each one that
+// searches, and all namespaces share the table (gc_thresh3, arp(7)).
 func setSysctls() error {
 	for _, s := range []struct{ key, value string }{
 		{"net/ipv4/ip_forward", "0"},
 		{"net/ipv6/conf/all/accept_dad", "0"},
 		{"net/ipv6/conf/default/accept_dad", "0"},
+		{"net/ipv6/conf/default/router_solicitations", "0"},
 	} {
 		err := os.WriteFile("/proc/sys/"+s.key, []byte(s.value), 0)
 		if err != nil && !(errors.Is(err, os.ErrNotExist) && strings.HasPrefix(s.key, "net/ipv6")) {
