@@ -53,18 +53,23 @@ func newCluster(t *testing.T, o netlab.Options) *cluster {
 func deployed(t *testing.T, o netlab.Options, flags ...string) (*cluster, []*netlab.Pod) {
 	t.Helper()
 	c := newCluster(t, o)
-	for _, n := range c.Nodes {
+	return c, c.deploy(t, c.Nodes, flags...)
+}
+
+// deploy brings up a daemon and a pod on each of some nodes.
+func (c *cluster) deploy(t *testing.T, nodes []*netlab.Node, flags ...string) (pods []*netlab.Pod) {
+	t.Helper()
+	for _, n := range nodes {
 		c.launch(t, n, flags...)
 	}
-	var pods []*netlab.Pod
-	for _, n := range c.Nodes {
+	for _, n := range nodes {
 		c.awaitReady(t, n)
 		pods = append(pods, addPod(t, n, "pod"))
 	}
-	for _, n := range c.Nodes {
+	for _, n := range nodes {
 		c.awaitWays(t, n)
 	}
-	return c, pods
+	return pods
 }
 
 func addPod(t *testing.T, n *netlab.Node, name string) *netlab.Pod {

@@ -41,15 +41,8 @@ func TestOutageOfTheStore(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			c := newCluster(t, netlab.Options{Nodes: 3})
-			var pods []*netlab.Pod
 			old, late := c.Nodes[:2], c.Node(3)
-			for _, n := range old {
-				c.start(t, n)
-				pods = append(pods, addPod(t, n, "pod"))
-			}
-			for _, n := range old {
-				c.awaitWays(t, n)
-			}
+			pods := c.deploy(t, old)
 			tr := startTraffic(t, pods)
 			began := time.Now()
 			tt.begin(t, c.Store)
