@@ -65,7 +65,7 @@ func Diff(want, have State) []Change {
 	}
 	lost := func(o Object) bool {
 		_, neighbor := o.(Neighbor) // neigh_changeaddr, net/core/neighbour.c
-		return renewed[linkOf(o)] || neighbor && readdressed[linkOf(o)]
+		return renewed[LinkOf(o)] || neighbor && readdressed[LinkOf(o)]
 	}
 	var changes []Change
 	for k, w := range want {
@@ -78,7 +78,7 @@ func Diff(want, have State) []Change {
 		}
 	}
 	for k, h := range have {
-		if _, ok := want[k]; !ok && k.Kind != KindSysctl && !lost(h) && !deleted[linkOf(h)] {
+		if _, ok := want[k]; !ok && k.Kind != KindSysctl && !lost(h) && !deleted[LinkOf(h)] {
 			changes = append(changes, Change{Have: h})
 		}
 	}
@@ -104,9 +104,9 @@ func SortChanges(changes []Change) {
 	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(rank(a), rank(b)) })
 }
 
-// linkOf returns the link that carries o and takes it along, "" when none
+// LinkOf returns the link that carries o and takes it along, "" when none
 // does.
-func linkOf(o Object) string {
+func LinkOf(o Object) string {
 	switch o := o.(type) {
 	case Address:
 		return o.Link

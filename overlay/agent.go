@@ -135,8 +135,8 @@ func (a *Agent) Run(ctx context.Context, health <-chan error) error {
 		taskConfig: func(ctx context.Context) error { return a.store.WatchConfig(ctx, a.onConfig) },
 		taskLeases: func(ctx context.Context) error { return a.store.WatchLeases(ctx, a.onLeases) },
 		partLease:  a.hold,
-		taskKernel: func(ctx context.Context) error { return a.kernel.Watch(ctx, a.inbox.event) },
-		taskRules:  func(ctx context.Context) error { return a.firewall.Watch(ctx, a.inbox.rules) },
+		taskKernel: func(ctx context.Context) error { return a.kernel.Watch(ctx, a.onEvent) },
+		taskRules:  func(ctx context.Context) error { return a.firewall.Watch(ctx, a.onRules) },
 	} {
 		g.Go(func() error { a.supervise(ctx, name, task); return nil })
 	}
@@ -217,11 +217,14 @@ func (a *Agent) hold(ctx context.Context) error {
 		select {
 		case next := <-a.claims: // also when ctx ends, done comes
 			cancel()
-			<-done
+			_ = <-done // it was told to end
 			claim = next
 		case err := <-done:
 			cancel()
 			a.offer(claim) // for the next try, unless there is a newer one
+			if errors.Is(err, subnet.ErrDuplicate) || errors.Is(err, subnet.ErrExhausted) {
+				a.inbox.lost(err) // unlike an etcd that refuses: nobody else has the lease then
+			}
 			return err
 		}
 	}
@@ -237,11 +240,17 @@ func (a *Agent) offer(c subnet.Claim) {
 
 // publish hands a new claim to hold, in the place of one that waits.
 func (a *Agent) publish(c subnet.Claim) {
-	select {
-	case <-a.claims:
-	default:
+	for { // hold may put the old one back between the two
+		select {
+		case a.claims <- c:
+			return
+		default:
+		}
+		select {
+		case <-a.claims:
+		default:
+		}
 	}
-	a.claims <- c
 }
 
 func (a *Agent) onConfig(raw []byte) {
@@ -252,6 +261,19 @@ func (a *Agent) onConfig(raw []byte) {
 func (a *Agent) onLeases(u subnet.Update) {
 	a.board.problem(taskLeases, nil)
 	a.inbox.leases(u)
+}
+
+// Each watch tells one thing at its start, so that an event means it works.
+func (a *Agent) onEvent(e backend.Event) {
+	if e.Resync {
+		a.board.problem(taskKernel, nil)
+	}
+	a.inbox.event(e)
+}
+
+func (a *Agent) onRules() {
+	a.board.problem(taskRules, nil)
+	a.inbox.rules()
 }
 
 func (a *Agent) onHeld(h subnet.Held) {

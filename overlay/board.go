@@ -244,6 +244,13 @@ func bit(yes bool) float64 {
 	return 0
 }
 
+// counts returns what of the metrics is known here.
+func (b *board) counts() counts {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return counts{storeUp: b.status.Store.Degraded == nil, failing: len(b.failing), contended: len(b.status.Contended)}
+}
+
 // ready says whether the node is ready, and if not, why.
 func (b *board) ready() (reasons []string, degraded *time.Time) {
 	b.mu.Lock()

@@ -31,12 +31,15 @@ type memKernel struct {
 	tell    func(backend.Event)
 	gate    chan struct{} // Observe waits here
 	deleted []backend.Key
+	applied []backend.Change
+	fail    chan error // Watch fails
 }
 
 func newMemKernel() *memKernel {
 	return &memKernel{
 		state:  backend.State{},
 		broken: map[backend.Key]error{},
+		fail:   make(chan error),
 		host: backend.Host{
 			Interfaces: []backend.Interface{{Name: "eth0", MTU: 1500, Up: true, Addresses: []backend.InterfaceAddress{
 				{Prefix: netip.MustParsePrefix("192.168.0.1/24"), Usable: true},
@@ -75,6 +78,7 @@ func (k *memKernel) Apply(_ context.Context, changes []backend.Change) []error {
 
 func (k *memKernel) apply(c backend.Change) error {
 	k.mu.Lock()
+	k.applied = append(k.applied, c)
 	if err := k.broken[c.Key()]; err != nil {
 		k.mu.Unlock()
 		return err
@@ -139,8 +143,13 @@ func (k *memKernel) Watch(ctx context.Context, tell func(backend.Event)) error {
 	k.mu.Lock()
 	k.tell = tell
 	k.mu.Unlock()
-	<-ctx.Done()
-	return nil
+	tell(backend.Event{Resync: true})
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-k.fail:
+		return err
+	}
 }
 
 func (k *memKernel) Host(context.Context) (backend.Host, error) {
@@ -151,13 +160,17 @@ func (k *memKernel) Host(context.Context) (backend.Host, error) {
 
 // memFirewall keeps the rules it is told.
 type memFirewall struct {
-	mu    sync.Mutex
-	rules *masq.Rules
+	mu     sync.Mutex
+	rules  *masq.Rules
+	broken error // Sync fails
 }
 
 func (f *memFirewall) Sync(_ context.Context, r masq.Rules) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.broken != nil {
+		return false, f.broken
+	}
 	changed := f.rules == nil || !sameRules(*f.rules, r)
 	f.rules = &r
 	return changed, nil
@@ -171,10 +184,11 @@ type script struct {
 	updates chan subnet.Update
 	claims  chan subnet.Claim
 	helds   chan subnet.Held
+	lose    chan error // Hold fails
 }
 
 func newScript() *script {
-	return &script{make(chan []byte), make(chan subnet.Update), make(chan subnet.Claim, 16), make(chan subnet.Held)}
+	return &script{make(chan []byte), make(chan subnet.Update), make(chan subnet.Claim, 16), make(chan subnet.Held), make(chan error)}
 }
 
 func relay[T any](ctx context.Context, from <-chan T, tell func(T)) error {
@@ -198,7 +212,17 @@ func (s *script) WatchLeases(ctx context.Context, tell func(subnet.Update)) erro
 
 func (s *script) Hold(ctx context.Context, c subnet.Claim, tell func(subnet.Held)) error {
 	s.claims <- c
-	return relay(ctx, s.helds, tell)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case err := <-s.lose:
+			cancel(err)
+		case <-ctx.Done():
+		}
+	}()
+	_ = relay(ctx, s.helds, tell)
+	return context.Cause(ctx)
 }
 
 func (s *script) Release(context.Context) error { return errors.ErrUnsupported }
@@ -206,10 +230,11 @@ func (s *script) Release(context.Context) error { return errors.ErrUnsupported }
 // bench is an agent with everything around it.
 type bench struct {
 	*testing.T
-	agent  *Agent
-	kernel *memKernel
-	store  *script
-	health chan error
+	agent    *Agent
+	kernel   *memKernel
+	firewall *memFirewall
+	store    *script
+	health   chan error
 }
 
 const netConf = `{"Network": "10.244.0.0/16"}`
@@ -222,11 +247,11 @@ func start(t *testing.T, edit func(*Config, *memKernel)) *bench {
 		Node: "n1", SubnetFile: t.TempDir() + "/subnet.env", FullPass: time.Hour,
 		Masquerade: true, Log: logrus.NewEntry(log), Metrics: prometheus.NewRegistry(),
 	}
-	b := &bench{T: t, kernel: newMemKernel(), store: newScript(), health: make(chan error)}
+	b := &bench{T: t, kernel: newMemKernel(), firewall: &memFirewall{}, store: newScript(), health: make(chan error)}
 	if edit != nil {
 		edit(&cfg, b.kernel)
 	}
-	b.agent = New(cfg, b.store, b.kernel, &memFirewall{})
+	b.agent = New(cfg, b.store, b.kernel, b.firewall)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- b.agent.Run(ctx, b.health) }()

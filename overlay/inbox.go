@@ -37,6 +37,7 @@ type inbox struct {
 type news struct {
 	config []byte       // new raw network config
 	held   *subnet.Held // new lease of ours
+	lost   error        // why our lease is not ours any more
 	nodes  map[string]bool
 	drift  map[backend.Key]backend.Object // what the kernel has, where it is not what we want; nil when gone
 	resync bool                           // look at everything
@@ -82,7 +83,8 @@ func (b *inbox) put(edit func(*news)) {
 }
 
 func (b *inbox) config(raw []byte)  { b.put(func(n *news) { n.config = raw }) }
-func (b *inbox) held(h subnet.Held) { b.put(func(n *news) { n.held = &h }) }
+func (b *inbox) held(h subnet.Held) { b.put(func(n *news) { n.held, n.lost = &h, nil }) }
+func (b *inbox) lost(why error)     { b.put(func(n *news) { n.lost = why }) }
 func (b *inbox) rules()             { b.put(func(n *news) { n.rules = true }) }
 
 // event takes a notification of the kernel. Those that tell what we want
@@ -141,14 +143,15 @@ func (b *inbox) leases(u subnet.Update) {
 	}
 	if u.Full {
 		list := u.Put
-		if u.WentBack {
-			list = b.keepDoubtful(list)
+		if u.WentBack || len(b.doubtful) > 0 {
+			list = b.keepDoubtful(list, u.WentBack)
 		}
 		dirty = b.snapshot.Replace(list)
 		b.inSync = true
 		b.news.resync = true
 	} else {
 		for _, r := range u.Put {
+			dirty = append(dirty, b.announced(r)...)
 			dirty = append(dirty, b.snapshot.Put(r)...)
 		}
 		for _, key := range u.Gone {
@@ -160,21 +163,41 @@ func (b *inbox) leases(u subnet.Update) {
 	b.poke()
 }
 
-// keepDoubtful adds to a restored store's list the records that it lacks, for
-// a while. Called with the lock held.
-func (b *inbox) keepDoubtful(list []subnet.Record) []subnet.Record {
+// keepDoubtful adds to the list the records that a restored store lacked when
+// it was first seen, for as long as they are kept. Called with the lock held.
+func (b *inbox) keepDoubtful(list []subnet.Record, wentBack bool) []subnet.Record {
 	listed := make(map[string]bool, len(list))
 	for _, r := range list {
 		listed[r.Key] = true
 	}
 	until := time.Now().Add(removalDelay)
 	for _, r := range b.snapshot.Records() {
-		if !listed[r.Key] {
-			list = append(list, r)
+		_, doubtful := b.doubtful[r.Key]
+		if listed[r.Key] || !doubtful && !wentBack {
+			continue
+		}
+		list = append(list, r)
+		if !doubtful {
 			b.doubtful[r.Key] = until
 		}
 	}
 	return list
+}
+
+// announced lets go the doubtful records of a node that has announced itself
+// again: theirs are the higher revisions, of a history that is no more. Called
+// with the lock held.
+func (b *inbox) announced(r subnet.Record) (dirty []string) {
+	if len(b.doubtful) == 0 {
+		return nil
+	}
+	for _, key := range b.snapshot.KeysOf(r.Lease.ID()) {
+		if _, ok := b.doubtful[key]; ok && key != r.Key {
+			delete(b.doubtful, key)
+			dirty = append(dirty, b.snapshot.Delete(key)...)
+		}
+	}
+	return dirty
 }
 
 // expire lets the doubtful records go whose time has come, and returns when
@@ -236,6 +259,13 @@ func (b *inbox) refused() []subnet.Refusal {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.snapshot.Refused()
+}
+
+// counts returns how many peers and refused records there are.
+func (b *inbox) counts() (peers, refused int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.snapshot.Peers()), len(b.snapshot.Refused())
 }
 
 // leasesSeen returns the peers' leases and the records that do not count.

@@ -25,16 +25,22 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 	return m
 }
 
+// counts is what the metrics tell of the status.
+type counts struct {
+	storeUp                            bool
+	peers, refused, failing, contended int
+}
+
 // collector tells what the status holds, when it is asked.
 type collector struct {
-	status                                      func() Status
+	counts                                      func() counts
 	storeUp, peers, refused, failing, contended *prometheus.Desc
 }
 
-func newCollector(status func() Status) *collector {
+func newCollector(counts func() counts) *collector {
 	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
 	return &collector{
-		status:    status,
+		counts:    counts,
 		storeUp:   desc("twill_store_up", "1 once the store has answered, and as long as it does."),
 		peers:     desc("twill_peers", "Nodes that are peers."),
 		refused:   desc("twill_refused_records", "Records of the store that do not count; see the status for reasons."),
@@ -48,16 +54,16 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeBy
 
 // Collect implements prometheus.Collector.
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
-	s := c.status()
+	n := c.counts()
 	for _, m := range []struct {
 		desc  *prometheus.Desc
 		value float64
 	}{
-		{c.storeUp, bit(s.Store.InSync && s.Store.Degraded == nil)},
-		{c.peers, float64(len(s.Peers))},
-		{c.refused, float64(len(s.Refused))},
-		{c.failing, float64(len(s.Failing))},
-		{c.contended, float64(len(s.Contended))},
+		{c.storeUp, bit(n.storeUp)},
+		{c.peers, float64(n.peers)},
+		{c.refused, float64(n.refused)},
+		{c.failing, float64(n.failing)},
+		{c.contended, float64(n.contended)},
 	} {
 		ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, m.value)
 	}

@@ -2,8 +2,11 @@ package overlay
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -18,46 +21,87 @@ import (
 type step struct {
 	backend.Change
 	repair bool // nobody changed their mind: the kernel drifted
+	along  bool // with its link, which something else may keep undoing
+}
+
+// object returns what is to be there, or else what is to go.
+func (st step) object() backend.Object {
+	if st.Want != nil {
+		return st.Want
+	}
+	return st.Have
 }
 
 // program brings the changes into the kernel, and reports whether the kernel
-// could be read. What failed is kept in pending.
-func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Change, drift map[backend.Key]backend.Object) bool {
+// could be read and whether our links are there. What failed is kept in
+// pending.
+func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Change, drift map[backend.Key]backend.Object) (read, links bool) {
 	s := a.state
 	var steps []step
 	if s.full {
 		have, err := a.kernel.Observe(ctx, a.desired.sysctls())
 		if err != nil {
-			if ctx.Err() == nil {
-				if a.board.problem(partKernel, err) {
-					a.cfg.Log.WithError(err).Warn("the kernel's state could not be read, will retry")
-				}
+			if a.board.problem(partKernel, err) && ctx.Err() == nil {
+				a.cfg.Log.WithError(err).Warn("the kernel's state could not be read, will retry")
 			}
-			return false
+			return false, true
 		}
 		steps = a.fullSteps(planned, have)
 	} else {
 		steps = a.dirtySteps(now, planned, drift)
 	}
-	steps = a.inTurn(now, steps)
-	changes := make([]backend.Change, len(steps))
-	for i, st := range steps {
-		changes[i] = st.Change
-	}
-	errs := a.kernel.Apply(ctx, changes)
+	links = a.apply(ctx, now, a.inTurn(now, steps))
 	if ctx.Err() != nil {
-		return true
+		return true, true
+	}
+	if s.full {
+		s.settled = s.settled || s.inSync
+	}
+	s.full = !links // when a link is there, all that hangs on it is missing
+	return true, links
+}
+
+// apply makes the steps, links first: what hangs on a link that cannot be made
+// is not even tried, and counts neither as failed nor as repaired. It reports
+// whether every link was there.
+func (a *Agent) apply(ctx context.Context, now time.Time, steps []step) (done bool) {
+	n := 0
+	for n < len(steps) && steps[n].Want != nil && steps[n].Key().Kind == backend.KindLink {
+		n++
 	}
 	var repairs []repair
-	for i, st := range steps {
-		if r, ok := a.applied(now, st, errs[i]); ok {
-			repairs = append(repairs, r)
+	renewed, missing := map[string]bool{}, map[string]bool{}
+	run := func(steps []step) {
+		changes := make([]backend.Change, len(steps))
+		for i, st := range steps {
+			changes[i] = st.Change
+		}
+		errs := a.kernel.Apply(ctx, changes)
+		if ctx.Err() != nil {
+			return
+		}
+		for i, st := range steps {
+			link := backend.LinkOf(st.object())
+			if errors.Is(errs[i], syscall.ENODEV) && link != "" {
+				missing[link] = true
+				continue
+			}
+			st.along = renewed[link]
+			if r, ok := a.applied(now, st, errs[i]); ok {
+				repairs = append(repairs, r)
+			}
+			if st.Key().Kind == backend.KindLink {
+				renewed[st.Key().Name], missing[st.Key().Name] = errs[i] == nil, errs[i] != nil
+			}
 		}
 	}
+	run(steps[:n])
+	run(slices.DeleteFunc(steps[n:], func(st step) bool { return missing[backend.LinkOf(st.object())] }))
 	a.logRepairs(repairs)
-	if s.full {
-		s.full = false
-		s.settled = s.settled || s.inSync
+	for _, m := range missing {
+		if m {
+			return false
+		}
 	}
 	return true
 }
@@ -106,7 +150,7 @@ func (a *Agent) dirtySteps(now time.Time, planned []backend.Change, drift map[ba
 	steps := map[backend.Key]step{}
 	add := func(c backend.Change, repair bool) {
 		if c.Want != nil || (c.Have != nil && s.inSync && c.Key().Kind != backend.KindSysctl) {
-			steps[c.Key()] = step{c, repair}
+			steps[c.Key()] = step{Change: c, repair: repair}
 		}
 	}
 	for k, p := range s.pending {
@@ -120,6 +164,16 @@ func (a *Agent) dirtySteps(now time.Time, planned []backend.Change, drift map[ba
 		}
 	}
 	for _, c := range planned {
+		// The plan knows what was wanted, not what is there. With a Have the
+		// kernel replaces whatever has the place, also what is not ours.
+		if c.Want != nil {
+			if p := s.pending[c.Key()]; p != nil {
+				c.Have = p.have
+			}
+			if have, ok := drift[c.Key()]; ok {
+				c.Have = have
+			}
+		}
 		add(c, false)
 	}
 	out := make([]step, 0, len(steps))
@@ -161,7 +215,7 @@ func (s *state) later(st step, at time.Time) *pending {
 		p = &pending{attempt: newBackoff(200*time.Millisecond, 30*time.Second)}
 		s.pending[st.Key()] = p
 	}
-	p.have, p.repair, p.at = st.Have, st.repair, at
+	p.have, p.repair, p.at, p.failed = st.Have, st.repair, at, false
 	return p
 }
 
@@ -178,6 +232,7 @@ func (a *Agent) applied(now time.Time, st step, err error) (r repair, repaired b
 	k := st.Key()
 	if err != nil {
 		p := s.later(st, now)
+		p.failed = true
 		p.at = now.Add(p.attempt.NextBackOff())
 		if a.board.objectFailed(k, err) {
 			a.cfg.Log.WithField("object", k.String()).WithError(err).Warn("change failed, will retry")
@@ -190,7 +245,10 @@ func (a *Agent) applied(now time.Time, st step, err error) (r repair, repaired b
 		a.cfg.Log.WithField("change", st.Change).Debug("applied")
 		return repair{}, false
 	}
-	r = repair{st.Change, s.pace.repaired(k, now)}
+	r = repair{st.Change, 1}
+	if !st.along {
+		r.times = s.pace.repaired(k, now)
+	}
 	a.board.repaired(now, r)
 	return r, true
 }
@@ -200,17 +258,16 @@ func (a *Agent) applied(now time.Time, st step, err error) (r repair, repaired b
 func (a *Agent) logRepairs(repairs []repair) {
 	const few = 8
 	byKind := logrus.Fields{}
-	for _, r := range repairs {
+	for n, r := range repairs {
 		kind := r.Key().Kind.String()
-		n, _ := byKind[kind].(int)
-		byKind[kind] = n + 1
+		count, _ := byKind[kind].(int)
+		byKind[kind] = count + 1
 		level := logrus.InfoLevel
-		switch {
-		case r.times == contended:
-			a.cfg.Log.WithField("object", r.Key().String()).WithField("times", r.times).Warn("something keeps undoing our work: repairs slow down")
+		if len(repairs) > few || r.times > contended {
 			level = logrus.DebugLevel
-		case len(repairs) > few || r.times > contended:
-			level = logrus.DebugLevel
+		}
+		if r.times == contended && n < few {
+			a.cfg.Log.WithFields(logrus.Fields{"object": r.Key().String(), "times": r.times}).Warn("something keeps undoing our work: repairs slow down")
 		}
 		a.cfg.Log.WithFields(logrus.Fields{"object": r.Key().String(), "before": text(r.Have), "after": text(r.Want), "times": r.times}).Log(level, "repaired")
 	}
@@ -274,20 +331,20 @@ func (a *Agent) masquerade() masq.Config {
 }
 
 // conclude writes subnet.env if all of it is true, and tells how we are.
-func (a *Agent) conclude(now time.Time, read bool) {
+func (a *Agent) conclude(now time.Time, read, links, rules bool) {
 	s := a.state
 	if read {
 		a.board.readBack(now)
 	}
-	hostFailed := false
+	hostFailed := !read || !links
 	for k := range s.pending {
-		if k.Kind == backend.KindLink || k.Kind == backend.KindAddress {
+		if (k.Kind == backend.KindLink || k.Kind == backend.KindAddress) && a.desired.get(k) != nil {
 			hostFailed = true
 		}
 	}
 	a.board.contention(s.pace.contended(now))
 	reasons := a.missing()
-	if hostFailed || !read {
+	if hostFailed {
 		reasons = append(reasons, "the device is not as it must be, see failing")
 	}
 	if len(reasons) == 0 {
@@ -296,8 +353,9 @@ func (a *Agent) conclude(now time.Time, read bool) {
 			a.cfg.Log.WithError(err).Warn("subnet file could not be written, will retry")
 		}
 	}
-	if s.rules == nil {
-		reasons = append(reasons, "the rules are not in")
+	a.board.held(*s.held) // not before subnet.env says the same
+	if s.rules == nil || !rules {
+		reasons = append(reasons, "the rules are not in"+a.board.because(partRules))
 	}
 	if !s.settled {
 		reasons = append(reasons, "the first full list of peers is not programmed")
@@ -324,6 +382,7 @@ func (a *Agent) missing() []string {
 		{s.underlay == nil, "no external interface yet" + a.board.because(partUnderlay)},
 		{s.config != nil && s.underlay != nil && s.planner == nil, "the network config does not fit the underlay" + a.board.because(partFit)},
 		{s.held == nil, "no lease yet" + a.board.because(partLease)},
+		{s.held != nil && s.lost != nil, fmt.Sprintf("the lease is lost: %v", s.lost)},
 	} {
 		if m.missing {
 			reasons = append(reasons, m.what)

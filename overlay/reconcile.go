@@ -21,6 +21,7 @@ type state struct {
 	planner  Planner
 	active   subnet.Config // what the planner was made for
 	held     *subnet.Held
+	lost     error        // why held is not ours any more
 	claim    subnet.Claim // as published, without Previous
 
 	pending map[backend.Key]*pending // changes that failed or wait their turn
@@ -40,6 +41,7 @@ type state struct {
 type pending struct {
 	have    backend.Object // as far as known
 	repair  bool
+	failed  bool // rather than paced
 	attempt *backoff.ExponentialBackOff
 	at      time.Time
 }
@@ -85,6 +87,14 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	s.dirtyRules = s.dirtyRules || n.rules
 	s.inSync = n.inSync // not later: a list that arrives from now on is not planned for in this pass
 
+	if n.host { // what could not be made then may be possible now
+		for _, p := range s.pending {
+			if !p.repair || p.failed {
+				p.at = now
+			}
+		}
+	}
+
 	replan := a.takeConfig(n.config)
 	replan = a.takeUnderlay(ctx) || replan
 	if replan {
@@ -94,16 +104,25 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 		replan = replan || s.held == nil || s.held.Lease != n.held.Lease
 		a.takeHeld(*n.held)
 	}
+	if n.held != nil || n.lost != nil {
+		s.lost = n.lost
+	}
+	if s.host { // could not be read
+		recheck = earliest(now.Add(time.Second), recheck)
+	}
 	if s.planner == nil || s.held == nil {
 		// Nothing is known to be wanted yet: what an earlier run left stays.
+		if s.held != nil {
+			a.board.held(*s.held)
+		}
 		a.board.readiness(a.missing())
 		return earliest(now.Add(a.cfg.FullPass), recheck)
 	}
 	planned := a.plan(n.nodes, replan)
-	ok := a.program(ctx, now, planned, n.drift)
-	ok = a.syncRules(ctx) && ok
-	a.conclude(now, ok)
-	return earliest(a.nextDue(now, ok), recheck)
+	read, links := a.program(ctx, now, planned, n.drift)
+	rules := a.syncRules(ctx)
+	a.conclude(now, read, links, rules)
+	return earliest(a.nextDue(now, read && links && rules), recheck)
 }
 
 // takeUnderlay chooses the underlay again, and reports whether it changed. One
@@ -113,10 +132,15 @@ func (a *Agent) takeUnderlay(ctx context.Context) bool {
 	if !s.host {
 		return false
 	}
+	failed := func(err error) bool {
+		if a.board.problem(partUnderlay, err) && ctx.Err() == nil {
+			a.cfg.Log.WithError(err).Warn("the underlay could not be chosen, will look again when it changes")
+		}
+		return false
+	}
 	host, err := a.kernel.Host(ctx)
 	if err != nil {
-		a.board.problem(partUnderlay, err)
-		return false
+		return failed(err)
 	}
 	s.host = false
 	a.board.readBack(time.Now())
@@ -126,8 +150,7 @@ func (a *Agent) takeUnderlay(ctx context.Context) bool {
 	}
 	u, err := a.cfg.Underlay.Select(host, a.cfg.Route, before)
 	if err != nil {
-		a.board.problem(partUnderlay, err)
-		return false
+		return failed(err)
 	}
 	if s.config == nil || !s.config.Backend.VXLAN.DirectRouting {
 		u.OnLink = nil // does not matter, and changes with every pod
@@ -144,20 +167,27 @@ func (a *Agent) takeUnderlay(ctx context.Context) bool {
 }
 
 // newPlanner makes the planner for the config and underlay there are now, and
-// announces what follows. It reports whether there is a new one.
+// announces what follows. It reports whether there is a new one. A config that
+// does not fit the underlay leaves the one before at work.
 func (a *Agent) newPlanner() bool {
 	s := a.state
 	if s.config == nil || s.underlay == nil {
 		return false
 	}
-	p, err := newPlanner(*s.config, *s.underlay, a.cfg.Node)
+	cfg := *s.config
+	p, err := newPlanner(cfg, *s.underlay, a.cfg.Node)
+	if a.board.problem(partFit, err) && err != nil {
+		a.cfg.Log.WithError(err).Warn("network config does not fit the underlay")
+	}
+	if err != nil && s.planner != nil {
+		cfg = s.active
+		p, err = newPlanner(cfg, *s.underlay, a.cfg.Node)
+	}
 	if err != nil {
-		a.board.problem(partFit, err)
 		return false
 	}
-	a.board.problem(partFit, nil)
-	s.planner, s.active = p, *s.config
-	claim := p.Announce(subnet.Claim{Node: a.cfg.Node, MachineID: a.cfg.MachineID, Config: *s.config})
+	s.planner, s.active = p, cfg
+	claim := p.Announce(subnet.Claim{Node: a.cfg.Node, MachineID: a.cfg.MachineID, Config: cfg})
 	if claim != s.claim {
 		s.claim = claim
 		claim.Previous = a.previous()
@@ -195,7 +225,6 @@ func (a *Agent) takeHeld(h subnet.Held) {
 		log.WithField("before", prefixes(s.held.Lease.Subnets)).Warn("lease is another one: pods of the old subnet are cut off")
 	}
 	s.held = &h
-	a.board.held(h)
 }
 
 // plan plans again for the nodes that are dirty, or for all, and returns what
@@ -235,7 +264,7 @@ func (a *Agent) logPeers(dirty map[string]bool, plans map[string][]backend.Objec
 	const few = 8
 	count := map[string]int{}
 	for id := range dirty {
-		what := ""
+		var what string
 		switch had := a.desired.has(id); {
 		case plans[id] == nil && had:
 			what = "peer gone"

@@ -42,7 +42,14 @@ func listenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch info, err := os.Lstat(path); {
+	case err == nil && info.Mode().Type() != fs.ModeSocket:
+		return nil, errors.New("something else than a socket is there")
+	case err == nil:
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
 	l, err := net.Listen("unix", path)
@@ -57,7 +64,7 @@ func listenUnix(path string) (net.Listener, error) {
 }
 
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
+	srv := &http.Server{Handler: h, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
 	if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
@@ -87,7 +94,7 @@ func (a *Agent) healthMux() http.Handler {
 		}
 	})
 	if a.cfg.Metrics != nil {
-		a.cfg.Metrics.MustRegister(newCollector(a.Status))
+		a.cfg.Metrics.MustRegister(newCollector(a.counts))
 		mux.Handle("GET /metrics", promhttp.HandlerFor(a.cfg.Metrics, promhttp.HandlerOpts{}))
 	}
 	return mux
@@ -109,6 +116,14 @@ func (a *Agent) dead(now time.Time) string {
 func (a *Agent) Status() Status {
 	peers, refused := a.inbox.leasesSeen()
 	return a.board.fill(peers, refused, a.inbox.isInSync(), a.dead(time.Now()) == "")
+}
+
+// counts returns what the metrics tell of the status, without making all of it.
+func (a *Agent) counts() counts {
+	c := a.board.counts()
+	c.peers, c.refused = a.inbox.counts()
+	c.storeUp = c.storeUp && a.inbox.isInSync()
+	return c
 }
 
 func (a *Agent) serveStatus(w http.ResponseWriter, _ *http.Request) {

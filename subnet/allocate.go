@@ -14,6 +14,10 @@ import (
 // ErrExhausted is wrapped when a network has no free subnet left.
 var ErrExhausted = errors.New("no free subnet is left")
 
+// ErrDuplicate is wrapped when another machine holds a lease under our node's
+// name.
+var ErrDuplicate = errors.New("another machine has this node's name")
+
 // Allocate chooses a free subnet in each enabled family of cfg: the previous
 // one when it lies in the range and nobody overlaps it, else the first free
 // one after a place which the node's name decides. So nodes that start at once

@@ -145,6 +145,15 @@ func (s *Snapshot) Peer(id string) (Lease, bool) {
 	return Lease{}, false
 }
 
+// KeysOf returns the keys of the records of a node that may count.
+func (s *Snapshot) KeysOf(id string) []string {
+	var keys []string
+	for _, e := range s.byNode[id] {
+		keys = append(keys, e.Key)
+	}
+	return keys
+}
+
 // Peers returns the IDs of all peers, sorted.
 func (s *Snapshot) Peers() []string {
 	ids := make([]string, 0, len(s.byNode))

@@ -86,8 +86,10 @@ func (k *Kernel) watchOnce(ctx context.Context, notify func(backend.Event)) (rec
 		msgs, from, err := s.Receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
-			notify(backend.Event{Resync: true})
-			continue
+			// Told once, and before what still waits; until that is read the
+			// kernel drops all else without a word (af_netlink.c,
+			// NETLINK_S_CONGESTED). A new socket begins clean.
+			return true, nil
 		case err != nil:
 			return received, err
 		case from.Pid != nl.PidKernel:

@@ -94,7 +94,8 @@ func readOnce(conn *netlink.Conn, names []string) (observed, error) {
 		}
 		o.chains[name] = c
 	}
-	return o, readRules(conn, &o)
+	err = readRules(conn, &o)
+	return o, err
 }
 
 // readChain reads a chain without its rules.

@@ -126,7 +126,7 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 	o.etcd.Logger = log
 	o.etcd.Health = func(err error) {
 		select {
-		case <-health:
+		case _ = <-health: // what is new counts
 		default:
 		}
 		health <- err

@@ -56,7 +56,7 @@ func open(path string) (*Dir, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another twilld works in %s: stop it first, or give this one a --state-dir of its own", path)
+			return nil, fmt.Errorf("another twilld works in %s: stop it first", path)
 		}
 		return nil, fmt.Errorf("locking the state directory %s: %w", path, err)
 	}

@@ -59,7 +59,7 @@ func holder(t *testing.T, path string) (c *exec.Cmd, said string) {
 }
 
 func refusal(path string) string {
-	return "another twilld works in " + path + ": stop it first, or give this one a --state-dir of its own"
+	return "another twilld works in " + path + ": stop it first"
 }
 
 func TestLock(t *testing.T) {

@@ -24,6 +24,9 @@ func (e *DuplicateError) Error() string {
 		e.Other.Key, addresses(e.Other.Lease.PublicIPs), e.Other.Lease.MachineID, e.Claim.Node)
 }
 
+// Unwrap lets errors.Is find subnet.ErrDuplicate.
+func (e *DuplicateError) Unwrap() error { return subnet.ErrDuplicate }
+
 func addresses(ips subnet.PerFamily[netip.Addr]) string {
 	var s []string
 	for _, ip := range ips {

@@ -1,0 +1,235 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/subnet"
+)
+
+var twill1 = backend.Key{Kind: backend.KindLink, Name: "twill.1"}
+
+func TestLostLeaseIsNotReady(t *testing.T) {
+	for _, why := range []error{
+		fmt.Errorf("the node name \"n1\" belongs to two machines: %w", subnet.ErrDuplicate),
+		fmt.Errorf("acquiring a lease: %w", subnet.ErrExhausted),
+	} {
+		b := start(t, nil)
+		b.ready(peer(2, "n2"))
+		b.store.lose <- why
+		b.eventually("it says so", func() bool {
+			s := b.agent.Status()
+			return !s.Ready && strings.Contains(strings.Join(s.NotReady, ""), why.Error())
+		})
+		require.NotNil(t, b.kernel.get(routeKey(2)), "what flows, flows on")
+		claim := <-b.store.claims // it is tried again
+		b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
+		b.eventually("ready again", func() bool { return b.agent.Status().Ready })
+	}
+}
+
+func TestStoreThatRefusesLosesNoLease(t *testing.T) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"))
+	b.store.lose <- errors.New("etcd: permission denied")
+	b.eventually("it is told", func() bool { return len(b.agent.Status().Problems) == 1 })
+	require.True(t, b.agent.Status().Ready, "nobody else has our lease")
+}
+
+// The reconciler never waits for hold, whichever claim hold puts back.
+func TestPublishNeverBlocks(t *testing.T) {
+	a := &Agent{claims: make(chan subnet.Claim, 1)}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				a.offer(subnet.Claim{Node: "old"})
+			}
+		}
+	}()
+	for range 100_000 {
+		a.publish(subnet.Claim{Node: "new"})
+	}
+	close(stop)
+	<-stopped
+}
+
+// The device went with its parent. What hung on it is neither a failure nor a
+// line in the log of its own, and all is made at once when the host's network
+// is back, however long it was away.
+func TestDeviceThatCannotBeMade(t *testing.T) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"), peer(3, "n3"))
+	b.kernel.mu.Lock()
+	b.kernel.broken[twill1] = fmt.Errorf("finding the parent eth0: %w", syscall.ENODEV)
+	for _, o := range b.kernel.state {
+		if onLink(o, "twill.1") {
+			b.kernel.broken[o.Key()] = fmt.Errorf("finding link twill.1: %w", syscall.ENODEV)
+		}
+	}
+	b.kernel.mu.Unlock()
+	b.kernel.set(twill1, nil)
+	b.eventually("not ready", func() bool { return !b.agent.Status().Ready })
+	b.kernel.set(routeKey(2), nil) // as the kernel tells of each entry
+	b.eventually("tried more than once", func() bool {
+		b.kernel.mu.Lock()
+		defer b.kernel.mu.Unlock()
+		n := 0
+		for _, c := range b.kernel.applied {
+			if c.Key() == twill1 {
+				n++
+			}
+		}
+		return n > 4
+	})
+	require.Empty(t, b.agent.Status().Contended)
+	for _, f := range b.agent.Status().Failing {
+		require.Equal(t, twill1.String(), f.Object)
+	}
+	b.kernel.mu.Lock()
+	clear(b.kernel.broken)
+	b.kernel.mu.Unlock()
+	b.agent.inbox.event(backend.Event{Host: true})
+	b.eventually("all is back", func() bool {
+		return b.agent.Status().Ready && b.kernel.get(routeKey(2)) != nil && b.kernel.get(routeKey(3)) != nil
+	})
+	require.Empty(t, b.agent.Status().Failing)
+}
+
+// What could not be made while the host's network was another is tried when
+// that changes, not when the backoff says so.
+func TestHostChangeIsANewTry(t *testing.T) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"))
+	k2 := routeKey(2)
+	b.kernel.mu.Lock()
+	b.kernel.broken[k2] = errors.New("adding route 10.244.2.0/24: network is down")
+	b.kernel.mu.Unlock()
+	b.kernel.set(k2, nil)
+	b.eventually("failing", func() bool { return len(b.agent.Status().Failing) == 1 })
+	b.agent.inbox.put(func(n *news) { n.nodes = nil }) // a pass, with the next try far away
+	b.kernel.mu.Lock()
+	delete(b.kernel.broken, k2)
+	b.kernel.mu.Unlock()
+	b.agent.inbox.event(backend.Event{Host: true})
+	b.eventually("it is back", func() bool { return b.kernel.get(k2) != nil })
+}
+
+// A restored store is doubted for a minute, also when it lists again.
+func TestDoubtOutlivesAnotherList(t *testing.T) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"), peer(3, "n3"))
+	b.store.updates <- subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{peer(2, "n2")}}
+	b.store.updates <- subnet.Update{Full: true, Put: []subnet.Record{peer(2, "n2"), peer(4, "n4")}}
+	b.eventually("the second list was taken", func() bool { return b.kernel.get(routeKey(4)) != nil })
+	require.NotNil(t, b.kernel.get(routeKey(3)))
+}
+
+// A node that announces itself elsewhere is there, although its doubtful record
+// carries the higher revision, of a history that is no more.
+func TestAnnouncementBeatsDoubtfulRecord(t *testing.T) {
+	b := start(t, nil)
+	old := peer(3, "n3")
+	old.Created, old.Modified = 9000, 9000
+	b.ready(peer(2, "n2"), old)
+	b.store.updates <- subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{peer(2, "n2")}}
+	moved := peer(9, "n3")
+	moved.Created, moved.Modified = 5001, 5001
+	b.store.updates <- subnet.Update{Put: []subnet.Record{moved}}
+	b.eventually("the way to where it is", func() bool { return b.kernel.get(routeKey(9)) != nil && b.kernel.get(routeKey(3)) == nil })
+}
+
+// A record as old as the backup does not beat where the node was last seen.
+func TestBackupDoesNotBeatDoubtfulRecord(t *testing.T) {
+	b := start(t, nil)
+	now := peer(3, "n3")
+	now.Created, now.Modified = 9000, 9000
+	b.ready(now)
+	was := peer(8, "n3")
+	b.store.updates <- subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{was, peer(4, "n4")}}
+	b.eventually("the list was taken", func() bool { return b.kernel.get(routeKey(4)) != nil })
+	require.NotNil(t, b.kernel.get(routeKey(3)))
+	require.Nil(t, b.kernel.get(routeKey(8)))
+}
+
+func TestWatchThatWorksAgainIsNoProblem(t *testing.T) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"))
+	b.kernel.fail <- errors.New("watching the kernel: no buffer space")
+	b.eventually("it watches again, and that is told", func() bool { return len(b.agent.Status().Problems) == 0 })
+	b.kernel.fail <- errors.New("watching the kernel: no buffer space")
+	b.eventually("told again", func() bool { return len(b.agent.Status().Problems) == 0 })
+	b.kernel.set(routeKey(2), nil)
+	b.eventually("it works", func() bool { return b.kernel.get(routeKey(2)) != nil })
+}
+
+func TestRulesThatFailAreNamedAndHoldNothingUp(t *testing.T) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"))
+	b.firewall.mu.Lock()
+	b.firewall.broken = errors.New("writing table inet twill: operation not permitted")
+	b.firewall.mu.Unlock()
+	b.store.configs <- []byte(`{"Network": "10.244.0.0/16", "Backend": {"MTU": 1400}}`)
+	b.agent.inbox.rules()
+	b.eventually("they are named", func() bool {
+		s := b.agent.Status()
+		return len(s.NotReady) == 1 && s.NotReady[0] == "the rules are not in: writing table inet twill: operation not permitted"
+	})
+	b.eventually("subnet.env is right", func() bool { return strings.Contains(readFile(t, b.agent.cfg.SubnetFile), "FLANNEL_MTU=1350\n") })
+}
+
+// With a Have the kernel replaces whatever has a route's place, whoever's it
+// is: a plan may claim one only if the route went in.
+func TestPlanDoesNotClaimWhatNeverWentIn(t *testing.T) {
+	b := start(t, func(_ *Config, k *memKernel) {
+		k.host.Routes = append(k.host.Routes, backend.HostRoute{Dst: netip.MustParsePrefix("192.168.0.0/24"), Link: "eth0"})
+		k.broken[routeKey(2)] = errors.New("adding route 10.244.2.0/24: a foreign route of protocol static takes its place")
+	})
+	b.store.configs <- []byte(`{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "DirectRouting": true}}`)
+	claim := <-b.store.claims
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
+	p := peer(2, "n2")
+	b.store.updates <- subnet.Update{Full: true, Put: []subnet.Record{p}}
+	b.eventually("failing", func() bool { return len(b.agent.Status().Failing) == 1 })
+	moved := netip.MustParseAddr("192.168.0.77")
+	p.Lease.PublicIPs[subnet.IPv4] = moved
+	p.Modified++
+	b.store.updates <- subnet.Update{Put: []subnet.Record{p}}
+	var tried backend.Change
+	b.eventually("tried", func() bool {
+		b.kernel.mu.Lock()
+		defer b.kernel.mu.Unlock()
+		for _, c := range b.kernel.applied {
+			if r, ok := c.Want.(backend.Route); ok && r.Via == moved {
+				tried = c
+				return true
+			}
+		}
+		return false
+	})
+	require.Nil(t, tried.Have)
+}
+
+func TestLinkThatFlapsIsOneContention(t *testing.T) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"), peer(3, "n3"))
+	for range contended {
+		b.kernel.set(twill1, nil)
+		b.eventually("back", func() bool { return b.kernel.get(twill1) != nil && b.kernel.get(routeKey(3)) != nil })
+	}
+	b.eventually("one is named", func() bool {
+		c := b.agent.Status().Contended
+		return len(c) == 1 && c[0].Object == twill1.String()
+	})
+}
