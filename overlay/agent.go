@@ -33,6 +33,10 @@ type Store interface {
 	Release(ctx context.Context) error
 }
 
+// StoreHealth is what a store says of its connection: a nil Err when it is
+// good.
+type StoreHealth struct{ Err error }
+
 // Kernel is the network stack of the host.
 type Kernel interface {
 	// Observe returns all that carries our mark, and the sysctls named.
@@ -123,8 +127,8 @@ func New(cfg Config, store Store, kernel Kernel, firewall Firewall) *Agent {
 }
 
 // Run works until the context ends, and leaves the data path as it is. health
-// brings what the store says of its connection, nil when it is good.
-func (a *Agent) Run(ctx context.Context, health <-chan error) error {
+// brings what the store says of its connection.
+func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 	g, ctx := errgroup.WithContext(ctx)
 	// The servers come first: an address in use is the one thing that no
 	// retry mends.
@@ -162,15 +166,15 @@ func (a *Agent) release(ctx context.Context) error {
 	return nil
 }
 
-func (a *Agent) watchHealth(ctx context.Context, health <-chan error) {
+func (a *Agent) watchHealth(ctx context.Context, health <-chan StoreHealth) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case err := <-health:
-			if a.board.storeHealth(err) {
-				if err != nil {
-					a.cfg.Log.WithError(err).Warn("store degraded, packets flow on")
+		case h := <-health:
+			if a.board.storeHealth(h.Err) {
+				if h.Err != nil {
+					a.cfg.Log.WithError(h.Err).Warn("store degraded, packets flow on")
 				} else {
 					a.cfg.Log.Info("store answers again")
 				}
@@ -217,7 +221,9 @@ func (a *Agent) hold(ctx context.Context) error {
 		select {
 		case next := <-a.claims: // also when ctx ends, done comes
 			cancel()
-			_ = <-done // it was told to end
+			if err := <-done; err != nil {
+				a.cfg.Log.WithError(err).Debug("the lease was let go for another claim")
+			}
 			claim = next
 		case err := <-done:
 			cancel()

@@ -234,12 +234,12 @@ func TestReadiness(t *testing.T) {
 	_, err := os.Stat(b.agent.cfg.SubnetFile)
 	require.ErrorIs(t, err, os.ErrNotExist, "subnet.env is written only when it is true")
 	b.ready()
-	b.health <- errors.New("connection refused")
+	b.health <- StoreHealth{errors.New("connection refused")}
 	b.eventually("a store that is down does not undo readiness", func() bool {
 		s := b.agent.Status()
 		return s.Ready && s.Store.Degraded != nil && s.Store.Error == "connection refused"
 	})
-	b.health <- nil
+	b.health <- StoreHealth{}
 	b.eventually("and it comes back", func() bool { return b.agent.Status().Store.Degraded == nil })
 }
 

@@ -234,7 +234,7 @@ type bench struct {
 	kernel   *memKernel
 	firewall *memFirewall
 	store    *script
-	health   chan error
+	health   chan StoreHealth
 }
 
 const netConf = `{"Network": "10.244.0.0/16"}`
@@ -247,7 +247,7 @@ func start(t *testing.T, edit func(*Config, *memKernel)) *bench {
 		Node: "n1", SubnetFile: t.TempDir() + "/subnet.env", FullPass: time.Hour,
 		Masquerade: true, Log: logrus.NewEntry(log), Metrics: prometheus.NewRegistry(),
 	}
-	b := &bench{T: t, kernel: newMemKernel(), firewall: &memFirewall{}, store: newScript(), health: make(chan error)}
+	b := &bench{T: t, kernel: newMemKernel(), firewall: &memFirewall{}, store: newScript(), health: make(chan StoreHealth)}
 	if edit != nil {
 		edit(&cfg, b.kernel)
 	}

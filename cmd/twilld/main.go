@@ -122,14 +122,14 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 	defer k.Close()
 	cfg.Route = func(a netip.Addr) (string, netip.Addr, error) { return k.RouteGet(ctx, a) }
 
-	health := make(chan error, 1) // the store is made before the agent which takes its health
+	health := make(chan overlay.StoreHealth, 1) // the store is made before the agent which takes its health
 	o.etcd.Logger = log
 	o.etcd.Health = func(err error) {
 		select {
-		case _ = <-health: // what is new counts
+		case <-health: // what is new counts
 		default:
 		}
-		health <- err
+		health <- overlay.StoreHealth{Err: err}
 	}
 	store, err := etcd.New(o.etcd)
 	if err != nil {

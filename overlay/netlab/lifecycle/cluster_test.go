@@ -22,7 +22,11 @@ import (
 	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// The race detector makes each program wait a second before it ends.
+	os.Setenv("GORACE", "atexit_sleep_ms=10")
+	goleak.VerifyTestMain(m)
+}
 
 // patience is how long a condition may take to come true. It bounds what a
 // failing test costs and says nothing of how fast anything is.
@@ -53,7 +57,8 @@ func newCluster(t *testing.T, o netlab.Options) *cluster {
 func deployed(t *testing.T, o netlab.Options, flags ...string) (*cluster, []*netlab.Pod) {
 	t.Helper()
 	c := newCluster(t, o)
-	return c, c.deploy(t, c.Nodes, flags...)
+	pods := c.deploy(t, c.Nodes, flags...)
+	return c, pods
 }
 
 // deploy brings up a daemon and a pod on each of some nodes.

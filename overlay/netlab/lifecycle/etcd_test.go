@@ -75,7 +75,8 @@ func decode(kv *mvccpb.KeyValue) (record, error) {
 		}
 		r.subnets[subnet.FamilyOf(p.Addr())] = p
 	}
-	return r, json.Unmarshal(kv.Value, &r)
+	err := json.Unmarshal(kv.Value, &r)
+	return r, err
 }
 
 // record returns the only lease of a node.

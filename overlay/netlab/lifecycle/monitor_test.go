@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"strings"
@@ -56,11 +55,10 @@ func (m *monitor) stop(t *testing.T) (writes []string) {
 	m.catchUp(t)
 	for _, p := range []*netlab.Process{m.ip, m.nft} {
 		require.NoError(t, p.Kill(t.Context()))
-		log, err := os.Open(p.Log)
+		log, err := os.ReadFile(p.Log)
 		require.NoError(t, err)
-		defer log.Close()
-		for lines := bufio.NewScanner(log); lines.Scan(); {
-			line := lines.Text()
+		for line := range strings.Lines(string(log)) {
+			line = strings.TrimSuffix(line, "\n")
 			foreign := strings.Contains(line, " marker") || strings.HasPrefix(line, "# new generation")
 			if p == m.ip {
 				foreign = !strings.Contains(line, "twill") && !strings.Contains(line, "proto 116")

@@ -67,9 +67,8 @@ func (b badRecord) put(t *testing.T, c *cluster, number int) (key string) {
 		value = r
 	}
 	key = numbered(number)
-	if v4, v6, _ := strings.Cut(key, "&"); b.v4 != "" {
-		v4 = b.v4
-		key = v4 + "&" + v6
+	if _, v6, _ := strings.Cut(key, "&"); b.v4 != "" {
+		key = b.v4 + "&" + v6
 	}
 	c.put(t, key, value)
 	return key
