@@ -30,6 +30,11 @@ func New(t *testing.T, o netlab.Options) *netlab.Lab {
 		t.Skip("needs root: nodes are namespaces")
 	}
 	o.Binaries, o.Log = Binaries(t), t.Output()
+	if race && os.Getenv("GORACE") == "" {
+		// Else the race detector makes each program wait a second before it
+		// ends. The test binary has read the variable already.
+		require.NoError(t, os.Setenv("GORACE", "atexit_sleep_ms=10")) //nolint:usetesting // t.Setenv is not for parallel tests
+	}
 	if o.Dir == "" {
 		// Short, because a socket's path has 108 bytes; and made by the
 		// lab, which removes it even when the test is killed.
