@@ -22,11 +22,7 @@ import (
 	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
-func TestMain(m *testing.M) {
-	// The race detector makes each program wait a second before it ends.
-	os.Setenv("GORACE", "atexit_sleep_ms=10")
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long a condition may take to come true. It bounds what a
 // failing test costs and says nothing of how fast anything is.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -184,4 +185,35 @@ func TestNetworkConfigIsTouched(t *testing.T) {
 		awaitStatus(t, n, "taken", func(s overlay.Status) bool { return s.Config.Refused == "" })
 	})
 	require.Zero(t, status(t, n).Repairs.Total)
+}
+
+// A store that comes back empty takes nothing with it: every node announces
+// itself again, with the subnet it has.
+func TestStoreLosesItsData(t *testing.T) {
+	t.Parallel()
+	c, pods := deployed(t, netlab.Options{Nodes: 3})
+	before := c.records(t)
+	unharmed(t, pods, func() {
+		require.NoError(t, c.Store.Kill(t.Context()))
+		data := filepath.Join(filepath.Dir(filepath.Dir(c.Store.Log)), "store")
+		require.DirExists(t, filepath.Join(data, "member"))
+		require.NoError(t, os.RemoveAll(data))
+		require.NoError(t, c.Store.Restart())
+		eventually(t, "all are there again", func() error {
+			var was, is []string
+			for _, r := range before {
+				was = append(was, r.key+" "+r.NodeName)
+			}
+			for _, r := range c.records(t) {
+				is = append(is, r.key+" "+r.NodeName)
+			}
+			return equalLines(was, is)
+		})
+		for _, n := range c.Nodes {
+			c.awaitWays(t, n)
+			s := awaitStatus(t, n, "in sync", func(s overlay.Status) bool { return s.Store.Degraded == nil && len(s.Peers) == 2 })
+			require.True(t, s.Ready)
+			require.Zero(t, s.Repairs.Total)
+		}
+	})
 }
