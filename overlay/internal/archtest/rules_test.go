@@ -26,8 +26,9 @@ type rule struct {
 var rules = []rule{{
 	name: "pure packages do no I/O, know no store and do not log",
 	bound: []string{
-		"subnet", "subnet/envfile",
+		"subnet", "subnet/envfile", "subnet/etcd/acquire",
 		"backend/...", // a new planner is bound from its first line
+		"overlay/underlay",
 	},
 	free: []string{"backend/kernel", "backend/nftables"},
 	never: []string{
@@ -77,6 +78,14 @@ var rules = []rule{{
 	name:  "backend does not know the agent",
 	bound: []string{"backend/..."},
 	never: []string{module + "/overlay", module + "/cmd"},
+}, {
+	name:  "the agent knows stores, kernel and firewall by its own interfaces only",
+	bound: []string{"overlay"},
+	never: []string{
+		"go.etcd.io", "google.golang.org/grpc", "k8s.io", "github.com/vishvananda/netlink", "github.com/google/nftables",
+		module + "/subnet/etcd", module + "/backend/kernel", module + "/backend/nftables",
+	},
+	reach: transitive,
 }, {
 	name:  "overlay does not know the commands",
 	bound: []string{"overlay/..."},
