@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,11 +36,10 @@ func TestContractWithPassword(t *testing.T) {
 	server := etcdtest.Start(t, etcdtest.Options{Password: password, Args: []string{"--bcrypt-cost=4"}})
 	client := server.Client(t)
 	addUser(t, client, "twill", "/test/")
-	n := 0
+	var n atomic.Int64 // the cases run at the same time
 	t.Run("", func(t *testing.T) {
 		subnettest.Contract(t, func(*testing.T) subnettest.Backend {
-			n++
-			return backend{server: server, client: client, prefix: fmt.Sprintf("/test/%d", n), change: as("twill", password)}
+			return backend{server: server, client: client, prefix: fmt.Sprintf("/test/%d", n.Add(1)), change: as("twill", password)}
 		})
 	})
 }
