@@ -16,6 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
@@ -41,8 +43,14 @@ type cluster struct {
 func newCluster(t *testing.T, o netlab.Options) *cluster {
 	t.Helper()
 	c := &cluster{Lab: netlabtest.New(t, o), daemons: map[*netlab.Node]*netlab.Process{}}
+	config := c.EtcdConfig()
+	// By default a client that lost its etcd waits longer each time, up to
+	// two minutes.
+	config.DialOptions = append(config.DialOptions, grpc.WithConnectParams(grpc.ConnectParams{
+		Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, MaxDelay: 200 * time.Millisecond},
+	}))
 	var err error
-	c.etcd, err = clientv3.New(c.EtcdConfig())
+	c.etcd, err = clientv3.New(config)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, c.etcd.Close()) })
 	return c

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
@@ -223,15 +222,14 @@ func TestNodeNameTwice(t *testing.T) {
 // A lease lives as long as it is renewed, and a reservation for ever.
 func TestLeaseEnds(t *testing.T) {
 	t.Parallel()
-	c, pods := deployed(t, netlab.Options{Nodes: 3}, "--lease-ttl=5s")
+	c := newCluster(t, netlab.Options{Nodes: 3})
 	stays, killed, reserved := c.Node(1), c.Node(2), c.Node(3)
+	c.start(t, stays)
+	pods := append([]*netlab.Pod{addPod(t, stays, "pod")}, c.deploy(t, c.Nodes[1:], "--lease-ttl=5s")...)
 	was := c.record(t, killed.Name)
 	kept := c.record(t, reserved.Name)
-	// The operator makes node3's lease permanent.
-	value, err := c.etcd.Get(t.Context(), leases+kept.key)
-	require.NoError(t, err)
-	_, err = c.etcd.Put(t.Context(), leases+kept.key, string(value.Kvs[0].Value), clientv3.WithLease(clientv3.NoLease))
-	require.NoError(t, err)
+	run(t, c.Lan, fmt.Sprintf("twill reserve --etcd-endpoints=%s --node=%s %s %s",
+		c.EtcdEndpoints()[0], reserved.Name, kept.subnets[subnet.IPv4], kept.subnets[subnet.IPv6]))
 	awaitStatus(t, reserved, "a reservation", func(s overlay.Status) bool { return s.Lease.Expires == nil })
 
 	unharmedBetween(t, pods[0], pods[2], func() {
@@ -240,7 +238,7 @@ func TestLeaseEnds(t *testing.T) {
 		eventually(t, "the lease ends", func() error { return equalLines(nil, c.holders(t, was.key)) })
 		c.awaitWays(t, stays)
 	})
-	_, err = pods[0].Exec(t.Context(), "ping", "-c1", "-W1", pods[1].Addrs[subnet.IPv4].String())
+	_, err := pods[0].Exec(t.Context(), "ping", "-c1", "-W1", pods[1].Addrs[subnet.IPv4].String())
 	require.Error(t, err, "the way to the dead node is gone")
 	require.Equal(t, []string{reserved.Name}, c.holders(t, kept.key))
 	require.Len(t, status(t, stays).Peers, 1)

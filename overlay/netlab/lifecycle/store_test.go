@@ -68,6 +68,7 @@ func TestOutageOfTheStore(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, http.StatusServiceUnavailable, code, "the late one has nothing yet")
 			tt.end(t, c.Store)
+			over := time.Now()
 
 			c.awaitReady(t, late)
 			pods = append(pods, addPod(t, late, "pod"))
@@ -76,8 +77,8 @@ func TestOutageOfTheStore(t *testing.T) {
 				c.awaitWays(t, n)
 				require.Equal(t, "1", metric(t, n, "twill_store_up"))
 			}
+			t.Logf("the store was away for %v; all was well %v later", over.Sub(began).Round(time.Second), time.Since(over).Round(time.Second))
 			tr.requireNoLoss(t)
-			t.Logf("away for %v", time.Since(began).Round(time.Second))
 			requirePings(t, pods...)
 		})
 	}
