@@ -20,11 +20,12 @@ const (
 	KindNeighbor
 	KindFDB
 	KindRoute
+	KindRules // the host's rules as a whole, which are no Object: for what tells of repairs
 )
 
 // String returns the kind in the words of status, metrics and logs.
 func (k Kind) String() string {
-	names := [...]string{"", "link", "sysctl", "address", "neighbour", "fdb", "route"}
+	names := [...]string{"", "link", "sysctl", "address", "neighbour", "fdb", "route", "rules"}
 	if int(k) < len(names) {
 		return names[k]
 	}

@@ -174,7 +174,7 @@ func (a *Agent) watchHealth(ctx context.Context, health <-chan StoreHealth) {
 		case h := <-health:
 			if a.board.storeHealth(h.Err) {
 				if h.Err != nil {
-					a.cfg.Log.WithError(h.Err).Warn("store degraded, packets flow on")
+					a.cfg.Log.WithError(h.Err).Warn("store degraded")
 				} else {
 					a.cfg.Log.Info("store answers again")
 				}

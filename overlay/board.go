@@ -196,14 +196,11 @@ func (b *board) contention(objects map[backend.Key]int) {
 
 func (b *board) repaired(now time.Time, r repair) {
 	k := r.Key()
-	b.countRepair(k.Kind.String(), Repair{Time: now, Object: k.String(), Before: text(r.Have), After: text(r.Want), Times: r.times})
+	b.countRepair(k.Kind, Repair{Time: now, Object: k.String(), Before: text(r.Have), After: text(r.Want), Times: r.times})
 }
 
-func (b *board) rulesRepaired() {
-	b.countRepair("rules", Repair{Time: time.Now(), Object: "rules", Before: "altered", After: "as wanted", Times: 1})
-}
-
-func (b *board) countRepair(kind string, r Repair) {
+func (b *board) countRepair(of backend.Kind, r Repair) {
+	kind := of.String()
 	b.metrics.repairs.WithLabelValues(kind).Inc()
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -3,6 +3,7 @@ package overlay
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/alloc"
@@ -65,6 +66,14 @@ func onOff(on bool) string {
 
 // newPlanner makes the planner that the config asks for.
 func newPlanner(cfg subnet.Config, u backend.Underlay, node string) (Planner, error) {
+	for _, f := range subnet.Families {
+		for _, ip := range []netip.Addr{u.Addresses[f], u.PublicIPs[f]} {
+			if n := cfg.Networks[f]; n.Enabled() && ip.IsValid() && n.Network.Contains(ip) {
+				return nil, fmt.Errorf("network %s holds the node's own address %s on %s: pods and nodes need networks apart, choose another Network",
+					n.Network, ip, u.Interface)
+			}
+		}
+	}
 	if cfg.Backend.Type == subnet.BackendAlloc {
 		return alloc.New(cfg, u), nil
 	}

@@ -283,14 +283,20 @@ func text(o backend.Object) string {
 	return o.String()
 }
 
+// rulesKey is the place of the rules among what can be contended.
+var rulesKey = backend.Key{Kind: backend.KindRules}
+
 // syncRules brings the firewall's rules up to date, and reports whether they
-// are.
-func (a *Agent) syncRules(ctx context.Context) bool {
+// are, as far as it is their turn.
+func (a *Agent) syncRules(ctx context.Context, now time.Time) bool {
 	s := a.state
 	rules := masq.Plan(a.masquerade())
 	planned := s.rules == nil || !sameRules(*s.rules, rules)
 	if !planned && !s.dirtyRules {
 		return true
+	}
+	if !planned && s.pace.turn(rulesKey, now).After(now) {
+		return true // dirtyRules stays; see nextDue
 	}
 	changed, err := a.firewall.Sync(ctx, rules)
 	if ctx.Err() != nil {
@@ -307,12 +313,23 @@ func (a *Agent) syncRules(ctx context.Context) bool {
 	s.rules = &rules
 	switch {
 	case changed && !planned:
-		a.board.rulesRepaired()
-		a.cfg.Log.WithField("object", "rules").Info("repaired")
+		a.rulesRepaired(now)
 	case changed:
 		a.cfg.Log.Info("rules written")
 	}
 	return true
+}
+
+func (a *Agent) rulesRepaired(now time.Time) {
+	times := a.state.pace.repaired(rulesKey, now)
+	a.board.countRepair(rulesKey.Kind, Repair{Time: now, Object: rulesKey.String(), Before: "altered", After: "as wanted", Times: times})
+	log := a.cfg.Log.WithFields(logrus.Fields{"object": rulesKey.String(), "times": times})
+	switch {
+	case times == contended:
+		log.Warn("something keeps undoing our work: repairs slow down")
+	case times < contended:
+		log.Info("repaired")
+	}
 }
 
 func sameRules(x, y masq.Rules) bool {

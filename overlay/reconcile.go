@@ -120,7 +120,7 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	}
 	planned := a.plan(n.nodes, replan)
 	read, links := a.program(ctx, now, planned, n.drift)
-	rules := a.syncRules(ctx)
+	rules := a.syncRules(ctx, now)
 	a.conclude(now, read, links, rules)
 	return earliest(a.nextDue(now, read && links && rules), recheck)
 }
@@ -319,6 +319,9 @@ func (a *Agent) nextDue(now time.Time, ok bool) time.Time {
 	}
 	for _, p := range s.pending {
 		next = earliest(next, p.at)
+	}
+	if s.dirtyRules {
+		next = earliest(next, s.pace.turn(rulesKey, now))
 	}
 	return next
 }

@@ -36,8 +36,7 @@ func (a *Agent) serve(ctx context.Context, g *errgroup.Group) error {
 	return nil
 }
 
-// listenUnix makes the socket anew: the lock on the state directory has shown
-// that nobody lives behind one that is there.
+// listenUnix makes the socket anew, unless somebody answers on it.
 func listenUnix(path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
@@ -46,6 +45,10 @@ func listenUnix(path string) (net.Listener, error) {
 	case err == nil && info.Mode().Type() != fs.ModeSocket:
 		return nil, errors.New("something else than a socket is there")
 	case err == nil:
+		if c, err := net.Dial("unix", path); err == nil {
+			c.Close()
+			return nil, errors.New("another twilld answers there: stop it first, a host has one")
+		}
 		if err := os.Remove(path); err != nil {
 			return nil, err
 		}

@@ -158,7 +158,11 @@ func (s Status) Text() string {
 		line("lease", "%s, %s", strings.Join(l.Subnets, ", "), until)
 	}
 	if u := s.Underlay; u != nil {
-		line("underlay", "%s, %s, MTU %d (pods %d)", u.Interface, strings.Join(u.PublicIPs, ", "), u.MTU, s.MTU)
+		pods := ""
+		if s.MTU != 0 {
+			pods = fmt.Sprintf(" (pods %d)", s.MTU)
+		}
+		line("underlay", "%s, %s, MTU %d%s", u.Interface, strings.Join(u.PublicIPs, ", "), u.MTU, pods)
 	}
 	switch {
 	case s.Store.Degraded != nil:

@@ -3,7 +3,9 @@ package overlay
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -232,4 +234,62 @@ func TestLinkThatFlapsIsOneContention(t *testing.T) {
 		c := b.agent.Status().Contended
 		return len(c) == 1 && c[0].Object == twill1.String()
 	})
+}
+
+// Rules that something else rewrites again and again are repaired ever more
+// slowly, and named.
+func TestContendedRules(t *testing.T) {
+	b := start(t, nil)
+	b.ready()
+	spoil := func() {
+		b.firewall.mu.Lock()
+		b.firewall.rules = nil
+		b.firewall.mu.Unlock()
+		b.agent.inbox.rules()
+	}
+	mended := func() bool {
+		b.firewall.mu.Lock()
+		defer b.firewall.mu.Unlock()
+		return b.firewall.rules != nil
+	}
+	for range contended {
+		spoil()
+		b.eventually("mended", mended)
+	}
+	spoil()
+	b.eventually("named", func() bool {
+		c := b.agent.Status().Contended
+		return len(c) == 1 && c[0].Object == "rules"
+	})
+	b.eventually("mended, later", mended)
+	require.True(t, b.agent.Status().Ready)
+}
+
+func TestNetworkThatHoldsTheUnderlay(t *testing.T) {
+	b := start(t, nil)
+	b.store.configs <- []byte(`{"Network": "192.168.0.0/16"}`)
+	b.eventually("both are named", func() bool {
+		return strings.Contains(strings.Join(b.agent.Status().NotReady, ""), "network 192.168.0.0/16 holds the node's own address 192.168.0.1 on eth0")
+	})
+	b.ready() // with a config that fits
+}
+
+func TestSocketOfAnother(t *testing.T) {
+	socket := t.TempDir() + "/twilld.sock"
+	first := start(t, func(c *Config, _ *memKernel) { c.Socket = socket })
+	first.eventually("it answers", func() bool {
+		c, err := net.Dial("unix", socket)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	_, err := listenUnix(socket)
+	require.EqualError(t, err, "another twilld answers there: stop it first, a host has one")
+
+	file := t.TempDir() + "/file"
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	_, err = listenUnix(file)
+	require.EqualError(t, err, "something else than a socket is there")
+	require.FileExists(t, file)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/url"
 	"path"
 	"strings"
@@ -96,7 +97,7 @@ func (c Config) checkEndpoints() error {
 func scheme(endpoint string) (string, error) {
 	const want = "such as http://127.0.0.1:2379 or https://etcd.example.com:2379"
 	if !strings.Contains(endpoint, "://") {
-		if strings.ContainsAny(endpoint, "/@? ") || endpoint == "" {
+		if _, port, err := net.SplitHostPort(endpoint); err != nil || port == "" || strings.ContainsAny(endpoint, "/@? ") {
 			return "", fmt.Errorf("--etcd-endpoints: one is neither a URL %s nor host:port", want)
 		}
 		return "", nil

@@ -32,6 +32,7 @@ func TestValidate(t *testing.T) {
 			c.Endpoints, c.CertFile, c.KeyFile = []string{"https://a:1"}, "cert", "key"
 		}, ""},
 		"none":          {func(c *etcd.Config) { c.Endpoints = nil }, "--etcd-endpoints is empty; it must name at least one URL such as http://127.0.0.1:2379"},
+		"no port":       {func(c *etcd.Config) { c.Endpoints = []string{"192.0.2.1"} }, "--etcd-endpoints: one is neither a URL such as http://127.0.0.1:2379 or https://etcd.example.com:2379 nor host:port"},
 		"empty one":     {func(c *etcd.Config) { c.Endpoints = []string{""} }, "--etcd-endpoints: one is neither a URL such as http://127.0.0.1:2379 or https://etcd.example.com:2379 nor host:port"},
 		"other scheme":  {func(c *etcd.Config) { c.Endpoints = []string{"ftp://a"} }, `--etcd-endpoints: "ftp://a" is no URL such as http://127.0.0.1:2379 or https://etcd.example.com:2379`},
 		"with a path":   {func(c *etcd.Config) { c.Endpoints = []string{"http://a:1/v2"} }, `--etcd-endpoints: "http://a:1/v2" is no URL such as http://127.0.0.1:2379 or https://etcd.example.com:2379`},
