@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
@@ -72,9 +73,9 @@ func newLabUp(dir func() string) *cobra.Command {
 			if f := cmd.Flag("name"); f.Changed {
 				name = " --name " + f.Value.String()
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "\nLook around:  twill lab exec%[1]s node1 -- twill status\n"+
-				"              twill lab exec%[1]s node1/pod1 -- ip address\n"+
-				"Logs:         %[2]s\nTake down:    twill lab down%[1]s\n", name, filepath.Join(dir(), "log"))
+			fmt.Fprintf(cmd.OutOrStdout(), "\nLook around:  %[3]s lab exec%[1]s node1 -- twill status\n"+
+				"              %[3]s lab exec%[1]s node1/pod1 -- ip address\n"+
+				"Logs:         %[2]s\nTake down:    %[3]s lab down%[1]s\n", name, filepath.Join(dir(), "log"), os.Args[0])
 			return nil
 		},
 	}

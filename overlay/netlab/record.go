@@ -16,6 +16,7 @@ type record struct {
 	Owner identity            `json:"owner"` // the process that is making the lab; zero once it is detached
 	Hosts map[string]identity `json:"hosts"` // first processes
 	Pods  []podRecord         `json:"pods"`
+	Etcd  []string            `json:"etcd"` // its URLs in the lab
 }
 
 type podRecord struct {

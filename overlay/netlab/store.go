@@ -42,6 +42,7 @@ func (l *Lab) EtcdConfig() clientv3.Config {
 
 // startStore starts etcd and puts the network config.
 func (l *Lab) startStore(ctx context.Context) (err error) {
+	l.record.Etcd = l.EtcdEndpoints()
 	l.Store, err = l.Lan.Start("store", l.opts.Binaries.Twill, "store",
 		"--data-dir="+filepath.Join(l.opts.Dir, "store"),
 		"--listen-client-urls="+strings.Join(l.EtcdEndpoints(), ","),

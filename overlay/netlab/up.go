@@ -123,7 +123,8 @@ func Command(dir, place string, args []string, b Binaries) (argv, env []string, 
 	if len(args) == 0 {
 		args = []string{"/bin/sh"}
 	}
-	return enter(id.PID, netns, args), environ(b), nil
+	// What is typed in the lab finds the lab's etcd.
+	return enter(id.PID, netns, args), append(environ(b), "TWILLD_ETCD_ENDPOINTS="+strings.Join(r.Etcd, ",")), nil
 }
 
 // places lists where commands can run.

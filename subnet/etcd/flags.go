@@ -22,7 +22,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 
 // RegisterLeaseFlags adds the flags of a node that holds a lease.
 func (c *Config) RegisterLeaseFlags(fs *flag.FlagSet) {
-	fs.DurationVar(&c.LeaseTTL, "lease-ttl", c.LeaseTTL, "how long (`duration`) a lease outlives its node")
+	fs.DurationVar(&c.LeaseTTL, "lease-ttl", c.LeaseTTL, "how long a lease outlives its node, a `duration` such as 24h or 90m")
 	fs.Var((*minutes)(&c.RenewMargin), "subnet-lease-renew-margin",
 		"renew the lease at the latest so long before its end and at least so often, as `minutes` or duration (default 60, or half of a shorter --lease-ttl)")
 }
