@@ -104,21 +104,30 @@ func usage(out io.Writer, fs *flag.FlagSet) {
 // usageError is a flag that cannot be used.
 type usageError struct{ error }
 
+// host takes the host: its lock and its kernel.
+func (o *options) host() (*statedir.Dir, *kernel.Kernel, error) {
+	dir, err := statedir.Open(o.stateDir)
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := kernel.New(kernel.Config{LinkPattern: ourLinks})
+	if err != nil {
+		return nil, nil, errors.Join(err, dir.Close())
+	}
+	return dir, k, nil
+}
+
 // serve runs the daemon until ctx ends.
 func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 	cfg, err := o.agent(log)
 	if err != nil {
 		return usageError{err}
 	}
-	dir, err := statedir.Open(o.stateDir)
+	dir, k, err := o.host()
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	k, err := kernel.New(kernel.Config{LinkPattern: ourLinks})
-	if err != nil {
-		return err
-	}
 	defer k.Close()
 	cfg.Route = func(a netip.Addr) (string, netip.Addr, error) { return k.RouteGet(ctx, a) }
 
@@ -169,15 +178,11 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 
 // clean removes all that carries our mark.
 func (o *options) clean(ctx context.Context, log *logrus.Entry) error {
-	dir, err := statedir.Open(o.stateDir)
+	dir, k, err := o.host()
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	k, err := kernel.New(kernel.Config{LinkPattern: ourLinks})
-	if err != nil {
-		return err
-	}
 	defer k.Close()
 	removed, err := overlay.Cleanup(ctx, k, nftables.New(), o.subnetFile, o.socket)
 	for _, object := range removed {
