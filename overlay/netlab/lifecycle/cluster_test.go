@@ -16,8 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
@@ -43,17 +41,32 @@ type cluster struct {
 func newCluster(t *testing.T, o netlab.Options) *cluster {
 	t.Helper()
 	c := &cluster{Lab: netlabtest.New(t, o), daemons: map[*netlab.Node]*netlab.Process{}}
-	config := c.EtcdConfig()
-	// By default a client that lost its etcd waits longer each time, up to
-	// two minutes.
-	config.DialOptions = append(config.DialOptions, grpc.WithConnectParams(grpc.ConnectParams{
-		Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, MaxDelay: 200 * time.Millisecond},
-	}))
-	var err error
-	c.etcd, err = clientv3.New(config)
-	require.NoError(t, err)
+	c.connect(t)
 	t.Cleanup(func() { require.NoError(t, c.etcd.Close()) })
 	return c
+}
+
+// connect connects to etcd.
+func (c *cluster) connect(t *testing.T) {
+	t.Helper()
+	var err error
+	c.etcd, err = clientv3.New(c.EtcdConfig())
+	require.NoError(t, err)
+}
+
+// restartStore starts etcd after it was killed. The connection is made anew:
+// the old one may not have noticed, and waits longer after each failure.
+func (c *cluster) restartStore(t *testing.T) {
+	t.Helper()
+	require.NoError(t, c.Store.Restart())
+	require.NoError(t, c.etcd.Close())
+	c.connect(t)
+	eventually(t, "etcd answers", func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := c.etcd.Get(ctx, leases)
+		return err
+	})
 }
 
 // deployed makes a lab with a ready daemon and a pod on each node. The pods

@@ -78,7 +78,7 @@ func TestRestart(t *testing.T) {
 			code, _, err = get(t, n, "tcp", "127.0.0.1:8471", "/healthz")
 			require.NoError(t, err)
 			require.Equal(t, http.StatusOK, code, "waiting for a store is alive")
-			require.NoError(t, c.Store.Restart())
+			c.restartStore(t)
 			c.awaitReady(t, n)
 			require.Empty(t, m.stop(t), "nothing was pruned, nothing is missing")
 		})

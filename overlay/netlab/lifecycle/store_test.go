@@ -32,12 +32,11 @@ func TestOutageOfTheStore(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name       string
-		begin, end func(*testing.T, *netlab.Process)
+		begin, end func(*testing.T, *cluster)
 	}{
-		{"killed", func(t *testing.T, p *netlab.Process) { require.NoError(t, p.Kill(t.Context())) },
-			func(t *testing.T, p *netlab.Process) { require.NoError(t, p.Restart()) }},
-		{"hanging", func(t *testing.T, p *netlab.Process) { require.NoError(t, p.Signal(syscall.SIGSTOP)) },
-			func(t *testing.T, p *netlab.Process) { require.NoError(t, p.Signal(syscall.SIGCONT)) }},
+		{"killed", func(t *testing.T, c *cluster) { require.NoError(t, c.Store.Kill(t.Context())) }, func(t *testing.T, c *cluster) { c.restartStore(t) }},
+		{"hanging", func(t *testing.T, c *cluster) { require.NoError(t, c.Store.Signal(syscall.SIGSTOP)) },
+			func(t *testing.T, c *cluster) { require.NoError(t, c.Store.Signal(syscall.SIGCONT)) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -46,7 +45,7 @@ func TestOutageOfTheStore(t *testing.T) {
 			pods := c.deploy(t, old)
 			tr := startTraffic(t, pods)
 			began := time.Now()
-			tt.begin(t, c.Store)
+			tt.begin(t, c)
 			for _, n := range old {
 				awaitStatus(t, n, "degraded", func(s overlay.Status) bool { return s.Store.Degraded != nil && s.Ready })
 			}
@@ -67,7 +66,7 @@ func TestOutageOfTheStore(t *testing.T) {
 			code, _, err := readyz(t, late)
 			require.NoError(t, err)
 			require.Equal(t, http.StatusServiceUnavailable, code, "the late one has nothing yet")
-			tt.end(t, c.Store)
+			tt.end(t, c)
 			over := time.Now()
 
 			c.awaitReady(t, late)
@@ -120,7 +119,7 @@ func TestCompaction(t *testing.T) {
 		unharmed(t, pods, func() {
 			require.NoError(t, c.daemon(n).Signal(syscall.SIGSTOP))
 			require.NoError(t, c.Store.Kill(t.Context())) // ends the connection of the daemon, which does not see it
-			require.NoError(t, c.Store.Restart())
+			c.restartStore(t)
 			c.delete(t, second)
 			changed := peer(252)
 			c.put(t, first, peer(250))
@@ -199,7 +198,7 @@ func TestStoreLosesItsData(t *testing.T) {
 		data := filepath.Join(filepath.Dir(filepath.Dir(c.Store.Log)), "store")
 		require.DirExists(t, filepath.Join(data, "member"))
 		require.NoError(t, os.RemoveAll(data))
-		require.NoError(t, c.Store.Restart())
+		c.restartStore(t)
 		eventually(t, "all are there again", func() error {
 			var was, is []string
 			for _, r := range before {
