@@ -2,11 +2,9 @@ package lifecycle
 
 import (
 	"errors"
-	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -149,42 +147,6 @@ func TestCompaction(t *testing.T) {
 			c.awaitWays(t, n)
 		})
 	})
-}
-
-// The network config is the cluster's: without one nothing happens, a bad one
-// is refused by name and the last one stays at work, and one that is deleted
-// stays at work as well.
-func TestNetworkConfigIsTouched(t *testing.T) {
-	t.Parallel()
-	c, pods := deployed(t, netlab.Options{Nodes: 2})
-	n := c.Node(1)
-	before := ours(t, n)
-	unharmed(t, pods, func() {
-		for _, tt := range []struct{ conf, reason string }{
-			{`{"Network": "10.244.0.0/16", "IPv6Network": "fd00:244::/48", "EnableIPv6": true, "Bakend": {"Type": "vxlan"}}`, "Bakend"},
-			{`{"Network": "10.99.0.0/16", "IPv6Network": "fd00:244::/48", "EnableIPv6": true, "Backend": {"Type": "vxlan"}}`, "no longer leases this node's subnet"},
-			{`{"Network": "10.244.0.0/16", "IPv6Network": "fd00:244::/48", "EnableIPv6": true, "Backend": {"Type": "alloc"}}`, "Backend.Type changed from vxlan to alloc"},
-			{`no JSON`, "JSON"},
-		} {
-			_, err := c.etcd.Put(t.Context(), netlab.ConfigKey, tt.conf)
-			require.NoError(t, err)
-			s := awaitStatus(t, n, "refused", func(s overlay.Status) bool { return strings.Contains(s.Config.Refused, tt.reason) })
-			require.True(t, s.Ready)
-		}
-		_, err := c.etcd.Delete(t.Context(), netlab.ConfigKey)
-		require.NoError(t, err)
-		eventually(t, "it tells that the config is gone", func() error {
-			if logged(t, c.daemon(n), "the last one stays in force") == 0 {
-				return fmt.Errorf("it does not")
-			}
-			return nil
-		})
-		awaitOurs(t, n, before)
-		_, err = c.etcd.Put(t.Context(), netlab.ConfigKey, netlab.DefaultNetConf(netlab.DualStack))
-		require.NoError(t, err)
-		awaitStatus(t, n, "taken", func(s overlay.Status) bool { return s.Config.Refused == "" })
-	})
-	require.Zero(t, status(t, n).Repairs.Total)
 }
 
 // A store that comes back empty takes nothing with it: every node announces
