@@ -53,6 +53,10 @@ func jsonReason(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("it ends too early")
 	}
+	const most = 128
+	if text := err.Error(); len(text) > most { // it repeats a number as it stands, however long
+		return errors.New(clip(text))
+	}
 	return err
 }
 
