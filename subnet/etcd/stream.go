@@ -57,7 +57,9 @@ func (s *Store) stream(ctx context.Context, key, end string, from int64, opened 
 		case err != nil:
 			return broken(err)
 		case resp.Created:
-			late.Stop()
+			if !late.Stop() { // ctx has ended, or is about to
+				return broken(errTimeout)
+			}
 			if err := opened(ctx); err != nil {
 				return err
 			}
