@@ -104,12 +104,13 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 		DialTimeout:          s.cfg.DialTimeout,
 		DialKeepAliveTime:    pingInterval,
 		DialKeepAliveTimeout: pingTimeout,
-		PermitWithoutStream:  true,
-		MaxUnaryRetries:      4, // a new token needs two; else we retry ourselves, and say so
-		TLS:                  tlsConfig,
-		Username:             s.cfg.Username,
-		Password:             string(s.cfg.Password),
-		Logger:               zap.NewNop(), // it writes to stderr otherwise
+		// No PermitWithoutStream: of several endpoints some have no stream of
+		// ours, and etcd ends a connection that pings without one.
+		MaxUnaryRetries: 4, // a new token needs two; else we retry ourselves, and say so
+		TLS:             tlsConfig,
+		Username:        s.cfg.Username,
+		Password:        string(s.cfg.Password),
+		Logger:          zap.NewNop(), // it writes to stderr otherwise
 		DialOptions: []grpc.DialOption{
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: reconnectMin, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMax},
