@@ -21,7 +21,7 @@ func TestLeaseIsKept(t *testing.T) {
 	c, pods := deployed(t, netlab.Options{Nodes: 2})
 	n, watching := c.Node(2), c.Node(1)
 	was := c.record(t, n.Name)
-	repaired := func() {
+	kept := func() {
 		t.Helper()
 		now := c.record(t, n.Name)
 		require.Equal(t, was.subnets, now.subnets)
@@ -34,7 +34,7 @@ func TestLeaseIsKept(t *testing.T) {
 	t.Run("over a restart", func(t *testing.T) {
 		c.stop(t, n)
 		c.restart(t, n)
-		repaired()
+		kept()
 		require.Equal(t, was, c.record(t, n.Name))
 		requirePings(t, pods...)
 	})
@@ -42,7 +42,7 @@ func TestLeaseIsKept(t *testing.T) {
 	t.Run("over a reboot", func(t *testing.T) {
 		require.NoError(t, n.Reboot(t.Context()))
 		c.start(t, n)
-		repaired()
+		kept()
 		require.Equal(t, was, c.record(t, n.Name))
 		pods[1] = addPod(t, n, "after")
 		requirePings(t, pods...)
@@ -51,7 +51,7 @@ func TestLeaseIsKept(t *testing.T) {
 	t.Run("over a reinstallation", func(t *testing.T) {
 		require.NoError(t, n.Reinstall(t.Context()))
 		c.start(t, n)
-		repaired()
+		kept()
 		now := c.record(t, n.Name)
 		require.NotEqual(t, was.MachineID, now.MachineID, "it is another installation")
 		require.Equal(t, was.PublicIP, now.PublicIP)
@@ -61,51 +61,29 @@ func TestLeaseIsKept(t *testing.T) {
 
 	// The daemon of this node and that of the other follow without a restart,
 	// the pods keep their addresses.
-	for _, tt := range []struct{ name, script string }{
-		{"over an address added and another deleted", `
+	for _, tt := range []struct{ name, from, to, script string }{
+		{"over an address added and another deleted", "12", "112", `
 			sysctl -qw net.ipv4.conf.all.promote_secondaries=1
-			ip address add 192.168.77.112/24 dev eth0
-			ip address add fd77::112/64 dev eth0 nodad
-			ip address del 192.168.77.12/24 dev eth0
-			ip address del fd77::12/64 dev eth0
-			ip route replace default via 192.168.77.1`},
-		{"over an address deleted and another added", `
-			ip address del 192.168.77.112/24 dev eth0
-			ip address del fd77::112/64 dev eth0
-			ip address add 192.168.77.113/24 dev eth0
-			ip address add fd77::113/64 dev eth0 nodad
-			ip route replace default via 192.168.77.1`},
+			ip address add 192.168.77.$to/24 dev eth0; ip address add fd77::$to/64 dev eth0 nodad
+			ip address del 192.168.77.$from/24 dev eth0; ip address del fd77::$from/64 dev eth0`},
+		{"over an address deleted and another added", "112", "113", `
+			ip address del 192.168.77.$from/24 dev eth0; ip address del fd77::$from/64 dev eth0
+			ip address add 192.168.77.$to/24 dev eth0; ip address add fd77::$to/64 dev eth0 nodad`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			before := ours(t, n)
-			run(t, &n.Host, tt.script)
-			fields := strings.Fields(tt.script)
-			var added []string
-			for i, f := range fields {
-				if f == "add" {
-					addr, _, _ := strings.Cut(fields[i+1], "/")
-					added = append(added, addr)
-				}
-			}
+			want := strings.NewReplacer("local 192.168.77."+tt.from+" ", "local 192.168.77."+tt.to+" ",
+				"local fd77::"+tt.from+" ", "local fd77::"+tt.to+" ").Replace(ours(t, n))
+			run(t, &n.Host, fmt.Sprintf("from=%s; to=%s; %s; ip route replace default via 192.168.77.1", tt.from, tt.to, tt.script))
 			eventually(t, "the new addresses are announced", func() error {
 				r := c.record(t, n.Name)
-				return equalLines(added, []string{r.PublicIP, *r.PublicIPv6})
+				return equalLines([]string{"192.168.77." + tt.to, "fd77::" + tt.to}, []string{r.PublicIP, *r.PublicIPv6})
 			})
-			repaired()
-			after := strings.NewReplacer(fmt.Sprintf("local %s", oldAddr(before, "vxlan id 1 local ", 0)), "local "+added[0],
-				fmt.Sprintf("local %s", oldAddr(before, "vxlan id 1 local ", 1)), "local "+added[1]).Replace(before)
-			awaitOurs(t, n, after)
+			kept()
+			awaitOurs(t, n, want)
 			require.True(t, status(t, n).Ready)
 			requirePings(t, pods...)
 		})
 	}
-}
-
-// oldAddr returns the word that follows the nth occurrence of a prefix.
-func oldAddr(text, prefix string, n int) string {
-	parts := strings.Split(text, prefix)
-	word, _, _ := strings.Cut(parts[n+1], " ")
-	return word
 }
 
 // What an operator or another node does to our key.
