@@ -50,7 +50,7 @@ func TestRestart(t *testing.T) {
 	t.Run("SIGSTOP", func(t *testing.T) {
 		unharmed(t, pods, func() {
 			require.NoError(t, c.daemon(n).Signal(syscall.SIGSTOP))
-			// Meanwhile a peer goes, and this node learns of it later.
+			// A peer that comes meanwhile is learned of later.
 			c.put(t, "10.244.250.0-24&fd00:244:0:fa::-64", peer(250))
 			c.awaitWays(t, c.Node(2))
 			require.NoError(t, c.daemon(n).Signal(syscall.SIGCONT))
