@@ -3,7 +3,6 @@ package lifecycle
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -23,14 +22,7 @@ import (
 	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
-func TestMain(m *testing.M) {
-	// Most of these tests wait most of the time, so that more of them than
-	// there are processors run side by side, unless -parallel says otherwise.
-	if err := flag.Set("test.parallel", "4"); err != nil {
-		panic(err)
-	}
-	goleak.VerifyTestMain(m)
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long a condition may take to come true. It bounds what a
 // failing test costs and says nothing of how fast anything is.
