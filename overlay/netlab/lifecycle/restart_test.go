@@ -123,10 +123,10 @@ func TestOneDaemonForAStateDirectory(t *testing.T) {
 
 	// The lock is on the directory, not on the host. (The port of the health
 	// checks and the socket are the first one's still.)
-	_, err := n.Exec(t.Context(), "sh", "-c", "twilld --state-dir=/tmp/other-state --healthz-ip=127.0.0.1 --healthz-port=8471")
+	_, err := n.Exec(t.Context(), "sh", "-c", "twilld --state-dir=/run/other-state --healthz-ip=127.0.0.1 --healthz-port=8471")
 	require.ErrorContains(t, err, "listening for health checks on 127.0.0.1:8471 (--healthz-ip, --healthz-port)")
 	require.NotContains(t, err.Error(), "another twilld")
-	require.FileExists(t, n.Path("/tmp/other-state/lock"))
+	require.FileExists(t, n.Path("/run/other-state/lock"))
 	require.True(t, status(t, n).Ready)
 }
 
