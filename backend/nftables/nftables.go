@@ -24,23 +24,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/twill-net/twill/backend/internal/nfnetlink"
 	"github.com/twill-net/twill/backend/masq"
 )
 
 // TableName is the name of our table, family inet.
 const TableName = "twill"
-
-// timeout bounds one exchange with the kernel when the context has no earlier
-// deadline. One takes milliseconds; but nfnetlink answers a batch whose commit
-// fails with one error in all, while google/nftables waits for one
-// acknowledgement per message.
-const timeout = 10 * time.Second
 
 // batchBuffer is the size in octets of a transaction's socket buffers: it is
 // sent as one message, and each rule in it is acknowledged and echoed before
@@ -128,32 +122,18 @@ func (t *Table) conn(ctx context.Context) (*nftables.Conn, error) {
 	return nftables.New(
 		nftables.WithNetNSFd(t.netns),
 		nftables.WithSockOptions(func(c *netlink.Conn) error {
-			return errors.Join(c.SetDeadline(deadline(ctx)), c.SetReadBuffer(batchBuffer), c.SetWriteBuffer(batchBuffer))
+			return errors.Join(c.SetDeadline(nfnetlink.Deadline(ctx)), c.SetReadBuffer(batchBuffer), c.SetWriteBuffer(batchBuffer))
 		}),
 	)
 }
 
 // dial opens a netlink socket for reading.
 func (t *Table) dial(ctx context.Context) (*netlink.Conn, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: t.netns})
+	c, err := nfnetlink.Dial(ctx, t.netns)
 	if err != nil {
-		return nil, fmt.Errorf("opening a netfilter netlink socket: %w%s", err, advice(err))
-	}
-	if err := c.SetDeadline(deadline(ctx)); err != nil {
-		return nil, errors.Join(fmt.Errorf("setting the deadline of a netfilter netlink socket: %w", err), c.Close())
+		return nil, fmt.Errorf("%w%s", err, advice(err))
 	}
 	return c, nil
-}
-
-func deadline(ctx context.Context) time.Time {
-	limit := time.Now().Add(timeout)
-	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
-		return d
-	}
-	return limit
 }
 
 // advice says what to do about an error of the kernel, or nothing.

@@ -10,6 +10,7 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/twill-net/twill/backend/internal/nfnetlink"
 	"github.com/twill-net/twill/backend/masq"
 )
 
@@ -58,11 +59,11 @@ func (t *Table) Supported(ctx context.Context) error {
 		Data:   []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
 	}}
 	for _, s := range steps {
-		attrs, err := encode(s.fill)
+		attrs, err := nfnetlink.Encode(s.fill)
 		if err != nil {
 			return fmt.Errorf("encoding %s: %w", s.what, err)
 		}
-		batch = append(batch, message(s.kind, netlink.Acknowledge|netlink.Create, attrs))
+		batch = append(batch, nfnetlink.Message(unix.NFPROTO_INET, s.kind, netlink.Acknowledge|netlink.Create, attrs))
 	}
 	conn, err := t.dial(ctx)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend/internal/nfnetlink"
 )
 
 // observed is what the kernel has under our table's name.
@@ -41,18 +43,18 @@ func (t *Table) read(ctx context.Context, names []string) (observed, error) {
 // readStable repeats the listing until the ruleset's generation is the same
 // before and after it.
 func readStable(conn *netlink.Conn, names []string) (observed, error) {
-	before, err := generation(conn)
+	before, err := nfnetlink.Generation(conn)
 	if err != nil {
-		return observed{}, fmt.Errorf("asking for the ruleset's generation: %w%s", err, advice(err))
+		return observed{}, fmt.Errorf("%w%s", err, advice(err))
 	}
 	for range readAttempts {
 		o, err := readOnce(conn, names)
 		if err != nil {
 			return observed{}, err
 		}
-		after, err := generation(conn)
+		after, err := nfnetlink.Generation(conn)
 		if err != nil {
-			return observed{}, fmt.Errorf("asking for the ruleset's generation: %w", err)
+			return observed{}, err
 		}
 		if before == after {
 			return o, nil
@@ -65,7 +67,7 @@ func readStable(conn *netlink.Conn, names []string) (observed, error) {
 
 func readOnce(conn *netlink.Conn, names []string) (observed, error) {
 	o := observed{chains: map[string]chain{}}
-	attrs, err := get(conn, unix.NFT_MSG_GETTABLE, map[uint16]string{unix.NFTA_TABLE_NAME: TableName})
+	attrs, err := nfnetlink.Get(conn, unix.NFPROTO_INET, unix.NFT_MSG_GETTABLE, map[uint16]string{unix.NFTA_TABLE_NAME: TableName})
 	if errors.Is(err, unix.ENOENT) {
 		return o, nil
 	}
@@ -100,7 +102,7 @@ func readOnce(conn *netlink.Conn, names []string) (observed, error) {
 
 // readChain reads a chain without its rules.
 func readChain(conn *netlink.Conn, name string) (chain, error) {
-	attrs, err := get(conn, unix.NFT_MSG_GETCHAIN, map[uint16]string{
+	attrs, err := nfnetlink.Get(conn, unix.NFPROTO_INET, unix.NFT_MSG_GETCHAIN, map[uint16]string{
 		unix.NFTA_CHAIN_TABLE: TableName, unix.NFTA_CHAIN_NAME: name,
 	})
 	if err != nil {
@@ -132,7 +134,7 @@ func readChain(conn *netlink.Conn, name string) (chain, error) {
 
 // readRules lists the rules of our table into the chains of o.
 func readRules(conn *netlink.Conn, o *observed) error {
-	messages, err := ask(conn, unix.NFT_MSG_GETRULE, netlink.Dump, map[uint16]string{unix.NFTA_RULE_TABLE: TableName})
+	messages, err := nfnetlink.Ask(conn, unix.NFPROTO_INET, unix.NFT_MSG_GETRULE, netlink.Dump, map[uint16]string{unix.NFTA_RULE_TABLE: TableName})
 	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("listing its rules: %w", err)
 	}
@@ -150,7 +152,7 @@ func readRules(conn *netlink.Conn, o *observed) error {
 }
 
 func decodeRule(m netlink.Message) (chain string, r rule, err error) {
-	attrs, err := decode(m)
+	attrs, err := nfnetlink.Decode(m)
 	if err != nil {
 		return "", rule{}, err
 	}
@@ -210,20 +212,4 @@ func decodeExpr(attrs *netlink.AttributeDecoder) (expr.Any, error) {
 		return nil, nil
 	}
 	return e, expr.Unmarshal(unix.NFPROTO_INET, data, e)
-}
-
-// generation returns the number that each committed transaction of the network
-// namespace raises.
-func generation(conn *netlink.Conn) (uint32, error) {
-	attrs, err := get(conn, unix.NFT_MSG_GETGEN, nil)
-	if err != nil {
-		return 0, err
-	}
-	var id uint32
-	for attrs.Next() {
-		if attrs.Type() == unix.NFTA_GEN_ID {
-			id = attrs.Uint32()
-		}
-	}
-	return id, attrs.Err()
 }
