@@ -20,6 +20,7 @@ type Interface struct {
 	Up        bool // administratively up
 	Loopback  bool
 	Master    string // the bridge or bond that it belongs to
+	Alias     string // free text that an administrator or a plugin left on it (ip link set alias)
 	Addresses []InterfaceAddress
 	// Of an interface that may face peers, with an IPv6 address and no Master:
 	// its accept_ra (0, 1, 2) and whether it forwards IPv6, in which case 1

@@ -23,7 +23,7 @@ var native = binary.NativeEndian
 // device is a network interface, whoever's it is.
 type device struct {
 	index, parent, master int // parent: of a VXLAN device
-	name, kind            string
+	name, kind, alias     string
 	mtu                   int
 	flags                 uint32 // IFF_*
 	mac                   subnet.MAC
@@ -35,7 +35,7 @@ func (d device) up() bool { return d.flags&unix.IFF_UP != 0 }
 
 // shown returns of d what backend.Interface shows.
 func (d device) shown() device {
-	return device{name: d.name, kind: d.kind, mtu: d.mtu, master: d.master, flags: d.flags & (unix.IFF_UP | unix.IFF_LOOPBACK)}
+	return device{name: d.name, kind: d.kind, alias: d.alias, mtu: d.mtu, master: d.master, flags: d.flags & (unix.IFF_UP | unix.IFF_LOOPBACK)}
 }
 
 // link returns d as the model has it; parent is the name of d.parent.
@@ -57,7 +57,7 @@ func decodeDevice(msg []byte) (device, bool, error) {
 		return device{}, false, fmt.Errorf("decoding a link message: %w", err)
 	}
 	a := l.Attrs()
-	d := device{index: a.Index, master: a.MasterIndex, name: a.Name, mtu: a.MTU, flags: a.RawFlags}
+	d := device{index: a.Index, master: a.MasterIndex, name: a.Name, alias: a.Alias, mtu: a.MTU, flags: a.RawFlags}
 	if _, hardware := l.(*netlink.Device); !hardware {
 		d.kind = l.Type()
 	}

@@ -39,7 +39,7 @@ func (k *Kernel) Host(ctx context.Context) (backend.Host, error) {
 	for _, d := range devices {
 		host.Interfaces = append(host.Interfaces, backend.Interface{
 			Name: d.name, Kind: d.kind, MTU: d.mtu, Up: d.up(), Loopback: d.flags&unix.IFF_LOOPBACK != 0,
-			Master: names[d.master], Addresses: on[d.index],
+			Master: names[d.master], Alias: d.alias, Addresses: on[d.index],
 		})
 	}
 	if err := k.readRA(host.Interfaces); err != nil {

@@ -16,6 +16,7 @@ func TestHost(t *testing.T) {
 	for _, command := range []string{
 		"ip link add br0 type bridge",
 		"ip link set far master br0",
+		"ip link set far alias twill:net/pod/eth0/10.5.1.2/",
 		"ip -6 address add 2001:db8:1::1/64 dev eth0 nodad preferred_lft 0",
 		"ip -6 address add fe80::1/64 dev eth0 nodad",
 		"ip address add 203.0.113.9/32 dev lo",
@@ -47,7 +48,7 @@ func TestHost(t *testing.T) {
 		{Prefix: prefix("127.0.0.1/8")}, {Prefix: prefix("203.0.113.9/32"), Usable: true}, {Prefix: prefix("::1/128")},
 	}}, lo)
 	far, _ := host.Interface("far")
-	require.Equal(t, backend.Interface{Name: "far", Kind: "veth", MTU: 1500, Up: true, Master: "br0"}, far)
+	require.Equal(t, backend.Interface{Name: "far", Kind: "veth", MTU: 1500, Up: true, Master: "br0", Alias: "twill:net/pod/eth0/10.5.1.2/"}, far)
 	br, _ := host.Interface("br0")
 	require.Equal(t, "bridge", br.Kind)
 	down, _ := host.Interface("down0")

@@ -294,6 +294,7 @@ func TestWatchHost(t *testing.T) {
 		"ip -6 route add default via 2001:db8::9",
 		"ip link add br0 type bridge",
 		"ip link set far master br0",
+		"ip link set far alias pod",
 		"ip link set eth0 mtu 1400",
 		"ip link del br0",
 	} {
