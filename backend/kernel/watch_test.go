@@ -263,7 +263,7 @@ func TestWatchIgnores(t *testing.T) {
 	ns.run("ip neigh add 192.0.2.50 lladdr 02:00:00:00:00:50 nud permanent dev eth0")
 	ns.run("ip neigh add proxy 10.9.9.8 dev twill.1")
 	ns.run("ip route add 10.78.0.0/24 via 192.0.2.9 table 100")
-	ns.run("ip link set far alias nobody")
+	ns.run("ip link set far txqueuelen 77")
 	ns.run("ip link set far address 02:00:00:00:00:66")
 	mark := peer(subnet.IPv4, 2)[0]
 	require.NoError(t, ns.put(nil, mark))
