@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"strings"
 	"sync"
 	"time"
 
@@ -37,6 +35,8 @@ type Store struct {
 
 	life context.Context // ends with Close
 	end  context.CancelFunc
+
+	connections connections
 
 	mu     sync.Mutex
 	client *clientv3.Client // nil until first needed
@@ -116,7 +116,7 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 				Backoff:           backoff.Config{BaseDelay: reconnectMin, Multiplier: 1.6, Jitter: 0.2, MaxDelay: reconnectMax},
 				MinConnectTimeout: s.cfg.DialTimeout,
 			}),
-			grpc.WithContextDialer(dial),
+			grpc.WithContextDialer(s.connections.dial),
 			grpc.WithChainUnaryInterceptor(failFast),
 		},
 	})
@@ -130,17 +130,6 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 	}
 	s.client = client
 	return client, nil
-}
-
-// dial bounds the TCP handshake apart from TLS's, which a loaded etcd may take
-// its time for: to a network that drops packets the kernel sends the second
-// SYN after 1 s and the third after 3 s, too late to find out that it is back.
-func dial(ctx context.Context, addr string) (net.Conn, error) {
-	d := net.Dialer{Timeout: synTimeout}
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		return d.DialContext(ctx, "unix", strings.TrimPrefix(path, "//"))
-	}
-	return d.DialContext(ctx, "tcp", addr)
 }
 
 // failFast makes a request fail while there is no connection, with the reason

@@ -33,6 +33,7 @@ const (
 // subnet.ErrExhausted, or when etcd refuses what it needs; nothing is lost by
 // calling it again.
 func (s *Store) Hold(ctx context.Context, claim subnet.Claim, held func(subnet.Held)) error {
+	s.connections.dropStranded() // another claim may mean another address of ours
 	h := &holder{Store: s, claim: claim, held: held, log: s.log.WithField("node", claim.Node)}
 	return unlessEnded(ctx, h.run(ctx))
 }
