@@ -12,9 +12,13 @@ import (
 // one. Objects are put in this order and deleted in the reverse.
 type Kind uint8
 
-// The kinds of object, in the order in which they are put.
+// The kinds of object, in the order in which they are put. Who may speak to our
+// VTEP is known before the guard asks for it, and is known until it is gone.
 const (
-	KindLink Kind = iota + 1
+	KindPermit Kind = iota + 1 // package hygiene: Permit
+	KindGuard                  // Guard
+	KindPod                    // Pod
+	KindLink
 	KindSysctl
 	KindAddress
 	KindNeighbor
@@ -25,7 +29,7 @@ const (
 
 // String returns the kind in the words of status, metrics and logs.
 func (k Kind) String() string {
-	names := [...]string{"", "link", "sysctl", "address", "neighbour", "fdb", "route", "rules"}
+	names := [...]string{"", "permit", "guard", "pod", "link", "sysctl", "address", "neighbour", "fdb", "route", "rules"}
 	if int(k) < len(names) {
 		return names[k]
 	}
@@ -36,8 +40,8 @@ func (k Kind) String() string {
 // that putting another object of the same Key replaces the first.
 type Key struct {
 	Kind   Kind
-	Name   string       // the link's name (none for routes), or the sysctl's
-	Prefix netip.Prefix // address, neighbour (a host prefix), or a route's destination
+	Name   string       // the link's name (none for routes), the sysctl's, or a permit's outer address
+	Prefix netip.Prefix // address, neighbour (a host prefix), a route's destination, or a permit's inner prefix
 	MAC    subnet.MAC   // FDB
 	Metric uint32       // routes
 }
@@ -48,8 +52,13 @@ func (k Key) String() string {
 	var b strings.Builder
 	b.WriteString(k.Kind.String())
 	switch k.Kind {
-	case KindLink, KindSysctl:
+	case KindLink, KindSysctl, KindPod:
 		fmt.Fprintf(&b, " %s", k.Name)
+	case KindPermit:
+		fmt.Fprintf(&b, " %s", k.Name)
+		if k.Prefix.IsValid() {
+			fmt.Fprintf(&b, " from %s", k.Prefix)
+		}
 	case KindAddress:
 		fmt.Fprintf(&b, " %s dev %s", k.Prefix, k.Name)
 	case KindNeighbor:
