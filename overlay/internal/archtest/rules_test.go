@@ -30,7 +30,7 @@ var rules = []rule{{
 		"backend/...", // a new planner is bound from its first line
 		"overlay/underlay",
 	},
-	free: []string{"backend/kernel", "backend/nftables", "backend/internal/nfnetlink"},
+	free: []string{"backend/kernel", "backend/nftables", "backend/iptables", "backend/internal/nfnetlink"},
 	never: []string{
 		"github.com/vishvananda/netlink", "github.com/mdlayher/netlink", "github.com/google/nftables",
 		"github.com/coreos/go-iptables", "go.etcd.io", "k8s.io", "google.golang.org/grpc",

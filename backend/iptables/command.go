@@ -1,0 +1,123 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+	"time"
+
+	goiptables "github.com/coreos/go-iptables/iptables"
+
+	"github.com/twill-net/twill/subnet"
+)
+
+const (
+	// lockWait bounds, in seconds, how long iptables-legacy waits for the
+	// lock that each of its runs takes (/run/xtables.lock).
+	lockWait = 5
+
+	// killWait bounds how long a killed process may take to let go of its
+	// pipes.
+	killWait = 2 * time.Second
+)
+
+// command is the binaries of one family and variant. The zero command is not
+// installed.
+type command struct {
+	path, restorePath string
+	version           string
+	tables            *goiptables.IPTables
+}
+
+func (c command) installed() bool { return c.tables != nil }
+
+// randomFully tells iptables 1.6.2 and newer, which is also where
+// iptables-restore got its option for the lock.
+func (c command) randomFully() bool { return c.installed() && c.tables.HasRandomFully() }
+
+// chain lists one chain: its policy, if it is a built-in one, and its rules
+// without their chain. That there is no such chain is no error.
+func (c command) chain(table, name string) (policy string, rules []string, exists bool, err error) {
+	lines, err := c.tables.List(table, name)
+	var failed *goiptables.Error
+	if errors.As(err, &failed) && failed.IsNotExist() && !strings.Contains(failed.Error(), noTable) {
+		return "", nil, false, nil
+	}
+	if err != nil {
+		return "", nil, false, fmt.Errorf("listing chain %s of table %s: %w%s", name, table, err, advice(err))
+	}
+	for _, l := range lines {
+		if rule, ok := strings.CutPrefix(l, "-A "+name+" "); ok {
+			rules = append(rules, rule)
+		} else if p, ok := strings.CutPrefix(l, "-P "+name+" "); ok {
+			policy = p
+		}
+	}
+	return policy, rules, true, nil
+}
+
+// restore runs iptables-restore, which leaves alone what the script does not name.
+func (c command) restore(ctx context.Context, script string) error {
+	args := []string{"--noflush"}
+	if c.randomFully() {
+		args = append(args, "-w", strconv.Itoa(lockWait))
+	}
+	if _, err := run(ctx, script, c.restorePath, args...); err != nil {
+		return fmt.Errorf("%w%s; the input was:\n%s", err, advice(err), script)
+	}
+	return nil
+}
+
+// run runs a process and returns its standard output; an error holds its
+// standard error.
+func run(ctx context.Context, input, path string, args ...string) (string, error) {
+	var stdout, stderr strings.Builder
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
+	cmd.WaitDelay = killWait
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("running %s: %w: %s", strings.Join(cmd.Args, " "), errors.Join(ctx.Err(), err), strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
+
+// What the binaries say when a kernel lacks a table, and when the lock is held.
+const (
+	noTable = "do you need to insmod"
+	noLock  = "holding the xtables lock"
+)
+
+// locked reports whether another program held the lock for too long.
+func locked(err error) bool { return err != nil && strings.Contains(err.Error(), noLock) }
+
+// advice says what to do about an error, or nothing.
+func advice(err error) string {
+	has := func(text string) bool { return strings.Contains(err.Error(), text) }
+	switch {
+	case locked(err):
+		return "; find who holds it (fuser -v /run/xtables.lock) if this goes on"
+	case has(noTable), has("Failed to initialize nft"), has("Could not fetch rule set generation id"):
+		return "; the kernel has no tables of this variant (legacy: CONFIG_IP_NF_FILTER, CONFIG_IP_NF_NAT and the like for IPv6; " +
+			"nf_tables: CONFIG_NF_TABLES, CONFIG_NFT_COMPAT); use the other variant, or nftables"
+	case has("Permission denied"), has("Operation not permitted"), has("Read-only file system"):
+		return "; this needs CAP_NET_ADMIN, for the legacy variant CAP_NET_RAW too, and to write /run/xtables.lock"
+	case has("is incompatible, use 'nft' tool"):
+		return "; another program wrote into that table what iptables cannot show (nft list ruleset); move it to a table of its own, or use nftables"
+	case has("Device or resource busy"), has("Too many links"):
+		return "; a rule of another chain leads to ours; delete it"
+	}
+	return ""
+}
+
+// missing is the error of a family whose binaries are not there.
+func (c *Chains) missing(f subnet.Family) error {
+	suffix := "-nft"
+	if c.variant == Legacy {
+		suffix = "-legacy"
+	}
+	return fmt.Errorf("neither %[1]s (%[2]s) nor %[1]s%[3]s, with its -restore, is in PATH; "+
+		"install it (mostly package iptables, or iptables%[3]s), or use nftables", programs[f], c.variant, suffix)
+}

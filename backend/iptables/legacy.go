@@ -1,0 +1,34 @@
+package iptables
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/twill-net/twill/subnet"
+)
+
+// tableNames list the legacy tables that a network namespace has; there is no
+// such file without the module, and nothing in it before somebody asked for a
+// table (x_tables.c, xt_proto_init). It is read by way of the thread: /proc/net
+// is the process's.
+var tableNames = subnet.PerFamily[string]{
+	subnet.IPv4: "/proc/thread-self/net/ip_tables_names",
+	subnet.IPv6: "/proc/thread-self/net/ip6_tables_names",
+}
+
+// legacyTable reports whether a legacy table is there. It does not bring it
+// about, as any run of iptables-legacy would.
+func legacyTable(f subnet.Family, table string) (bool, error) {
+	data, err := os.ReadFile(tableNames[f])
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading which legacy tables there are: %w", err)
+	}
+	return slices.Contains(strings.Fields(string(data)), table), nil
+}

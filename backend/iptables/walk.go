@@ -1,0 +1,118 @@
+package iptables
+
+import "slices"
+
+// fate is what becomes of a packet about which no conditional rule of a chain
+// says anything.
+type fate uint8
+
+const (
+	passes  fate = iota // it comes out at the chain's end
+	accepts             // its way through the table ends, and it lives
+	drops
+)
+
+// step is a rule, reduced to what it does to each packet. A conditional rule is
+// the zero step.
+type step struct {
+	fate   fate
+	chain  string // go through this chain
+	leaves bool   // and not on to the next rule: RETURN, or a goto
+}
+
+// walk finds the fate of packets in chains.
+type walk struct {
+	read  func(chain string) ([]step, error) // none for what is no chain
+	skip  string                             // a chain that does not count
+	fates map[string]fate                    // of chains seen; the kernel allows no loops
+}
+
+func (w *walk) chain(name string) (fate, error) {
+	if name == w.skip {
+		return passes, nil
+	}
+	if f, ok := w.fates[name]; ok {
+		return f, nil
+	}
+	if w.fates == nil {
+		w.fates = map[string]fate{}
+	}
+	w.fates[name] = passes
+	steps, err := w.read(name)
+	if err != nil {
+		return passes, err
+	}
+	_, f, err := w.steps(steps)
+	w.fates[name] = f
+	return f, err
+}
+
+// steps returns the index of the step that ends the way of every packet, or the
+// number of steps, and its fate.
+func (w *walk) steps(steps []step) (int, fate, error) {
+	for i, s := range steps {
+		f := s.fate
+		if s.chain != "" {
+			var err error
+			if f, err = w.chain(s.chain); err != nil {
+				return i, f, err
+			}
+		}
+		if f != passes || s.leaves {
+			return i, f, nil
+		}
+	}
+	return len(steps), passes, nil
+}
+
+// end returns the index of the first rule of a hook that no packet gets past,
+// our own chain aside, or the number of rules; and the chains it looked into.
+func end(p place, hook []string, read func(chain string) ([]step, error)) (int, []string, error) {
+	w := walk{read: read, skip: p.chain}
+	i, _, err := w.steps(listed(hook))
+	var visited []string
+	for name := range w.fates {
+		visited = append(visited, name)
+	}
+	slices.Sort(visited)
+	return i, visited, err
+}
+
+// fateOf are the targets which end a packet's way through the table
+// (iptables-extensions(8)).
+func fateOf(target string) fate {
+	switch target {
+	case "DROP", "REJECT":
+		return drops
+	case "ACCEPT", "MASQUERADE", "SNAT", "DNAT", "NETMAP", "REDIRECT", "QUEUE", "NFQUEUE":
+		return accepts
+	}
+	return passes
+}
+
+// listed reduces rules as `iptables -S` lists them, without their chain.
+func listed(rules []string) []step {
+	var steps []step
+	for _, r := range rules {
+		steps = append(steps, listedStep(fields(r)))
+	}
+	return steps
+}
+
+func listedStep(words []string) step {
+	for len(words) > 1 {
+		switch {
+		case words[0] == "-m" && words[1] == "comment" && len(words) > 3:
+			words = words[4:]
+			continue
+		case words[0] == "-j" && words[1] == "RETURN":
+			return step{leaves: true}
+		case words[0] == "-j" && fateOf(words[1]) != passes:
+			return step{fate: fateOf(words[1])}
+		case words[0] == "-j", words[0] == "-g":
+			return step{chain: words[1], leaves: words[0] == "-g"}
+		}
+		break
+	}
+	return step{}
+}
