@@ -88,6 +88,7 @@ type Config struct {
 	Host       backend.HostOptions
 	Masquerade bool
 	RandomFull bool // fully random source ports
+	Forward    bool // accept what is forwarded for pods
 	SubnetFile string
 	FullPass   time.Duration // between two looks at everything
 	Release    bool          // give the lease up when stopped

@@ -171,7 +171,7 @@ func (f *memFirewall) Sync(_ context.Context, r masq.Rules) (bool, error) {
 	if f.broken != nil {
 		return false, f.broken
 	}
-	changed := f.rules == nil || !sameRules(*f.rules, r)
+	changed := f.rules == nil || !f.rules.Equal(r)
 	f.rules = &r
 	return changed, nil
 }

@@ -291,7 +291,7 @@ var rulesKey = backend.Key{Kind: backend.KindRules}
 func (a *Agent) syncRules(ctx context.Context, now time.Time) bool {
 	s := a.state
 	rules := masq.Plan(a.masquerade())
-	planned := s.rules == nil || !sameRules(*s.rules, rules)
+	planned := s.rules == nil || !s.rules.Equal(rules)
 	if !planned && !s.dirtyRules {
 		return true
 	}
@@ -332,14 +332,17 @@ func (a *Agent) rulesRepaired(now time.Time) {
 	}
 }
 
-func sameRules(x, y masq.Rules) bool {
-	return slices.Equal(x.Postrouting, y.Postrouting) && slices.Equal(x.Forward, y.Forward)
-}
+// renderers are what EnableNFTables asks for.
+var renderers = map[subnet.Choice]masq.Renderer{subnet.Unset: masq.AnyRenderer, subnet.Yes: masq.NFTables, subnet.No: masq.IPTables}
 
 func (a *Agent) masquerade() masq.Config {
 	s := a.state
-	c := masq.Config{Subnets: s.held.Lease.Subnets, Masquerade: a.cfg.Masquerade, RandomFully: a.cfg.RandomFull, Forward: true}
+	c := masq.Config{
+		Subnets: s.held.Lease.Subnets, RandomFully: a.cfg.RandomFull, Exclude: s.active.NonMasquerade.All(),
+		Forward: a.cfg.Forward, Renderer: renderers[s.active.EnableNFTables],
+	}
 	for _, f := range subnet.Families {
+		c.Masquerade[f] = a.cfg.Masquerade && s.active.Masquerade[f]
 		if n := s.active.Networks[f]; n.Enabled() {
 			c.Networks[f] = []netip.Prefix{n.Network}
 		}

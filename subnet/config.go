@@ -4,15 +4,54 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 )
 
 // Config is the validated network config, net-conf.json. It is an immutable,
 // comparable value.
 type Config struct {
 	Networks       PerFamily[Range] // the zero Range where the family is off
-	EnableNFTables bool
+	EnableNFTables Choice           // of the firewall that holds the rules: nftables or iptables
+	Masquerade     PerFamily[bool]  // of use where the node masquerades at all
+	NonMasquerade  CIDRs            // further destinations, of either family, that see the pods' addresses
 	Backend        Backend
 }
+
+// Choice is a boolean that may be absent.
+type Choice uint8
+
+// The choices.
+const (
+	Unset Choice = iota
+	Yes
+	No
+)
+
+// CIDRs is a list of prefixes as a comparable value. The zero value is empty.
+type CIDRs struct{ list string }
+
+// NewCIDRs returns the list of these prefixes.
+func NewCIDRs(prefixes ...netip.Prefix) CIDRs {
+	var texts []string
+	for _, p := range prefixes {
+		texts = append(texts, p.String())
+	}
+	return CIDRs{strings.Join(texts, ",")}
+}
+
+// All returns the prefixes in their order.
+func (c CIDRs) All() []netip.Prefix {
+	var prefixes []netip.Prefix
+	for s := range strings.SplitSeq(c.list, ",") {
+		if p, err := netip.ParsePrefix(s); err == nil { // fails for the empty list alone
+			prefixes = append(prefixes, p)
+		}
+	}
+	return prefixes
+}
+
+// String returns the prefixes, comma separated.
+func (c CIDRs) String() string { return c.list }
 
 // Range is the part of the config that one family has.
 type Range struct {

@@ -34,7 +34,11 @@ func configDocument(t *testing.T, c subnet.Config) []byte {
 		b["VNI"], b["Port"], b["MTU"] = v.VNI, v.Port, v.MTU
 		b["GBP"], b["Learning"], b["DirectRouting"] = v.GBP, v.Learning, v.DirectRouting
 	}
-	doc := map[string]any{"EnableNFTables": c.EnableNFTables, "Backend": b}
+	doc := map[string]any{
+		"EnableNFTables": map[subnet.Choice]any{subnet.Yes: true, subnet.No: false}[c.EnableNFTables],
+		"MasqueradeIPv4": c.Masquerade[subnet.IPv4], "MasqueradeIPv6": c.Masquerade[subnet.IPv6],
+		"NonMasqueradeCIDRs": c.NonMasquerade.All(), "Backend": b,
+	}
 	for f, r := range c.Networks {
 		name := []string{"", "IPv6"}[f]
 		doc["Enable"+subnet.Family(f).String()] = r.Enabled()

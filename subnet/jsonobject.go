@@ -131,6 +131,17 @@ func (o *object) boolean(key string, def bool) bool {
 	return v
 }
 
+// choice is boolean for the members whose absence means something of its own.
+func (o *object) choice(key string) Choice {
+	if _, ok := o.get(key); !ok {
+		return Unset
+	}
+	if o.boolean(key, false) {
+		return Yes
+	}
+	return No
+}
+
 func (o *object) integer(key string, def, lo, hi int) int {
 	raw, ok := o.get(key)
 	if !ok {

@@ -1,8 +1,10 @@
 package subnet
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -26,15 +28,18 @@ const (
 	minMTUv4    = 576 + 50  // outer; every IPv4 host takes 576 inside (RFC 791, 3.1)
 	minMTUv6    = 1280 + 50 // outer; IPv6 needs 1280 inside (RFC 8200, 5)
 	maxMTU      = 65535
+	maxCIDRs    = 64 // each is a rule that every new connection of a pod may be compared with
 )
+
+const nonMasquerade = "NonMasqueradeCIDRs"
 
 // familyKeys are the config's names for what each family has.
 var familyKeys = PerFamily[struct {
-	enable, network, length, first, last string
-	defaultLen, maxLen                   int
+	enable, network, length, first, last, masquerade string
+	defaultLen, maxLen                               int
 }]{
-	{"EnableIPv4", "Network", "SubnetLen", "SubnetMin", "SubnetMax", 24, 30},
-	{"EnableIPv6", "IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax", 64, 126},
+	{"EnableIPv4", "Network", "SubnetLen", "SubnetMin", "SubnetMax", "MasqueradeIPv4", 24, 30},
+	{"EnableIPv6", "IPv6Network", "IPv6SubnetLen", "IPv6SubnetMin", "IPv6SubnetMax", "MasqueradeIPv6", 64, 126},
 }
 
 var exampleNetworks = PerFamily[string]{"10.244.0.0/16", "fd00:244::/48"}
@@ -49,7 +54,10 @@ func ParseConfig(b []byte) (Config, error) {
 	for _, k := range familyKeys {
 		keys = append(keys, k.enable, k.network, k.length, k.first, k.last)
 	}
-	o.only(append(keys, "EnableNFTables", "Backend")...)
+	for _, k := range familyKeys {
+		keys = append(keys, k.masquerade)
+	}
+	o.only(append(keys, nonMasquerade, "EnableNFTables", "Backend")...)
 
 	var c Config
 	for _, f := range Families {
@@ -62,7 +70,11 @@ func ParseConfig(b []byte) (Config, error) {
 	case !c.Networks[IPv4].Enabled():
 		o.fail(familyKeys[IPv4].enable, "false", "true, or EnableIPv6 true: one family at least")
 	}
-	c.EnableNFTables = o.boolean("EnableNFTables", false)
+	c.EnableNFTables = o.choice("EnableNFTables")
+	for _, f := range Families {
+		c.Masquerade[f] = o.boolean(familyKeys[f].masquerade, true)
+	}
+	c.NonMasquerade = o.cidrs(nonMasquerade)
 	c.Backend = o.backend(minMTU)
 	if o.err != nil {
 		return Config{}, o.err
@@ -113,6 +125,44 @@ func (o *object) prefix(key string, f Family) (p netip.Prefix, given bool) {
 		}
 	}
 	return p, true
+}
+
+// cidrs reads a list of destinations, of either family. Those of a family that
+// is off are of no use, and no error.
+func (o *object) cidrs(key string) CIDRs {
+	raw, ok := o.get(key)
+	if !ok {
+		return CIDRs{}
+	}
+	var texts []string
+	if json.Unmarshal(raw, &texts) != nil {
+		o.fail(key, clip(raw), `a list of CIDRs such as ["192.168.0.0/16", "2001:db8::/32"]`)
+		return CIDRs{}
+	}
+	if len(texts) > maxCIDRs {
+		o.fail(key, fmt.Sprintf("a list of %d", len(texts)), fmt.Sprintf("one of at most %d CIDRs", maxCIDRs))
+		return CIDRs{}
+	}
+	list := make([]netip.Prefix, 0, len(texts))
+	for i, s := range texts {
+		p, err := netip.ParsePrefix(s)
+		entry := fmt.Sprintf("%s[%d]", key, i)
+		switch {
+		case err != nil || p.Addr().Is4In6():
+			o.fail(entry, quote(s), "an IPv4 or IPv6 CIDR such as 192.168.0.0/16 or 2001:db8::/32")
+		case p != p.Masked():
+			o.fail(entry, quote(s), "without host bits: "+p.Masked().String())
+		case p.Bits() == 0:
+			o.fail(entry, quote(s), "/1 or smaller: for all destinations there is "+familyKeys[FamilyOf(p.Addr())].masquerade+" false")
+		case slices.Contains(list, p):
+			o.fail(entry, quote(s), "given once")
+		}
+		list = append(list, p)
+	}
+	if o.err != nil {
+		return CIDRs{}
+	}
+	return NewCIDRs(list...)
 }
 
 // unusable is what can never be a pod's address (RFC 6890; IPv6 RFC 4291).

@@ -31,20 +31,26 @@ func span(network string, length int, first, last string) subnet.Range {
 var (
 	range4       = span("10.244.0.0/16", 24, "10.244.1.0", "10.244.255.0")
 	range6       = span("fd00:244::/48", 64, "fd00:244:0:1::", "fd00:244:0:ffff::")
+	masquerade   = subnet.PerFamily[bool]{true, true}
 	vxlanDefault = subnet.Backend{Type: subnet.BackendVXLAN, VXLAN: subnet.VXLAN{VNI: 1, Port: 8472}}
 )
 
 func TestParseConfig(t *testing.T) {
 	t.Parallel()
 	only4 := func(r subnet.Range) subnet.Config {
-		return subnet.Config{Networks: subnet.PerFamily[subnet.Range]{r}, Backend: vxlanDefault}
+		return subnet.Config{Networks: subnet.PerFamily[subnet.Range]{r}, Masquerade: masquerade, Backend: vxlanDefault}
 	}
 	only6 := func(r subnet.Range) subnet.Config {
-		return subnet.Config{Networks: subnet.PerFamily[subnet.Range]{{}, r}, Backend: vxlanDefault}
+		return subnet.Config{Networks: subnet.PerFamily[subnet.Range]{{}, r}, Masquerade: masquerade, Backend: vxlanDefault}
 	}
 	vxlan := func(v subnet.VXLAN) subnet.Config {
 		c := only4(range4)
 		c.Backend.VXLAN = v
+		return c
+	}
+	with := func(change func(*subnet.Config)) subnet.Config {
+		c := only4(range4)
+		change(&c)
 		return c
 	}
 	for _, c := range []struct {
@@ -92,14 +98,21 @@ func TestParseConfig(t *testing.T) {
 			only6(span("fd00::/8", 126, "fd00::", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:fffc")),
 		},
 		{"both families", `{"EnableIPv6": true, "Network": "10.244.0.0/16", "IPv6Network": "fd00:244::/48"}`, subnet.Config{
-			Networks: subnet.PerFamily[subnet.Range]{range4, range6}, Backend: vxlanDefault,
+			Networks: subnet.PerFamily[subnet.Range]{range4, range6}, Masquerade: masquerade, Backend: vxlanDefault,
 		}},
 		{"IPv6 off", `{"Network": "10.244.0.0/16", "IPv6Network": "fd00:244::/48"}`, only4(range4)},
-		{"nftables", `{"Network": "10.244.0.0/16", "EnableNFTables": true}`, subnet.Config{
-			Networks: subnet.PerFamily[subnet.Range]{range4}, EnableNFTables: true, Backend: vxlanDefault,
-		}},
+		{"nftables", `{"Network": "10.244.0.0/16", "EnableNFTables": true}`, with(func(c *subnet.Config) { c.EnableNFTables = subnet.Yes })},
+		{"iptables", `{"Network": "10.244.0.0/16", "EnableNFTables": false}`, with(func(c *subnet.Config) { c.EnableNFTables = subnet.No })},
+		{"nftables null", `{"Network": "10.244.0.0/16", "EnableNFTables": null}`, only4(range4)},
+		{"no IPv4 masquerade", `{"Network": "10.244.0.0/16", "MasqueradeIPv4": false}`, with(func(c *subnet.Config) { c.Masquerade[subnet.IPv4] = false })},
+		{"no IPv6 masquerade", `{"Network": "10.244.0.0/16", "masqueradeipv6": false, "MasqueradeIPv4": null}`, with(func(c *subnet.Config) { c.Masquerade[subnet.IPv6] = false })},
+		{"non-masquerade, of either family", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": ["192.168.0.0/16", "2001:db8::/32", "10.0.0.1/32"]}`, with(func(c *subnet.Config) {
+			c.NonMasquerade = subnet.NewCIDRs(prefix("192.168.0.0/16"), prefix("2001:db8::/32"), prefix("10.0.0.1/32"))
+		})},
+		{"non-masquerade, empty", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": []}`, only4(range4)},
+		{"non-masquerade, null", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": null}`, only4(range4)},
 		{"alloc", `{"Network": "10.244.0.0/16", "Backend": {"Type": "alloc"}}`, subnet.Config{
-			Networks: subnet.PerFamily[subnet.Range]{range4}, Backend: subnet.Backend{Type: subnet.BackendAlloc},
+			Networks: subnet.PerFamily[subnet.Range]{range4}, Masquerade: masquerade, Backend: subnet.Backend{Type: subnet.BackendAlloc},
 		}},
 		{"backend without a type", `{"Network": "10.244.0.0/16", "Backend": {"VNI": 7}}`, vxlan(subnet.VXLAN{VNI: 7, Port: 8472})},
 		{
@@ -122,8 +135,10 @@ func TestParseConfigRefuses(t *testing.T) {
 	t.Parallel()
 	const (
 		anObject   = `; it must be one JSON object such as {"Network": "10.244.0.0/16"}`
-		topKeys    = "EnableIPv4, Network, SubnetLen, SubnetMin, SubnetMax, EnableIPv6, IPv6Network, IPv6SubnetLen, IPv6SubnetMin, IPv6SubnetMax, EnableNFTables, Backend"
+		topKeys    = "EnableIPv4, Network, SubnetLen, SubnetMin, SubnetMax, EnableIPv6, IPv6Network, IPv6SubnetLen, IPv6SubnetMin, IPv6SubnetMax, MasqueradeIPv4, MasqueradeIPv6, NonMasqueradeCIDRs, EnableNFTables, Backend"
 		vxlanKeys  = "Type, VNI, Port, MTU, GBP, Learning, DirectRouting"
+		aList      = `a list of CIDRs such as ["192.168.0.0/16", "2001:db8::/32"]`
+		aCIDR      = "an IPv4 or IPv6 CIDR such as 192.168.0.0/16 or 2001:db8::/32"
 		anIPv4CIDR = "an IPv4 CIDR such as 10.244.0.0/16"
 		anIPv6CIDR = "an IPv6 CIDR such as fd00:244::/48"
 	)
@@ -168,6 +183,23 @@ func TestParseConfigRefuses(t *testing.T) {
 		{"boolean as string", `{"Network": "10.244.0.0/16", "EnableIPv4": "true"}`, `EnableIPv4 is "true"; it must be true or false`},
 		{"boolean as number", `{"Network": "10.244.0.0/16", "EnableIPv6": 1}`, `EnableIPv6 is 1; it must be true or false`},
 		{"EnableNFTables as string", `{"Network": "10.244.0.0/16", "EnableNFTables": "yes"}`, `EnableNFTables is "yes"; it must be true or false`},
+
+		{"EnableNFTables as number", `{"Network": "10.244.0.0/16", "EnableNFTables": 1}`, `EnableNFTables is 1; it must be true or false`},
+
+		// Masquerading.
+		{"MasqueradeIPv4 as string", `{"Network": "10.244.0.0/16", "MasqueradeIPv4": "no"}`, `MasqueradeIPv4 is "no"; it must be true or false`},
+		{"MasqueradeIPv6 as number", `{"Network": "10.244.0.0/16", "MasqueradeIPv6": 0}`, `MasqueradeIPv6 is 0; it must be true or false`},
+		{"non-masquerade as string", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": "10.0.0.0/8"}`, `NonMasqueradeCIDRs is "10.0.0.0/8"; it must be ` + aList},
+		{"non-masquerade of a number", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": [10]}`, `NonMasqueradeCIDRs is [10]; it must be ` + aList},
+		{"non-masquerade of garbage", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": ["10.0.0.0/8", "ten"]}`, `NonMasqueradeCIDRs[1] is "ten"; it must be ` + aCIDR},
+		{"non-masquerade of null", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": [null]}`, `NonMasqueradeCIDRs[0] is ""; it must be ` + aCIDR},
+		{"non-masquerade of an address", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": ["10.0.0.1"]}`, `NonMasqueradeCIDRs[0] is "10.0.0.1"; it must be ` + aCIDR},
+		{"non-masquerade mapped", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": ["::ffff:10.0.0.0/104"]}`, `NonMasqueradeCIDRs[0] is "::ffff:10.0.0.0/104"; it must be ` + aCIDR},
+		{"non-masquerade with zone", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": ["fe80::%eth0/64"]}`, `NonMasqueradeCIDRs[0] is "fe80::%eth0/64"; it must be ` + aCIDR},
+		{"non-masquerade with host bits", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": ["10.0.0.1/8"]}`, `NonMasqueradeCIDRs[0] is "10.0.0.1/8"; it must be without host bits: 10.0.0.0/8`},
+		{"non-masquerade of all", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": ["::/0"]}`, `NonMasqueradeCIDRs[0] is "::/0"; it must be /1 or smaller: for all destinations there is MasqueradeIPv6 false`},
+		{"non-masquerade twice", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": ["10.0.0.0/8", "10.0.0.0/8"]}`, `NonMasqueradeCIDRs[1] is "10.0.0.0/8"; it must be given once`},
+		{"non-masquerade without end", `{"Network": "10.244.0.0/16", "NonMasqueradeCIDRs": ["1.0.0.0/8"` + strings.Repeat(`,"1.0.0.0/8"`, 64) + `]}`, `NonMasqueradeCIDRs is a list of 65; it must be one of at most 64 CIDRs`},
 
 		// Network.
 		{"empty object", `{}`, `Network is missing; it must be the overlay network's CIDR, as EnableIPv4 is true`},

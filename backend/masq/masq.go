@@ -9,7 +9,20 @@
 //	3  overlay network     -> own subnet        leave
 //	4  outside the network -> own subnet        leave (the pod sees its client: externalTrafficPolicy Local)
 //	5  overlay network     -> any but multicast masquerade
+//	   and NonMasqueradeCIDRs                   leave
 //	6  outside the network -> overlay network   masquerade (the peer's pod can answer by way of us)
+//
+// What switches the rows:
+//
+//	--ip-masq=false (the default)       no row: nothing is masqueraded, and no NAT chain is there
+//	MasqueradeIPv4 or IPv6 false        no row of that family
+//	NonMasqueradeCIDRs                  further destinations of row 5 that see the pods' own addresses; they must
+//	                                    have routes to the pods. Row 6 is not touched: it looks at no sources
+//	--ip-masq-fully-random-disable      ports are kept where they are free
+//	--iptables-forward-rules=false      no accepts of what is forwarded
+//
+// Replies follow their connection (conntrack), whatever the rules say by then:
+// a change of rules, of their renderer too, touches new connections alone.
 //
 // Rows 4 and 6 part by the destination: 4 is our own subnet, 6 is the rest of
 // the network. 3 and 4 together are "to own subnet, from anywhere". Once rows
@@ -49,20 +62,21 @@ var multicast = subnet.PerFamily[netip.Prefix]{
 type Config struct {
 	Networks    subnet.PerFamily[[]netip.Prefix] // the overlay network
 	Subnets     subnet.PerFamily[netip.Prefix]   // this node's slice of it
-	Masquerade  bool                             // --ip-masq
+	Masquerade  subnet.PerFamily[bool]           // --ip-masq, and MasqueradeIPv4, MasqueradeIPv6
 	RandomFully bool                             // source ports chosen at random, not kept where free
-	Exclude     []netip.Prefix                   // further destinations, of either family, which see the pods' addresses
-	Forward     bool                             // accept what is forwarded from and to the network
+	Exclude     []netip.Prefix                   // NonMasqueradeCIDRs: further destinations, of either family, which see the pods' addresses
+	Forward     bool                             // --iptables-forward-rules: accept what is forwarded from and to the network
+	Renderer    Renderer                         // EnableNFTables
 }
 
 // Plan returns the rules for c. The same c gives the same rules.
 func Plan(c Config) Rules {
-	var r Rules
+	r := Rules{Renderer: c.Renderer}
 	for _, f := range subnet.Families {
 		if len(c.Networks[f]) == 0 || !c.Subnets[f].IsValid() {
 			continue
 		}
-		if c.Masquerade {
+		if c.Masquerade[f] {
 			r.Postrouting = append(r.Postrouting, c.postrouting(f)...)
 		}
 		if c.Forward {

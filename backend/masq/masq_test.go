@@ -20,11 +20,13 @@ func prefixes(list ...string) []netip.Prefix {
 	return p
 }
 
+var both = subnet.PerFamily[bool]{true, true}
+
 func v4() masq.Config {
 	return masq.Config{
 		Networks:    subnet.PerFamily[[]netip.Prefix]{subnet.IPv4: prefixes("10.244.0.0/16")},
 		Subnets:     subnet.PerFamily[netip.Prefix]{subnet.IPv4: netip.MustParsePrefix("10.244.1.0/24")},
-		Masquerade:  true,
+		Masquerade:  both,
 		RandomFully: true,
 		Forward:     true,
 	}
@@ -76,12 +78,18 @@ func TestPlan(t *testing.T) {
 		config masq.Config
 		want   string
 	}{
-		"nothing":    {masq.Config{Masquerade: true, Forward: true}, ""},
+		"nothing":    {masq.Config{Masquerade: both, Forward: true}, ""},
 		"IPv4":       {v4(), postroutingV4 + forwardV4},
 		"IPv6":       {v6(), postroutingV6 + forwardV6},
 		"dual stack": {dual(), postroutingV4 + postroutingV6 + forwardV4 + forwardV6},
 		"masquerade off": {
-			with(dual(), func(c *masq.Config) { c.Masquerade = false }), forwardV4 + forwardV6,
+			with(dual(), func(c *masq.Config) { c.Masquerade = subnet.PerFamily[bool]{} }), forwardV4 + forwardV6,
+		},
+		"masquerade off for IPv4": {
+			with(dual(), func(c *masq.Config) { c.Masquerade[subnet.IPv4] = false }), postroutingV6 + forwardV4 + forwardV6,
+		},
+		"masquerade off for IPv6": {
+			with(dual(), func(c *masq.Config) { c.Masquerade[subnet.IPv6] = false }), postroutingV4 + forwardV4 + forwardV6,
 		},
 		"forward off": {
 			with(dual(), func(c *masq.Config) { c.Forward = false }), postroutingV4 + postroutingV6,
@@ -132,6 +140,10 @@ postrouting IPv4 to 10.200.0.0/16: masquerade fully-random (the outside to peers
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			rules := masq.Plan(test.config)
+			require.True(t, rules.Equal(masq.Plan(test.config)))
+			other := test.config
+			other.Renderer = masq.IPTables
+			require.False(t, rules.Equal(masq.Plan(other)), "another renderer")
 			require.Equal(t, test.want, rules.String())
 			for _, r := range append(rules.Postrouting, rules.Forward...) {
 				require.LessOrEqual(t, len(r.Comment), 127, "nft refuses longer comments: %s", r)

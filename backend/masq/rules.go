@@ -3,6 +3,7 @@ package masq
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/twill-net/twill/subnet"
@@ -13,6 +14,37 @@ import (
 type Rules struct {
 	Postrouting []Rule // after routing, once per connection
 	Forward     []Rule // on each forwarded packet
+	Renderer    Renderer
+}
+
+// Equal reports whether both are the same rules by the same renderer.
+func (r Rules) Equal(x Rules) bool {
+	return r.Renderer == x.Renderer && slices.Equal(r.Postrouting, x.Postrouting) && slices.Equal(r.Forward, x.Forward)
+}
+
+// Renderer says which of the kernel's two firewalls the network config asks
+// for.
+type Renderer uint8
+
+// The renderers.
+const (
+	AnyRenderer Renderer = iota // nftables where the kernel has it, else iptables
+	NFTables
+	IPTables
+)
+
+// Report is what became of rules.
+type Report struct {
+	Changed bool      // something had to be written
+	Mode    string    // who renders them: nftables, iptables-nft, iptables-legacy
+	Forward []string  // other programs' chains that have our accepts, sorted: "ip filter FORWARD (iptables-nft)"
+	Blocked []Blocked // chains that drop what is forwarded, and cannot be given our accepts
+}
+
+// Blocked is such a chain.
+type Blocked struct {
+	Chain  string // "inet firewalld filter_FORWARD"
+	Reason string // why, and what to do about it
 }
 
 // Rule is one comparable rule. All that it names must match; zero values match

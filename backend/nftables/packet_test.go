@@ -96,7 +96,7 @@ func TestMasqueradeOffAndExclude(t *testing.T) {
 	n := newTopology(t)
 	n.node.sync(t, dual())
 	off, excluding := dual(), dual()
-	off.Masquerade = false
+	off.Masquerade = subnet.PerFamily[bool]{}
 	excluding.Exclude = []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8:100::/64")}
 	for _, f := range subnet.Families {
 		a := at[f]

@@ -46,17 +46,17 @@ func TestSyncFollowsTheConfig(t *testing.T) {
 	require.Contains(t, show(), "ip saddr 10.244.0.0/16 masquerade comment")
 	require.NotContains(t, show(), "fully-random")
 
-	c.Masquerade = false
+	c.Masquerade = subnet.PerFamily[bool]{}
 	require.True(t, ns.sync(t, c))
 	require.NotContains(t, show(), "postrouting")
 	require.Contains(t, show(), "chain forward")
 
-	c.Masquerade, c.Forward = true, false
+	c.Masquerade, c.Forward = subnet.PerFamily[bool]{true, true}, false
 	require.True(t, ns.sync(t, c))
 	require.Contains(t, show(), "chain postrouting")
 	require.NotContains(t, show(), "chain forward")
 
-	c.Masquerade = false
+	c.Masquerade = subnet.PerFamily[bool]{}
 	require.True(t, ns.sync(t, c))
 	require.Equal(t, foreign, ns.run(t, "nft", "list", "ruleset"))
 }

@@ -26,7 +26,7 @@ func dual() masq.Config {
 			subnet.IPv4: netip.MustParsePrefix("10.244.1.0/24"),
 			subnet.IPv6: netip.MustParsePrefix("fd00:244:0:1::/64"),
 		},
-		Masquerade: true, RandomFully: true, Forward: true,
+		Masquerade: subnet.PerFamily[bool]{true, true}, RandomFully: true, Forward: true,
 	}
 }
 

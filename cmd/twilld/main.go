@@ -169,7 +169,7 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 	return overlay.Config{
 		Node: o.nodeName, MachineID: statedir.MachineID("/etc/machine-id"), Version: version.Version,
 		Underlay: u, Host: backend.HostOptions{Blackhole: o.ipBlackholeRoute},
-		Masquerade: o.ipMasq, RandomFull: !o.ipMasqFullyRandomDisable,
+		Masquerade: o.ipMasq, RandomFull: !o.ipMasqFullyRandomDisable, Forward: o.forwardRules,
 		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
 		HealthAddr: health, Socket: o.socket,
 		Log: log, Metrics: reg,

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -37,6 +38,9 @@ func TestUsageErrors(t *testing.T) {
 		{"healthz address", []string{"--healthz-ip=all", "--healthz-port=1"}, [2]string{}, "twilld: --healthz-ip \"all\" is not an address\n"},
 		{"healthz port", []string{"--healthz-port=65536"}, [2]string{}, "twilld: --healthz-port 65536 is not from 0 to 65535\n"},
 		{"node name", []string{"--node-name="}, [2]string{}, "twilld: --node-name is empty, and this host has no name either\n"},
+		{"resync as text", []string{"--iptables-resync=often"}, [2]string{}, "twilld: invalid value \"often\" for flag -iptables-resync: it must be a number of seconds or a duration such as 5s, from 1s to 1h; see twilld --help\n"},
+		{"resync without a pause", []string{"--iptables-resync=0"}, [2]string{}, "twilld: invalid value \"0\" for flag -iptables-resync: it must be a number of seconds or a duration such as 5s, from 1s to 1h; see twilld --help\n"},
+		{"forward rules", []string{"--iptables-forward-rules=some"}, [2]string{}, "twilld: invalid boolean value \"some\" for -iptables-forward-rules: parse error; see twilld --help\n"},
 		{"variable", nil, [2]string{"TWILLD_HEALTHZ_PORT", "http"}, "twilld: environment variable TWILLD_HEALTHZ_PORT: \"http\": parse error; see twilld --help\n"},
 		{"etcd", []string{"--etcd-endpoints=ftp://x"}, [2]string{}, "twilld: --etcd-endpoints: \"ftp://x\" is no URL such as http://127.0.0.1:2379 or https://etcd.example.com:2379\n"},
 	} {
@@ -77,6 +81,20 @@ func TestRepeatedFlagsAdd(t *testing.T) {
 	var o options
 	require.NoError(t, parse(o.flags(), []string{"--iface=eth0", "--iface", "eth1, 192.0.2.7"}))
 	require.Equal(t, list{"eth0", "eth1", "192.0.2.7"}, o.ifaces)
+}
+
+// Flannel's scripts give seconds, ours may give a duration.
+func TestResync(t *testing.T) {
+	clear(t)
+	for value, want := range map[string]time.Duration{"5": 5 * time.Second, "1m30s": 90 * time.Second, "3600": time.Hour} {
+		var o options
+		require.NoError(t, parse(o.flags(), []string{"--iptables-resync", value}))
+		require.Equal(t, seconds(want), o.iptablesResync)
+	}
+	var o options
+	require.NoError(t, parse(o.flags(), nil))
+	require.Equal(t, "5s", o.iptablesResync.String())
+	require.True(t, o.forwardRules)
 }
 
 // The operator finds every flag in the reference.

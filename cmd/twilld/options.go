@@ -1,13 +1,16 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -27,6 +30,10 @@ type options struct {
 	publicIPs            subnet.PerFamily[string]
 
 	ipMasq, ipMasqFullyRandomDisable, ipBlackholeRoute bool
+
+	firewall       string
+	iptablesResync seconds
+	forwardRules   bool
 
 	healthzIP   string
 	healthzPort int
@@ -71,6 +78,10 @@ func (o *options) flags() *flag.FlagSet {
 	fs.BoolVar(&o.ipMasq, "ip-masq", false, "masquerade what leaves the overlay network")
 	fs.BoolVar(&o.ipMasqFullyRandomDisable, "ip-masq-fully-random-disable", false, "keep source ports where they are free when masquerading")
 	fs.BoolVar(&o.ipBlackholeRoute, "ip-blackhole-route", false, "drop packets to pods of this node's subnet that do not exist")
+	fs.StringVar(&o.firewall, "firewall", "auto", "`which` holds the rules: nftables, iptables or auto: as EnableNFTables says, else nftables where the kernel has it")
+	fs.BoolVar(&o.forwardRules, "iptables-forward-rules", true, "accept what is forwarded from and to the network, wherever on this host it would be dropped")
+	o.iptablesResync = seconds(5 * time.Second)
+	fs.Var(&o.iptablesResync, "iptables-resync", "time between two looks at rules of iptables-legacy, which tells no changes, as `seconds` or duration")
 	fs.StringVar(&o.healthzIP, "healthz-ip", "0.0.0.0", "`address` for /healthz, /readyz and /metrics")
 	fs.IntVar(&o.healthzPort, "healthz-port", 0, "`port` for /healthz, /readyz and /metrics; 0 for none")
 	fs.StringVar(&o.logLevel, "log-level", "info", "`level`: debug, info, warn or error")
@@ -79,6 +90,24 @@ func (o *options) flags() *flag.FlagSet {
 	fs.BoolVar(&o.releaseOnExit, "release-on-exit", false, "give the lease up when stopped")
 	fs.BoolVar(&o.version, "version", false, "print the version and exit")
 	return fs
+}
+
+// seconds is flannel's form of a duration, a plain number; we take a duration
+// as well.
+type seconds time.Duration
+
+func (s *seconds) String() string { return time.Duration(*s).String() }
+
+func (s *seconds) Set(v string) error {
+	d, err := time.ParseDuration(v)
+	if n, nerr := strconv.ParseInt(v, 10, 32); nerr == nil {
+		d, err = time.Duration(n)*time.Second, nil
+	}
+	if err != nil || d < time.Second || d > time.Hour {
+		return errors.New("it must be a number of seconds or a duration such as 5s, from 1s to 1h")
+	}
+	*s = seconds(d)
+	return nil
 }
 
 // underlay returns the validated choice of the external interface.
