@@ -121,7 +121,12 @@ func (b *batch) apply(ctx context.Context, c backend.Change) error {
 	if c.Want != nil {
 		return b.put(ctx, c.Have, c.Want)
 	}
-	err := b.delete(ctx, c.Have)
+	return unlessGone(b.delete(ctx, c.Have))
+}
+
+// unlessGone returns the error of a deletion, nil when what was to be deleted
+// is not there.
+func unlessGone(err error) error {
 	for _, gone := range []error{unix.ENOENT, unix.ESRCH, unix.ENODEV, unix.ENXIO, unix.EADDRNOTAVAIL} {
 		if errors.Is(err, gone) {
 			return nil

@@ -1,0 +1,156 @@
+package kernel
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend"
+)
+
+// ApplyBridge makes changes of Address objects on bridges, which are not ours
+// but the CNI plugin's; as Apply does, in the order given and with as many
+// errors. The order is the caller's: of the IPv4 addresses on a link, the
+// kernel lists first what was put first (net/ipv4/devinet.c).
+func (k *Kernel) ApplyBridge(ctx context.Context, changes []backend.Change) []error {
+	b := &batch{k: k, devices: map[string]device{}}
+	errs := make([]error, len(changes))
+	for i, c := range changes {
+		err := ctx.Err()
+		if err == nil {
+			err = b.applyBridge(c)
+		}
+		if err != nil {
+			errs[i] = fmt.Errorf("%s: %w", doing(c), advise(c, err))
+		}
+	}
+	return errs
+}
+
+func (b *batch) applyBridge(c backend.Change) error {
+	if a, ok := c.Want.(backend.Address); ok {
+		d, err := b.bridge(a.Link)
+		if err != nil {
+			return err
+		}
+		return b.k.do(request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, addressMessage(a, d.index)...))
+	}
+	a, ok := c.Have.(backend.Address)
+	if !ok || c.Want != nil {
+		return fmt.Errorf("nothing but an address is put on a bridge of others")
+	}
+	d, err := b.bridge(a.Link)
+	if err == nil {
+		err = b.k.do(request(unix.RTM_DELADDR, 0, addressMessage(a, d.index)...))
+	}
+	return unlessGone(err)
+}
+
+// bridge returns the bridge called name.
+func (b *batch) bridge(name string) (device, error) {
+	d, err := b.device(name)
+	if err == nil && d.kind != "bridge" {
+		return device{}, fmt.Errorf("%s is not a bridge: %w", d.describe(), unix.ENODEV)
+	}
+	return d, err
+}
+
+// SetBridgeMTU sets the MTU of a bridge, in bytes. From then on the kernel
+// does not adjust it any more to the smallest MTU of the bridge's ports
+// (net/bridge/br_if.c, br_mtu_auto_adjust).
+func (k *Kernel) SetBridgeMTU(ctx context.Context, name string, mtu int) error {
+	err := ctx.Err()
+	if err == nil {
+		b := &batch{k: k, devices: map[string]device{}}
+		var d device
+		if d, err = b.bridge(name); err == nil {
+			err = b.set(d, 0, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(mtu))))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("setting the MTU of bridge %s to %d bytes: %w", name, mtu, err)
+	}
+	return nil
+}
+
+// Behind returns the addresses in the network namespace at the other end of a
+// veth pair, but for those that mean nothing outside of it (loopback, link
+// scope). elsewhere is false when that is our own namespace, and nothing was
+// read. The kernel tells it without entering the namespace (since 5.0), to one
+// who has CAP_NET_ADMIN over it. unix.ENODEV: there is no such veth.
+func (k *Kernel) Behind(ctx context.Context, link string) (found []netip.Addr, elsewhere bool, err error) {
+	nsid, err := k.behind(link)
+	if err != nil || nsid < 0 {
+		return nil, false, err
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		req := request(unix.RTM_GETADDR, 0, nl.NewIfAddrmsg(family),
+			nl.NewRtAttr(unix.IFA_TARGET_NETNSID, nl.Uint32Attr(uint32(nsid))))
+		addresses, err := dump(ctx, k, req, unix.RTM_NEWADDR, func(msg []byte) (address, bool, error) {
+			return decodeBehind(msg, nsid)
+		})
+		if err != nil {
+			return nil, true, fmt.Errorf("reading the addresses in the namespace behind %s: %w", link, err)
+		}
+		for _, a := range addresses {
+			found = append(found, a.prefix.Addr())
+		}
+	}
+	return found, true, nil
+}
+
+// behind returns the kernel's number for the namespace of a veth's peer, -1
+// when the peer is in ours.
+func (k *Kernel) behind(link string) (int32, error) {
+	req := request(unix.RTM_GETLINK, 0, byName(link)...)
+	req.Sockets = k.sockets
+	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return 0, fmt.Errorf("finding link %q: %w", link, err)
+	}
+	nsid, peer := int32(-1), uint32(0)
+	for _, msg := range msgs {
+		d, ok, err := decodeDevice(msg)
+		if err != nil || !ok || d.name != link || d.kind != "veth" {
+			return 0, fmt.Errorf("finding link %q: it is not a veth: %w", link, unix.ENODEV)
+		}
+		attrs, err := attributes("link", msg, unix.SizeofIfInfomsg)
+		if err != nil {
+			return 0, err
+		}
+		for _, a := range attrs {
+			switch a.Attr.Type {
+			case unix.IFLA_LINK_NETNSID:
+				nsid = int32(native.Uint32(a.Value))
+			case unix.IFLA_LINK:
+				peer = native.Uint32(a.Value)
+			}
+		}
+	}
+	if peer == 0 {
+		return 0, fmt.Errorf("finding the peer of link %q: the kernel does not tell it", link)
+	}
+	return nsid, nil
+}
+
+// decodeBehind decodes an address and makes sure that it is of the namespace
+// that was asked for: a kernel that does not know the attribute answers with
+// our own.
+func decodeBehind(msg []byte, nsid int32) (address, bool, error) {
+	attrs, err := attributes("address", msg, unix.SizeofIfAddrmsg)
+	if err != nil {
+		return address{}, false, err
+	}
+	asked := false
+	for _, a := range attrs {
+		asked = asked || a.Attr.Type == unix.IFA_TARGET_NETNSID && int32(native.Uint32(a.Value)) == nsid
+	}
+	if !asked {
+		return address{}, false, fmt.Errorf("the kernel cannot read another namespace: %w", unix.EOPNOTSUPP)
+	}
+	a, ok, err := decodeAddress(msg)
+	return a, ok && a.scope < unix.RT_SCOPE_LINK, err
+}
