@@ -12,25 +12,11 @@ import (
 
 	"github.com/twill-net/twill/backend/masq"
 	"github.com/twill-net/twill/backend/nftables"
+	"github.com/twill-net/twill/backend/rulestest"
 	"github.com/twill-net/twill/subnet"
 )
 
-// dual is a dual-stack node: own subnets 10.244.1.0/24 and fd00:244:0:1::/64.
-func dual() masq.Config {
-	return masq.Config{
-		Networks: subnet.PerFamily[[]netip.Prefix]{
-			subnet.IPv4: {netip.MustParsePrefix("10.244.0.0/16")},
-			subnet.IPv6: {netip.MustParsePrefix("fd00:244::/48")},
-		},
-		Subnets: subnet.PerFamily[netip.Prefix]{
-			subnet.IPv4: netip.MustParsePrefix("10.244.1.0/24"),
-			subnet.IPv6: netip.MustParsePrefix("fd00:244:0:1::/64"),
-		},
-		Masquerade: subnet.PerFamily[bool]{true, true}, RandomFully: true, Forward: true,
-	}
-}
-
-// listing is what nft 1.0.6 shows for dual.
+// listing is what nft 1.0.6 shows for rulestest.Dual.
 const listing = `table inet twill {
 	chain postrouting {
 		type nat hook postrouting priority srcnat; policy accept;
@@ -77,19 +63,17 @@ const foreign = `table inet other {
 }
 `
 
-func (ns namespace) table() *nftables.Table { return nftables.New(nftables.InNetNS(ns.fd())) }
+func (ns namespace) table() *nftables.Table { return nftables.New(nftables.InNetNS(ns.FD())) }
 
 func (ns namespace) sync(t *testing.T, c masq.Config) (changed bool) {
 	t.Helper()
-	changed, err := ns.table().Sync(t.Context(), masq.Plan(c))
-	require.NoError(t, err)
-	return changed
+	return rulestest.Sync(t, ns.table(), c)
 }
 
 // generation reads the number that each transaction of a namespace raises.
 func (ns namespace) generation(t *testing.T) uint32 {
 	t.Helper()
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: ns.fd()})
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: ns.FD()})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, conn.Close()) }()
 	reply, err := conn.Execute(netlink.Message{
@@ -120,17 +104,17 @@ func TestSupportedChangesNothing(t *testing.T) {
 
 func TestSyncRendersWhatNFTReads(t *testing.T) {
 	t.Parallel()
-	needNFT(t)
+	rulestest.NeedNFT(t)
 	ns := newNamespace(t)
-	require.True(t, ns.sync(t, dual()))
-	require.Equal(t, listing, ns.run(t, "nft", "list", "table", "inet", "twill"))
+	require.True(t, ns.sync(t, rulestest.Dual()))
+	require.Equal(t, listing, ns.Run(t, "nft", "list", "table", "inet", "twill"))
 }
 
 // Prefixes that end inside an octet are masked, /0 matches all of the family,
 // and host prefixes compare whole addresses.
 func TestSyncRendersAnyPrefixLength(t *testing.T) {
 	t.Parallel()
-	needNFT(t)
+	rulestest.NeedNFT(t)
 	ns := newNamespace(t)
 	var rules masq.Rules
 	var want []string
@@ -156,7 +140,7 @@ func TestSyncRendersAnyPrefixLength(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, changed)
 	var have []string
-	for line := range strings.Lines(ns.run(t, "nft", "list", "chain", "inet", "twill", "forward")) {
+	for line := range strings.Lines(ns.Run(t, "nft", "list", "chain", "inet", "twill", "forward")) {
 		if strings.HasPrefix(line, "\t\t") && !strings.Contains(line, "type filter") {
 			have = append(have, strings.TrimSpace(line))
 		}
@@ -170,7 +154,7 @@ func TestSyncRendersAnyPrefixLength(t *testing.T) {
 func TestSyncTwiceWritesNothing(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
-	for _, c := range []masq.Config{dual(), {}} {
+	for _, c := range []masq.Config{rulestest.Dual(), {}} {
 		ns.sync(t, c)
 		before := ns.generation(t)
 		require.False(t, ns.sync(t, c), "nothing differs")
@@ -180,23 +164,23 @@ func TestSyncTwiceWritesNothing(t *testing.T) {
 
 func TestSyncInOneTransaction(t *testing.T) {
 	t.Parallel()
-	needNFT(t)
+	rulestest.NeedNFT(t)
 	ns := newNamespace(t)
 	step := func(what string, change func()) {
 		change()
 		before := ns.generation(t)
-		require.True(t, ns.sync(t, dual()), what)
+		require.True(t, ns.sync(t, rulestest.Dual()), what)
 		require.Equal(t, before+1, ns.generation(t), what)
 	}
 	step("first", func() {})
-	step("rules", func() { ns.run(t, "nft", "flush", "chain", "inet", "twill", "forward") })
-	step("whole table", func() { ns.run(t, "nft", "add", "chain", "inet", "twill", "extra") })
+	step("rules", func() { ns.Run(t, "nft", "flush", "chain", "inet", "twill", "forward") })
+	step("whole table", func() { ns.Run(t, "nft", "add", "chain", "inet", "twill", "extra") })
 }
 
 // Each way of tampering is undone, and the foreign table survives it.
 func TestSyncRepairs(t *testing.T) {
 	t.Parallel()
-	needNFT(t)
+	rulestest.NeedNFT(t)
 	handle := func(pattern string) string { // of the first rule that holds the pattern
 		return `h=$(nft -a list table inet twill | grep -m1 '` + pattern + `' | sed 's/.*handle //'); `
 	}
@@ -234,16 +218,16 @@ func TestSyncRepairs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ns := newNamespace(t)
-			ns.pipe(t, foreign, "nft", "-f", "-")
-			ns.sync(t, dual())
-			before := ns.run(t, "nft", "list", "table", "inet", "twill")
-			ns.run(t, "sh", "-ec", tamper)
-			require.NotEqual(t, before, ns.run(t, "sh", "-c", "nft list table inet twill || :"), "not tampered with")
+			ns.Pipe(t, foreign, "nft", "-f", "-")
+			ns.sync(t, rulestest.Dual())
+			before := ns.Run(t, "nft", "list", "table", "inet", "twill")
+			ns.Run(t, "sh", "-ec", tamper)
+			require.NotEqual(t, before, ns.Run(t, "sh", "-c", "nft list table inet twill || :"), "not tampered with")
 
-			require.True(t, ns.sync(t, dual()))
-			require.Equal(t, before, ns.run(t, "nft", "list", "table", "inet", "twill"))
-			require.Equal(t, foreign, ns.run(t, "nft", "list", "table", "inet", "other"))
-			require.False(t, ns.sync(t, dual()))
+			require.True(t, ns.sync(t, rulestest.Dual()))
+			require.Equal(t, before, ns.Run(t, "nft", "list", "table", "inet", "twill"))
+			require.Equal(t, foreign, ns.Run(t, "nft", "list", "table", "inet", "other"))
+			require.False(t, ns.sync(t, rulestest.Dual()))
 		})
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/backend/rulestest"
 )
 
 // watch starts a Watch for the time of the test. Each call of onChange is one
@@ -45,17 +47,17 @@ func await(t *testing.T, changes <-chan struct{}, what string) {
 
 func TestWatch(t *testing.T) {
 	t.Parallel()
-	needNFT(t)
+	rulestest.NeedNFT(t)
 	ns := newNamespace(t)
 	changes := ns.watch(t)
 	step := func(command string) {
-		ns.run(t, "sh", "-ec", command)
+		ns.Run(t, "sh", "-ec", command)
 		await(t, changes, command)
-		require.True(t, ns.sync(t, dual()), command)
+		require.True(t, ns.sync(t, rulestest.Dual()), command)
 		await(t, changes, "the echo of our own repair")
-		require.False(t, ns.sync(t, dual()), "the echo leads to no write")
+		require.False(t, ns.sync(t, rulestest.Dual()), "the echo leads to no write")
 	}
-	ns.sync(t, dual())
+	ns.sync(t, rulestest.Dual())
 	await(t, changes, "our own write")
 
 	step(`nft flush ruleset`)
@@ -72,7 +74,7 @@ func TestWatch(t *testing.T) {
 // nobody's business here.
 func TestWatchIgnoresOthers(t *testing.T) {
 	t.Parallel()
-	needNFT(t)
+	rulestest.NeedNFT(t)
 	ns := newNamespace(t)
 	changes := ns.watch(t)
 	var calls atomic.Int64
@@ -92,9 +94,9 @@ func TestWatchIgnoresOthers(t *testing.T) {
 	defer close(done)
 	const rounds = 20
 	for i := range int64(rounds) {
-		ns.run(t, "nft", fmt.Sprintf("add table ip twill; add chain ip twill c%d", i))
-		ns.run(t, "nft", fmt.Sprintf("add table inet twill2; add chain inet twill2 c%d", i))
-		ns.run(t, "nft", fmt.Sprintf("add table inet twill; add chain inet twill c%d", i))
+		ns.Run(t, "nft", fmt.Sprintf("add table ip twill; add chain ip twill c%d", i))
+		ns.Run(t, "nft", fmt.Sprintf("add table inet twill2; add chain inet twill2 c%d", i))
+		ns.Run(t, "nft", fmt.Sprintf("add table inet twill; add chain inet twill c%d", i))
 		require.Eventually(t, func() bool { return calls.Load() > i }, 20*time.Second, time.Millisecond)
 	}
 	require.EqualValues(t, rounds, calls.Load())
@@ -103,10 +105,10 @@ func TestWatchIgnoresOthers(t *testing.T) {
 // A socket that overruns costs one call of onChange, whatever was lost.
 func TestWatchSurvivesOverrun(t *testing.T) {
 	t.Parallel()
-	needNFT(t)
+	rulestest.NeedNFT(t)
 	ns := newNamespace(t)
 	changes := ns.watch(t)
-	ns.sync(t, dual()) // onChange is called, and keeps Watch from reading on
+	ns.sync(t, rulestest.Dual()) // onChange is called, and keeps Watch from reading on
 
 	var rules strings.Builder
 	rules.WriteString("table ip busy {\nchain c {\n")
@@ -116,11 +118,11 @@ func TestWatchSurvivesOverrun(t *testing.T) {
 	}
 	rules.WriteString("}\n}\n")
 	for range 3 {
-		ns.pipe(t, rules.String(), "nft", "-f", "-")
+		ns.Pipe(t, rules.String(), "nft", "-f", "-")
 	}
 	await(t, changes, "our own write")
 	await(t, changes, "overrun")
 
-	ns.run(t, "nft", "flush", "ruleset")
+	ns.Run(t, "nft", "flush", "ruleset")
 	await(t, changes, "after the overrun")
 }
