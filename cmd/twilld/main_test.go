@@ -29,7 +29,7 @@ func TestUsageErrors(t *testing.T) {
 		{"unknown flag", []string{"--bogus"}, [2]string{}, "twilld: flag provided but not defined: -bogus; see twilld --help\n"},
 		{"argument", []string{"up"}, [2]string{}, "twilld: argument \"up\" is not a flag; see twilld --help\n"},
 		{"level", []string{"--log-level=loud"}, [2]string{}, "twilld: --log-level \"loud\" is not debug, info, warn or error\n"},
-		{"format", []string{"-log-format", "xml"}, [2]string{}, "twilld: --log-format \"xml\" is not text or json\n"},
+		{"format", []string{"-log-format", "xml"}, [2]string{}, "twilld: --log-format \"xml\" is not auto, text, json or journal\n"},
 		{"regex", []string{"--iface-regex=eth["}, [2]string{}, "twilld: --iface-regex \"eth[\" is not a regular expression: error parsing regexp: missing closing ]: `[`\n"},
 		{"can reach", []string{"--iface-can-reach=host"}, [2]string{}, "twilld: --iface-can-reach \"host\" is not an address\n"},
 		{"public IP of the wrong family", []string{"--public-ip=fd00::1"}, [2]string{}, "twilld: --public-ip \"fd00::1\" is not an IPv4 address of a host\n"},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/twill-net/twill/overlay/journal"
 	"github.com/twill-net/twill/overlay/underlay"
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/etcd"
@@ -85,7 +86,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.healthzIP, "healthz-ip", "0.0.0.0", "`address` for /healthz, /readyz and /metrics")
 	fs.IntVar(&o.healthzPort, "healthz-port", 0, "`port` for /healthz, /readyz and /metrics; 0 for none")
 	fs.StringVar(&o.logLevel, "log-level", "info", "`level`: debug, info, warn or error")
-	fs.StringVar(&o.logFormat, "log-format", "text", "`format`: text or json")
+	fs.StringVar(&o.logFormat, "log-format", "auto", "`format`: text, json, journal (priorities, no times), or auto: journal where systemd's journal reads, else text")
 	fs.BoolVar(&o.cleanup, "cleanup", false, "remove all that carries our mark from this host, and exit")
 	fs.BoolVar(&o.releaseOnExit, "release-on-exit", false, "give the lease up when stopped")
 	fs.BoolVar(&o.version, "version", false, "print the version and exit")
@@ -162,13 +163,22 @@ func (o *options) logger(out io.Writer) (*logrus.Entry, error) {
 		return nil, fmt.Errorf("--log-level %q is not debug, info, warn or error", o.logLevel)
 	}
 	log.SetLevel(level)
-	switch o.logFormat {
+	format := o.logFormat
+	if format == "auto" {
+		format = "text"
+		if journal.IsStderr(out) {
+			format = "journal"
+		}
+	}
+	switch format {
 	case "text":
 		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, DisableColors: true})
 	case "json":
 		log.SetFormatter(&logrus.JSONFormatter{})
+	case "journal":
+		log.SetFormatter(journal.Formatter{})
 	default:
-		return nil, fmt.Errorf("--log-format %q is not text or json", o.logFormat)
+		return nil, fmt.Errorf("--log-format %q is not auto, text, json or journal", o.logFormat)
 	}
 	return logrus.NewEntry(log), nil
 }
