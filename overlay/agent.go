@@ -75,6 +75,7 @@ const (
 	taskLeases = "lease watch"
 	taskKernel = "kernel watch"
 	taskRules  = "rule watch"
+	taskGuard  = "hygiene watch"
 )
 
 // Config is what an Agent is made of.
@@ -89,9 +90,13 @@ type Config struct {
 	Masquerade bool
 	RandomFull bool // fully random source ports
 	Forward    bool // accept what is forwarded for pods
+	Hygiene    bool // hold peers and pods to their addresses, see package hygiene
 	SubnetFile string
 	FullPass   time.Duration // between two looks at everything
 	Release    bool          // give the lease up when stopped
+
+	// Drops returns how many packets the guard dropped, by reason; nil without one.
+	Drops func(ctx context.Context) (map[string]uint64, error)
 
 	HealthAddr netip.AddrPort // of /healthz, /readyz, /metrics; port 0: off
 	Socket     string         // of the status; "": off
@@ -106,6 +111,7 @@ type Agent struct {
 	store    Store
 	kernel   Kernel
 	firewall Firewall
+	guard    Guard // nil where there is none
 
 	inbox   *inbox
 	claims  chan subnet.Claim // the newest claim that nobody took yet; capacity 1
@@ -114,10 +120,10 @@ type Agent struct {
 	board   *board // what status, readiness and metrics show
 }
 
-// New returns an agent. It starts nothing.
-func New(cfg Config, store Store, kernel Kernel, firewall Firewall) *Agent {
+// New returns an agent. It starts nothing. guard may be nil.
+func New(cfg Config, store Store, kernel Kernel, firewall Firewall, guard Guard) *Agent {
 	a := &Agent{
-		cfg: cfg, store: store, kernel: kernel, firewall: firewall,
+		cfg: cfg, store: store, kernel: kernel, firewall: firewall, guard: guard,
 		claims:  make(chan subnet.Claim, 1),
 		desired: newDesired(),
 		state:   newState(),
@@ -136,13 +142,18 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 	if err := a.serve(ctx, g); err != nil {
 		return err
 	}
-	for name, task := range map[string]func(context.Context) error{
+	a.checkGuard(ctx)
+	tasks := map[string]func(context.Context) error{
 		taskConfig: func(ctx context.Context) error { return a.store.WatchConfig(ctx, a.onConfig) },
 		taskLeases: func(ctx context.Context) error { return a.store.WatchLeases(ctx, a.onLeases) },
 		partLease:  a.hold,
 		taskKernel: func(ctx context.Context) error { return a.kernel.Watch(ctx, a.onEvent) },
 		taskRules:  func(ctx context.Context) error { return a.firewall.Watch(ctx, a.onRules) },
-	} {
+	}
+	if a.guard != nil {
+		tasks[taskGuard] = func(ctx context.Context) error { return a.guard.Watch(ctx, a.onGuard) }
+	}
+	for name, task := range tasks {
 		g.Go(func() error { a.supervise(ctx, name, task); return nil })
 	}
 	g.Go(func() error { a.reconcile(ctx); return nil })

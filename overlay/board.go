@@ -48,6 +48,7 @@ const (
 	partLease    = "lease"
 	partKernel   = "kernel"
 	partRules    = "rules"
+	partGuard    = "hygiene"
 )
 
 // problem sets or, with a nil error, clears what is wrong with a part, and

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -178,6 +179,25 @@ func (f *memFirewall) Sync(_ context.Context, r masq.Rules) (bool, error) {
 
 func (f *memFirewall) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
 
+// memGuard is a guard of maps, and may be one that the kernel lacks or that
+// cannot be read.
+type memGuard struct {
+	*memKernel
+	lacking    error
+	unreadable atomic.Pointer[error]
+}
+
+func newMemGuard() *memGuard { return &memGuard{memKernel: newMemKernel()} }
+
+func (g *memGuard) Supported(context.Context) error { return g.lacking }
+
+func (g *memGuard) Observe(ctx context.Context) (backend.State, error) {
+	if err := g.unreadable.Load(); err != nil {
+		return nil, *err
+	}
+	return g.memKernel.Observe(ctx, nil)
+}
+
 // script is a store whose every word the test says.
 type script struct {
 	configs chan []byte
@@ -233,6 +253,7 @@ type bench struct {
 	agent    *Agent
 	kernel   *memKernel
 	firewall *memFirewall
+	guard    *memGuard
 	store    *script
 	health   chan StoreHealth
 }
@@ -240,18 +261,24 @@ type bench struct {
 const netConf = `{"Network": "10.244.0.0/16"}`
 
 // start runs an agent until the test ends. edit may change its config.
-func start(t *testing.T, edit func(*Config, *memKernel)) *bench {
+func start(t *testing.T, edit func(*Config, *memKernel)) *bench { return startGuarded(t, edit, nil) }
+
+// startGuarded is start with a guard that is not as a new kernel has it.
+func startGuarded(t *testing.T, edit func(*Config, *memKernel), guard func(*memGuard)) *bench {
 	log := logrus.New()
 	log.SetOutput(t.Output())
 	cfg := Config{
 		Node: "n1", SubnetFile: t.TempDir() + "/subnet.env", FullPass: time.Hour,
-		Masquerade: true, Log: logrus.NewEntry(log), Metrics: prometheus.NewRegistry(),
+		Masquerade: true, Hygiene: true, Log: logrus.NewEntry(log), Metrics: prometheus.NewRegistry(),
 	}
-	b := &bench{T: t, kernel: newMemKernel(), firewall: &memFirewall{}, store: newScript(), health: make(chan StoreHealth)}
+	b := &bench{T: t, kernel: newMemKernel(), firewall: &memFirewall{}, guard: newMemGuard(), store: newScript(), health: make(chan StoreHealth)}
 	if edit != nil {
 		edit(&cfg, b.kernel)
 	}
-	b.agent = New(cfg, b.store, b.kernel, b.firewall)
+	if guard != nil {
+		guard(b.guard)
+	}
+	b.agent = New(cfg, b.store, b.kernel, b.firewall, b.guard)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- b.agent.Run(ctx, b.health) }()

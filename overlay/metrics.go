@@ -29,12 +29,14 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 type counts struct {
 	storeUp                            bool
 	peers, refused, failing, contended int
+	drops                              map[string]uint64 // packets by reason
 }
 
 // collector tells what the status holds, when it is asked.
 type collector struct {
 	counts                                      func() counts
 	storeUp, peers, refused, failing, contended *prometheus.Desc
+	drops                                       *prometheus.Desc
 }
 
 func newCollector(counts func() counts) *collector {
@@ -46,6 +48,8 @@ func newCollector(counts func() counts) *collector {
 		refused:   desc("twill_refused_records", "Records of the store that do not count; see the status for reasons."),
 		failing:   desc("twill_failing_objects", "Kernel objects that cannot be made as they must be."),
 		contended: desc("twill_contended_objects", "Kernel objects that something else keeps undoing."),
+		drops: prometheus.NewDesc("twill_dropped_packets_total",
+			"Packets that VTEP hygiene dropped, by reason; from 0 again when the rules are made anew.", []string{"reason"}, nil),
 	}
 }
 
@@ -66,5 +70,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		{c.contended, float64(n.contended)},
 	} {
 		ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, m.value)
+	}
+	for reason, packets := range n.drops {
+		ch <- prometheus.MustNewConstMetric(c.drops, prometheus.CounterValue, float64(packets), reason)
 	}
 }

@@ -33,40 +33,42 @@ func (st step) object() backend.Object {
 }
 
 // program brings the changes into the kernel, and reports whether the kernel
-// could be read and whether our links are there. What failed is kept in
-// pending.
-func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Change, drift map[backend.Key]backend.Object) (read, links bool) {
+// could be read, whether our links are there, and whether the guard could be
+// read. What failed is kept in pending.
+func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Change, drift map[backend.Key]backend.Object) (read, links, guard bool) {
 	s := a.state
+	guard = true
 	var steps []step
 	if s.full {
-		have, err := a.kernel.Observe(ctx, a.desired.sysctls())
+		have, ok, err := a.observe(ctx)
 		if err != nil {
 			if a.board.problem(partKernel, err) && ctx.Err() == nil {
 				a.cfg.Log.WithError(err).Warn("the kernel's state could not be read, will retry")
 			}
-			return false, true
+			return false, true, true
 		}
-		steps = a.fullSteps(planned, have)
+		guard = ok
+		steps = a.fullSteps(planned, have, guard)
 	} else {
 		steps = a.dirtySteps(now, planned, drift)
 	}
 	links = a.apply(ctx, now, a.inTurn(now, steps))
 	if ctx.Err() != nil {
-		return true, true
+		return true, true, true
 	}
 	if s.full {
 		s.settled = s.settled || s.inSync
 	}
-	s.full = !links // when a link is there, all that hangs on it is missing
-	return true, links
+	s.full = !links || !guard // when a link is there, all that hangs on it is missing
+	return true, links, guard
 }
 
-// apply makes the steps, links first: what hangs on a link that cannot be made
+// apply makes the steps, up to the links first: what hangs on a link that cannot be made
 // is not even tried, and counts neither as failed nor as repaired. It reports
 // whether every link was there.
 func (a *Agent) apply(ctx context.Context, now time.Time, steps []step) (done bool) {
 	n := 0
-	for n < len(steps) && steps[n].Want != nil && steps[n].Key().Kind == backend.KindLink {
+	for n < len(steps) && steps[n].Want != nil && steps[n].Key().Kind <= backend.KindLink {
 		n++
 	}
 	var repairs []repair
@@ -76,7 +78,7 @@ func (a *Agent) apply(ctx context.Context, now time.Time, steps []step) (done bo
 		for i, st := range steps {
 			changes[i] = st.Change
 		}
-		errs := a.kernel.Apply(ctx, changes)
+		errs := a.write(ctx, changes)
 		if ctx.Err() != nil {
 			return
 		}
@@ -106,9 +108,9 @@ func (a *Agent) apply(ctx context.Context, now time.Time, steps []step) (done bo
 	return true
 }
 
-// fullSteps compares everything. What was not planned in this pass has
-// drifted.
-func (a *Agent) fullSteps(planned []backend.Change, have backend.State) []step {
+// fullSteps compares everything, but for the guard where it could not be read.
+// What was not planned in this pass has drifted.
+func (a *Agent) fullSteps(planned []backend.Change, have backend.State, guard bool) []step {
 	s := a.state
 	fresh := make(map[backend.Key]bool, len(planned))
 	for _, c := range planned {
@@ -118,6 +120,9 @@ func (a *Agent) fullSteps(planned []backend.Change, have backend.State) []step {
 	// though no plan changed it.
 	replaced := slices.ContainsFunc(planned, replacesLink)
 	changes := a.desired.diff(have, s.inSync)
+	if !guard {
+		changes = slices.DeleteFunc(changes, func(c backend.Change) bool { return guarded(c.Key().Kind) })
+	}
 	steps := make([]step, len(changes))
 	for i, c := range changes {
 		p := s.pending[c.Key()]
@@ -130,7 +135,7 @@ func (a *Agent) fullSteps(planned []backend.Change, have backend.State) []step {
 		differs[c.Key()] = true
 	}
 	for k := range s.pending {
-		if !differs[k] {
+		if !differs[k] && (guard || !guarded(k.Kind)) {
 			delete(s.pending, k)
 			a.board.objectWorks(k)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/overlay/pods"
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/envfile"
 )
@@ -32,6 +33,7 @@ type state struct {
 	full       bool // the next pass looks at everything
 	host       bool // the next pass chooses the underlay again
 	dirtyRules bool
+	pods       []pods.Pod                  // on this node
 	inSync     bool                        // the first full list is planned for: what nobody wants may go
 	settled    bool                        // all peers of the first full list were programmed once
 	retry      *backoff.ExponentialBackOff // of passes that could not do all
@@ -85,7 +87,8 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	s.full = s.full || n.resync
 	s.host = s.host || n.host
 	s.dirtyRules = s.dirtyRules || n.rules
-	s.inSync = n.inSync // not later: a list that arrives from now on is not planned for in this pass
+	hosts := n.inSync != s.inSync // the guard may come
+	s.inSync = n.inSync           // not later: a list that arrives from now on is not planned for in this pass
 
 	if n.host { // what could not be made then may be possible now
 		for _, p := range s.pending {
@@ -96,7 +99,8 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	}
 
 	replan := a.takeConfig(n.config)
-	replan = a.takeUnderlay(ctx) || replan
+	other, others := a.takeHost(ctx)
+	replan, hosts = replan || other, hosts || others
 	if replan {
 		replan = a.newPlanner()
 	}
@@ -118,39 +122,47 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 		a.board.readiness(a.missing())
 		return earliest(now.Add(a.cfg.FullPass), recheck)
 	}
-	planned := a.plan(n.nodes, replan)
-	read, links := a.program(ctx, now, planned, n.drift)
+	planned := a.plan(n.nodes, replan, hosts)
+	read, links, guard := a.program(ctx, now, planned, n.drift)
 	rules := a.syncRules(ctx, now)
 	a.conclude(now, read, links, rules)
-	return earliest(a.nextDue(now, read && links && rules), recheck)
+	return earliest(a.nextDue(now, read && links && guard && rules), recheck)
+}
+
+// takeHost looks at the host's interfaces again, and reports whether the
+// underlay and whether the pods are others than before.
+func (a *Agent) takeHost(ctx context.Context) (underlay, pods bool) {
+	s := a.state
+	if !s.host {
+		return false, false
+	}
+	host, err := a.kernel.Host(ctx)
+	if err != nil {
+		return a.noUnderlay(ctx, err), false
+	}
+	s.host = false
+	a.board.readBack(time.Now())
+	return a.takeUnderlay(ctx, host), a.takePods(host)
+}
+
+func (a *Agent) noUnderlay(ctx context.Context, err error) (changed bool) {
+	if a.board.problem(partUnderlay, err) && ctx.Err() == nil {
+		a.cfg.Log.WithError(err).Warn("the underlay could not be chosen, will look again when it changes")
+	}
+	return false
 }
 
 // takeUnderlay chooses the underlay again, and reports whether it changed. One
 // that cannot be chosen now, while a link flaps, say, leaves the old one.
-func (a *Agent) takeUnderlay(ctx context.Context) bool {
+func (a *Agent) takeUnderlay(ctx context.Context, host backend.Host) bool {
 	s := a.state
-	if !s.host {
-		return false
-	}
-	failed := func(err error) bool {
-		if a.board.problem(partUnderlay, err) && ctx.Err() == nil {
-			a.cfg.Log.WithError(err).Warn("the underlay could not be chosen, will look again when it changes")
-		}
-		return false
-	}
-	host, err := a.kernel.Host(ctx)
-	if err != nil {
-		return failed(err)
-	}
-	s.host = false
-	a.board.readBack(time.Now())
 	var before backend.Underlay
 	if s.underlay != nil {
 		before = *s.underlay
 	}
 	u, err := a.cfg.Underlay.Select(host, a.cfg.Route, before)
 	if err != nil {
-		return failed(err)
+		return a.noUnderlay(ctx, err)
 	}
 	if s.config == nil || !s.config.Backend.VXLAN.DirectRouting {
 		u.OnLink = nil // does not matter, and changes with every pod
@@ -227,9 +239,9 @@ func (a *Agent) takeHeld(h subnet.Held) {
 	s.held = &h
 }
 
-// plan plans again for the nodes that are dirty, or for all, and returns what
-// that changes.
-func (a *Agent) plan(dirty map[string]bool, all bool) []backend.Change {
+// plan plans again for the nodes that are dirty, or for all, and for this node
+// if it has to, and returns what that changes.
+func (a *Agent) plan(dirty map[string]bool, all, host bool) []backend.Change {
 	s := a.state
 	own := s.held.Lease
 	plans := map[string][]backend.Object{}
@@ -239,7 +251,9 @@ func (a *Agent) plan(dirty map[string]bool, all bool) []backend.Change {
 		for _, id := range a.desired.nodes() {
 			dirty[id] = true
 		}
-		plans[hostPlan] = append(backend.HostObjects(s.active, own, *s.underlay, a.cfg.Host), s.planner.Host(own)...)
+	}
+	if all || host {
+		plans[hostPlan] = a.hostObjects(own)
 	}
 	for id := range dirty {
 		peer, ok := a.inbox.peer(id)
@@ -248,7 +262,7 @@ func (a *Agent) plan(dirty map[string]bool, all bool) []backend.Change {
 			a.board.peerGone(id)
 			continue
 		}
-		objects, err := s.planner.Peer(own, peer)
+		objects, err := a.peerObjects(own, peer)
 		plans[id] = objects
 		a.board.peerPlanned(id, err)
 	}

@@ -118,7 +118,24 @@ func (a *Agent) dead(now time.Time) string {
 // Status returns how the daemon is now.
 func (a *Agent) Status() Status {
 	peers, refused := a.inbox.leasesSeen()
-	return a.board.fill(peers, refused, a.inbox.isInSync(), a.dead(time.Now()) == "")
+	s := a.board.fill(peers, refused, a.inbox.isInSync(), a.dead(time.Now()) == "")
+	s.Dropped = a.drops()
+	return s
+}
+
+// drops returns how many packets the guard dropped, by reason; nil when that
+// is not known.
+func (a *Agent) drops() map[string]uint64 {
+	if a.cfg.Drops == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	drops, err := a.cfg.Drops(ctx)
+	if err != nil {
+		return nil // there is no guard, which problems tell
+	}
+	return drops
 }
 
 // counts returns what the metrics tell of the status, without making all of it.
@@ -126,6 +143,7 @@ func (a *Agent) counts() counts {
 	c := a.board.counts()
 	c.peers, c.refused = a.inbox.counts()
 	c.storeUp = c.storeUp && a.inbox.isInSync()
+	c.drops = a.drops()
 	return c
 }
 

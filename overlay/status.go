@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,6 +30,8 @@ type Status struct {
 	Failing   []Failing     `json:"failing,omitempty"`   // objects that cannot be programmed
 	Contended []Contended   `json:"contended,omitempty"` // objects that something else keeps undoing
 	Repairs   RepairStatus  `json:"repairs"`
+	// Packets that hygiene dropped, by reason; absent where it is off.
+	Dropped map[string]uint64 `json:"dropped,omitempty"`
 }
 
 // ConfigStatus is the network config at work.
@@ -175,6 +178,11 @@ func (s Status) Text() string {
 	line("repairs", "%d", s.Repairs.Total)
 	for _, r := range s.Repairs.Recent {
 		line("", "%s %s: %s -> %s", r.Time.Format(time.RFC3339), r.Object, r.Before, r.After)
+	}
+	for _, reason := range slices.Sorted(maps.Keys(s.Dropped)) {
+		if n := s.Dropped[reason]; n > 0 {
+			line("dropped", "%d packets: %s", n, reason)
+		}
 	}
 	line("peers", "%d", len(s.Peers))
 	for _, p := range s.Peers {

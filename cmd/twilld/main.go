@@ -146,7 +146,7 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 	}
 	defer store.Close()
 
-	agent := overlay.New(cfg, store, k, nftables.New())
+	agent := overlay.New(cfg, store, k, nftables.New(), nil)
 	log.WithFields(logrus.Fields{"version": version.Version, "node": cfg.Node}).Info("twilld starts")
 	return agent.Run(ctx, health)
 }
@@ -169,7 +169,7 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 	return overlay.Config{
 		Node: o.nodeName, MachineID: statedir.MachineID("/etc/machine-id"), Version: version.Version,
 		Underlay: u, Host: backend.HostOptions{Blackhole: o.ipBlackholeRoute},
-		Masquerade: o.ipMasq, RandomFull: !o.ipMasqFullyRandomDisable, Forward: o.forwardRules,
+		Masquerade: o.ipMasq, RandomFull: !o.ipMasqFullyRandomDisable, Forward: o.forwardRules, Hygiene: o.vtepHygiene,
 		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
 		HealthAddr: health, Socket: o.socket,
 		Log: log, Metrics: reg,

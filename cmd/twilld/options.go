@@ -35,6 +35,7 @@ type options struct {
 	firewall       string
 	iptablesResync seconds
 	forwardRules   bool
+	vtepHygiene    bool
 
 	healthzIP   string
 	healthzPort int
@@ -83,6 +84,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.BoolVar(&o.forwardRules, "iptables-forward-rules", true, "accept what is forwarded from and to the network, wherever on this host it would be dropped")
 	o.iptablesResync = seconds(5 * time.Second)
 	fs.Var(&o.iptablesResync, "iptables-resync", "time between two looks at rules of iptables-legacy, which tells no changes, as `seconds` or duration")
+	fs.BoolVar(&o.vtepHygiene, "vtep-hygiene", true, "drop VXLAN that is not from a peer, or from a peer and not from its subnet, and pods' packets that are not from their own address")
 	fs.StringVar(&o.healthzIP, "healthz-ip", "0.0.0.0", "`address` for /healthz, /readyz and /metrics")
 	fs.IntVar(&o.healthzPort, "healthz-port", 0, "`port` for /healthz, /readyz and /metrics; 0 for none")
 	fs.StringVar(&o.logLevel, "log-level", "info", "`level`: debug, info, warn or error")

@@ -1,0 +1,140 @@
+package overlay
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/hygiene"
+	"github.com/twill-net/twill/overlay/pods"
+	"github.com/twill-net/twill/subnet"
+)
+
+// Guard is the part of the host's packet filter that holds VTEP hygiene and
+// the pods' source addresses (package hygiene).
+type Guard interface {
+	// Supported says what the kernel lacks.
+	Supported(ctx context.Context) error
+	// Observe, Apply and Watch are as Kernel's.
+	Observe(ctx context.Context) (backend.State, error)
+	Apply(ctx context.Context, changes []backend.Change) []error
+	Watch(ctx context.Context, tell func(backend.Event)) error
+}
+
+// guarded reports whether objects of a kind are the Guard's, rather than the
+// network stack's.
+func guarded(k backend.Kind) bool {
+	return k == backend.KindPermit || k == backend.KindGuard || k == backend.KindPod
+}
+
+// checkGuard does without the Guard where the kernel has none, and says so. A
+// kernel does not learn it while it runs, so that it is asked once.
+func (a *Agent) checkGuard(ctx context.Context) {
+	if a.guard == nil {
+		return
+	}
+	if err := a.guard.Supported(ctx); err != nil {
+		a.guard = nil
+		if a.cfg.Hygiene {
+			err = fmt.Errorf("without it anyone who reaches the VTEP port can put packets into pods (--vtep-hygiene=false accepts that): %w", err)
+			a.board.problem(partGuard, err)
+			a.cfg.Log.WithError(err).Warn("no VTEP hygiene")
+		}
+	}
+}
+
+// guards reports whether hygiene is wanted and possible. What an earlier run
+// left of it is swept also where it is not wanted.
+func (a *Agent) guards() bool { return a.guard != nil && a.cfg.Hygiene }
+
+func (a *Agent) onGuard(e backend.Event) {
+	if e.Resync {
+		a.board.problem(taskGuard, nil)
+	}
+	a.inbox.event(e)
+}
+
+// observe reads the network stack and the Guard, and reports whether the latter
+// could be read: if not, it is left as it is, and the rest goes on.
+func (a *Agent) observe(ctx context.Context) (have backend.State, guard bool, err error) {
+	have, err = a.kernel.Observe(ctx, a.desired.sysctls())
+	if err != nil || a.guard == nil {
+		return have, a.guard == nil, err
+	}
+	state, err := a.guard.Observe(ctx)
+	if a.board.problem(partGuard, err) && err != nil && ctx.Err() == nil {
+		a.cfg.Log.WithError(err).Warn("VTEP hygiene could not be read, will retry")
+	}
+	if err != nil {
+		return have, false, nil
+	}
+	maps.Copy(have, state)
+	return have, true, nil
+}
+
+// write makes the changes, in their order, each where it belongs.
+func (a *Agent) write(ctx context.Context, changes []backend.Change) []error {
+	errs := make([]error, 0, len(changes))
+	for len(changes) > 0 {
+		mine := guarded(changes[0].Key().Kind)
+		n := slices.IndexFunc(changes, func(c backend.Change) bool { return guarded(c.Key().Kind) != mine })
+		if n < 0 {
+			n = len(changes)
+		}
+		apply := a.kernel.Apply
+		if mine {
+			apply = a.guard.Apply
+		}
+		errs = append(errs, apply(ctx, changes[:n])...)
+		changes = changes[n:]
+	}
+	return errs
+}
+
+// hostObjects returns what this node wants for itself. The Guard is wanted once
+// everybody who may pass it is known.
+func (a *Agent) hostObjects(own subnet.Lease) []backend.Object {
+	s := a.state
+	objects := append(backend.HostObjects(s.active, own, *s.underlay, a.cfg.Host), s.planner.Host(own)...)
+	if !a.guards() {
+		return objects
+	}
+	if s.inSync {
+		objects = append(objects, hygiene.Host(s.active, own)...)
+	}
+	for _, p := range s.pods {
+		if p.Addresses != (subnet.PerFamily[netip.Addr]{}) { // else it asked not to be held to any
+			objects = append(objects, hygiene.Pod{Link: p.Link, Addresses: p.Addresses})
+		}
+	}
+	return objects
+}
+
+// peerObjects returns what we want for a peer.
+func (a *Agent) peerObjects(own, peer subnet.Lease) ([]backend.Object, error) {
+	objects, err := a.state.planner.Peer(own, peer)
+	if a.guards() {
+		objects = append(objects, hygiene.Peer(a.state.active, own, peer)...)
+	}
+	return objects, err
+}
+
+// takePods notes the pods of this node, and reports whether others are there
+// than before.
+func (a *Agent) takePods(host backend.Host) bool {
+	var now []pods.Pod
+	for _, i := range host.Interfaces {
+		if p, err := pods.Parse(i.Alias); err == nil {
+			p.Link, p.Bridge = i.Name, i.Master
+			now = append(now, p)
+		}
+	}
+	if slices.Equal(now, a.state.pods) {
+		return false
+	}
+	a.state.pods = now
+	return true
+}

@@ -1,0 +1,152 @@
+package overlay
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/hygiene"
+	"github.com/twill-net/twill/subnet"
+)
+
+// permits returns those of peer i, see peer.
+func permits(i byte) []hygiene.Permit {
+	outer := netip.AddrFrom4([4]byte{192, 168, 0, i})
+	return []hygiene.Permit{{Outer: outer}, {Outer: outer, Inner: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, i, 0}), 24)}}
+}
+
+var guardKey = hygiene.Guard{}.Key()
+
+func (b *bench) permitted(i byte) bool {
+	p := permits(i)
+	return b.guard.get(p[0].Key()) == p[0] && b.guard.get(p[1].Key()) == p[1]
+}
+
+func TestGuardComesAfterThePermits(t *testing.T) {
+	b := start(t, nil)
+	b.store.configs <- []byte(netConf)
+	claim := <-b.store.claims
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
+	link := backend.Key{Kind: backend.KindLink, Name: "twill.1"}
+	b.eventually("the device is there", func() bool { return b.kernel.get(link) != nil })
+	require.Nil(t, b.guard.get(guardKey), "nobody knows yet who the peers are")
+
+	b.store.updates <- subnet.Update{Full: true, Put: []subnet.Record{peer(2, "n2"), peer(3, "n3")}}
+	b.eventually("the guard is there", func() bool { return b.guard.get(guardKey) != nil })
+	b.guard.mu.Lock()
+	var order []backend.Kind
+	for _, c := range b.guard.applied {
+		order = append(order, c.Key().Kind)
+	}
+	b.guard.mu.Unlock()
+	require.Equal(t, []backend.Kind{
+		backend.KindPermit, backend.KindPermit, backend.KindPermit, backend.KindPermit, backend.KindGuard,
+	}, order)
+
+	b.store.updates <- subnet.Update{Gone: []string{peer(2, "n2").Key}, Put: []subnet.Record{peer(4, "n4")}}
+	b.eventually("one peer came and one went", func() bool {
+		return b.permitted(4) && b.guard.get(permits(2)[0].Key()) == nil && b.guard.get(permits(2)[1].Key()) == nil
+	})
+	require.True(t, b.permitted(3))
+	require.Zero(t, b.agent.Status().Repairs.Total)
+}
+
+// What an earlier run left stays until the first list says who may go.
+func TestGuardOfAnEarlierRun(t *testing.T) {
+	for name, hygieneOn := range map[string]bool{"wanted": true, "switched off": false} {
+		t.Run(name, func(t *testing.T) {
+			left := hygiene.Guard{VNI: 1, Port: 8472, Networks: subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.0.0/16")}}
+			b := startGuarded(t, func(c *Config, _ *memKernel) { c.Hygiene = hygieneOn }, func(g *memGuard) {
+				g.state = backend.NewState(left, permits(2)[0], permits(2)[1], permits(9)[0])
+			})
+			b.store.configs <- []byte(netConf)
+			claim := <-b.store.claims
+			b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
+			b.eventually("the device is there", func() bool { return b.kernel.get(backend.Key{Kind: backend.KindLink, Name: "twill.1"}) != nil })
+			require.True(t, b.permitted(2))
+			require.NotNil(t, b.guard.get(guardKey))
+
+			b.store.updates <- subnet.Update{Full: true, Put: []subnet.Record{peer(2, "n2")}}
+			b.eventually("the stranger's permit goes", func() bool { return b.guard.get(permits(9)[0].Key()) == nil })
+			b.eventually("the agent is ready", func() bool { return b.agent.Status().Ready })
+			require.Equal(t, hygieneOn, b.permitted(2))
+			require.Equal(t, hygieneOn, b.guard.get(guardKey) != nil)
+			b.guard.mu.Lock()
+			defer b.guard.mu.Unlock()
+			require.Equal(t, hygieneOn, !slices.Contains(b.guard.deleted, guardKey), "and was there all the time")
+		})
+	}
+}
+
+func TestGuardIsRepaired(t *testing.T) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"))
+	b.eventually("the guard is there", func() bool { return b.guard.get(guardKey) != nil && b.permitted(2) })
+	b.guard.set(permits(2)[1].Key(), nil)
+	b.eventually("the permit is back", func() bool { return b.permitted(2) })
+	stranger := permits(77)[0]
+	b.guard.set(stranger.Key(), stranger)
+	b.eventually("the stranger's is gone", func() bool { return b.guard.get(stranger.Key()) == nil })
+	altered := b.guard.get(guardKey).(hygiene.Guard)
+	altered.Condition = hygiene.Altered
+	b.guard.set(guardKey, altered)
+	b.eventually("the rules are whole", func() bool { g := b.guard.get(guardKey); return g != nil && g != altered })
+	b.eventually("all of it is told", func() bool {
+		by := b.agent.Status().Repairs.ByKind
+		return by["permit"] == 2 && by["guard"] == 1
+	})
+}
+
+func TestKernelWithoutGuard(t *testing.T) {
+	b := startGuarded(t, nil, func(g *memGuard) { g.lacking = errors.New("this kernel has no nf_tables") })
+	b.ready(peer(2, "n2"))
+	b.eventually("the route", func() bool { return b.kernel.get(routeKey(2)) != nil })
+	s := b.agent.Status()
+	require.Len(t, s.Problems, 1)
+	require.Equal(t, partGuard, s.Problems[0].What)
+	require.Contains(t, s.Problems[0].Error, "this kernel has no nf_tables")
+	require.Empty(t, s.Failing, "what cannot be is not tried")
+	require.Zero(t, b.guard.writeCount())
+}
+
+// A guard that cannot be read for a while keeps nothing else up.
+func TestGuardThatCannotBeRead(t *testing.T) {
+	broken := errors.New("reading table inet twill-vtep: no buffer space available")
+	b := startGuarded(t, nil, func(g *memGuard) { g.unreadable.Store(&broken) })
+	b.ready(peer(2, "n2"))
+	b.eventually("the route", func() bool { return b.kernel.get(routeKey(2)) != nil })
+	b.eventually("it is told", func() bool { return len(b.agent.Status().Problems) == 1 })
+	require.Zero(t, b.guard.writeCount())
+	b.guard.unreadable.Store(nil)
+	b.eventually("all of it is there", func() bool { return b.permitted(2) && b.guard.get(guardKey) != nil })
+	b.eventually("nothing is wrong any more", func() bool { return len(b.agent.Status().Problems) == 0 })
+}
+
+func TestPodsAreHeldToTheirAddresses(t *testing.T) {
+	host := func(k *memKernel, more ...backend.Interface) {
+		k.mu.Lock()
+		k.host.Interfaces = append(k.host.Interfaces[:1:1], more...)
+		tell := k.tell
+		k.mu.Unlock()
+		tell(backend.Event{Host: true})
+	}
+	b := start(t, nil)
+	b.ready(peer(2, "n2"))
+	host(b.kernel,
+		backend.Interface{Name: "cni0", Kind: "bridge"},
+		backend.Interface{Name: "veth1", Kind: "veth", Master: "cni0", Alias: "twill:cbr0/c1/eth0/10.244.1.2/"},
+		backend.Interface{Name: "veth2", Kind: "veth", Master: "cni0", Alias: "twill:cbr0/c2/eth0//"},
+		backend.Interface{Name: "veth3", Kind: "veth", Master: "cni0", Alias: "somebody's"},
+	)
+	pod := hygiene.Pod{Link: "veth1", Addresses: subnet.PerFamily[netip.Addr]{netip.MustParseAddr("10.244.1.2")}}
+	b.eventually("the pod is held to its address", func() bool { return b.guard.get(pod.Key()) == pod })
+	for _, link := range []string{"veth2", "veth3"} {
+		require.Nil(t, b.guard.get(hygiene.Pod{Link: link}.Key()), link)
+	}
+	host(b.kernel)
+	b.eventually("it is gone", func() bool { return b.guard.get(pod.Key()) == nil })
+}
