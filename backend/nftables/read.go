@@ -33,35 +33,36 @@ func (t *Table) read(ctx context.Context, names []string) (observed, error) {
 	if err != nil {
 		return observed{}, err
 	}
-	o, err := readStable(conn, names)
+	o, err := stable(conn, func() (observed, error) { return readOnce(conn, names) })
 	if err = errors.Join(err, conn.Close()); err != nil {
 		return observed{}, fmt.Errorf("reading table inet %s: %w", TableName, err)
 	}
 	return o, nil
 }
 
-// readStable repeats the listing until the ruleset's generation is the same
-// before and after it.
-func readStable(conn *netlink.Conn, names []string) (observed, error) {
+// stable repeats a listing until the ruleset's generation is the same before
+// and after it.
+func stable[T any](conn *netlink.Conn, list func() (T, error)) (T, error) {
+	var none T
 	before, err := nfnetlink.Generation(conn)
 	if err != nil {
-		return observed{}, fmt.Errorf("%w%s", err, advice(err))
+		return none, fmt.Errorf("%w%s", err, advice(err))
 	}
 	for range readAttempts {
-		o, err := readOnce(conn, names)
-		if err != nil {
-			return observed{}, err
+		o, err := list()
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return none, err
 		}
-		after, err := nfnetlink.Generation(conn)
-		if err != nil {
-			return observed{}, err
+		after, errGeneration := nfnetlink.Generation(conn)
+		if errGeneration != nil {
+			return none, errGeneration
 		}
 		if before == after {
-			return o, nil
+			return o, err
 		}
-		before = after
+		before = after // what was listed first may be gone by now, hence ENOENT
 	}
-	return observed{}, fmt.Errorf("the ruleset changed %d times while it was read; "+
+	return none, fmt.Errorf("the ruleset changed %d times while it was read; "+
 		"find who writes to nftables all the time (`nft monitor`), and try again", readAttempts)
 }
 

@@ -73,8 +73,14 @@ func renderRules(list []masq.Rule) []rule {
 	return rules
 }
 
+// exprs returns a rule for a table of family inet.
 func exprs(r masq.Rule) []expr.Any {
-	e := matchFamily(r.Family)
+	return append(matchFamily(r.Family), familyExprs(r)...)
+}
+
+// familyExprs returns a rule for a table of its own family.
+func familyExprs(r masq.Rule) []expr.Any {
+	var e []expr.Any
 	if r.Mark != (masq.Mark{}) {
 		e = append(e, matchMark(r.Mark)...)
 	}
