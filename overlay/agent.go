@@ -58,6 +58,14 @@ type Firewall interface {
 	Watch(ctx context.Context, tell func()) error
 }
 
+// Manager is the service manager that started us.
+type Manager interface {
+	Ready()             // subnet.env is written: what needs it may start
+	Status(line string) // what we wait for
+	// Run tells it until the context ends, and as long as live says so that we are.
+	Run(ctx context.Context, live func() bool)
+}
+
 // Planner turns leases into objects of the kernel. It is immutable: another
 // config or underlay means another planner.
 type Planner interface {
@@ -103,6 +111,7 @@ type Config struct {
 
 	Log     *logrus.Entry
 	Metrics *prometheus.Registry
+	Manager Manager // nil for none
 }
 
 // Agent is the daemon of one node.
@@ -155,6 +164,9 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 	}
 	for name, task := range tasks {
 		g.Go(func() error { a.supervise(ctx, name, task); return nil })
+	}
+	if m := a.cfg.Manager; m != nil {
+		g.Go(func() error { m.Run(ctx, func() bool { return a.dead(time.Now()) == "" }); return nil })
 	}
 	g.Go(func() error { a.reconcile(ctx); return nil })
 	g.Go(func() error { a.watchHealth(ctx, health); return nil })

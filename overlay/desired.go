@@ -87,6 +87,17 @@ func (d *desired) has(node string) bool {
 	return d.byNode[node] != nil
 }
 
+// peers returns to how many nodes there is a way.
+func (d *desired) peers() int {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	n := len(d.byNode)
+	if d.byNode[hostPlan] != nil {
+		n--
+	}
+	return n
+}
+
 // nodes returns for which nodes there are plans.
 func (d *desired) nodes() []string {
 	d.mu.RLock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -376,6 +377,8 @@ func (a *Agent) conclude(now time.Time, read, links, rules bool) {
 		if err := a.writeEnv(); err != nil {
 			reasons = append(reasons, err.Error())
 			a.cfg.Log.WithError(err).Warn("subnet file could not be written, will retry")
+		} else if a.cfg.Manager != nil {
+			a.cfg.Manager.Ready()
 		}
 	}
 	a.board.held(*s.held) // not before subnet.env says the same
@@ -385,7 +388,7 @@ func (a *Agent) conclude(now time.Time, read, links, rules bool) {
 	if !s.settled {
 		reasons = append(reasons, "the first full list of peers is not programmed")
 	}
-	if !a.board.readiness(reasons) {
+	if !a.showReadiness(reasons) {
 		return
 	}
 	if len(reasons) == 0 {
@@ -393,6 +396,19 @@ func (a *Agent) conclude(now time.Time, read, links, rules bool) {
 	} else {
 		a.cfg.Log.WithField("reasons", reasons).Warn("no longer ready")
 	}
+}
+
+// showReadiness shows why the node is not ready, nothing for ready, and reports
+// whether that turned.
+func (a *Agent) showReadiness(reasons []string) (turned bool) {
+	if m := a.cfg.Manager; m != nil {
+		if len(reasons) > 0 {
+			m.Status("waiting: " + strings.Join(reasons, "; "))
+		} else {
+			m.Status(fmt.Sprintf("ready: subnet %s, ways to %d peers", strings.Join(prefixes(a.state.held.Lease.Subnets), " and "), a.desired.peers()))
+		}
+	}
+	return a.board.readiness(reasons)
 }
 
 // missing names what there must be before anything can be programmed.

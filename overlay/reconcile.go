@@ -119,7 +119,7 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 		if s.held != nil {
 			a.board.held(*s.held)
 		}
-		a.board.readiness(a.missing())
+		a.showReadiness(a.missing())
 		return earliest(now.Add(a.cfg.FullPass), recheck)
 	}
 	planned := a.plan(n.nodes, replan, hosts)

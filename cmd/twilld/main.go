@@ -24,6 +24,7 @@ import (
 	"github.com/twill-net/twill/backend/nftables"
 	"github.com/twill-net/twill/cmd/internal/envflag"
 	"github.com/twill-net/twill/overlay"
+	"github.com/twill-net/twill/overlay/sdnotify"
 	"github.com/twill-net/twill/overlay/statedir"
 	"github.com/twill-net/twill/overlay/version"
 	"github.com/twill-net/twill/subnet/etcd"
@@ -172,7 +173,7 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 		Masquerade: o.ipMasq, RandomFull: !o.ipMasqFullyRandomDisable, Forward: o.forwardRules, Hygiene: o.vtepHygiene,
 		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
 		HealthAddr: health, Socket: o.socket,
-		Log: log, Metrics: reg,
+		Log: log, Metrics: reg, Manager: sdnotify.New(log),
 	}, nil
 }
 
