@@ -1,45 +1,129 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
+	"github.com/twill-net/twill/cmd/internal/envflag"
 	"github.com/twill-net/twill/overlay/etcdserver"
+	"github.com/twill-net/twill/overlay/etcdserver/pki"
+	"github.com/twill-net/twill/overlay/sdnotify"
 )
+
+// storeEnv begins the names of the variables of `twill store` and its
+// subcommands.
+const storeEnv = "TWILL_STORE"
+
+const storeEnvHelp = `
+Each flag is taken from the environment, too: --data-dir from TWILL_STORE_DATA_DIR, and so on. A flag wins over
+its variable.`
 
 // newStore returns `twill store`: with etcd's own flag names, so that what one
 // knows of etcd holds.
 func newStore() *cobra.Command {
-	var c etcdserver.Config
+	c := etcdserver.DefaultConfig()
 	cmd := &cobra.Command{
 		Use:   "store",
 		Short: "Run a single-member etcd to keep the leases in",
 		Long: `Run a single-member etcd in the foreground: a store for clusters that have no etcd.
 It speaks etcd's v3 API, serves /health and /metrics on the client URLs, and has no peer port.
 Without TLS and passwords anybody who reaches the client URLs owns the network: they are on
-loopback until you say otherwise.
-The default --unsafe-no-fsync=false keeps every acknowledged write over a power cut.`,
+loopback until you say otherwise. Certificates: twill store init.
+The default --unsafe-no-fsync=false keeps every acknowledged write over a power cut.` + storeEnvHelp,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return etcdserver.Run(cmd.Context(), c, func() {
-				fmt.Fprintf(cmd.OutOrStdout(), "ready: etcd serves %v from %s\n", c.ListenClientURLs, c.DataDir)
-			})
+			if err := fromEnv(cmd); err != nil {
+				return err
+			}
+			if err := warnOfCerts(cmd, c.TLSDir); err != nil {
+				return err
+			}
+			return runStore(cmd.Context(), c, cmd.OutOrStdout())
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&c.Name, "name", "twill", "name of the etcd member")
-	f.StringVar(&c.DataDir, "data-dir", "/var/lib/twill-store", "where the data is kept")
-	f.StringSliceVar(&c.ListenClientURLs, "listen-client-urls", []string{"http://127.0.0.1:2379"}, "where clients are served")
-	f.StringSliceVar(&c.AdvertiseClientURLs, "advertise-client-urls", nil, "what clients are told (default: the listen URLs)")
-	f.StringVar(&c.CertFile, "cert-file", "", "server certificate (PEM) for https:// URLs")
-	f.StringVar(&c.KeyFile, "key-file", "", "its private key (PEM)")
-	f.StringVar(&c.TrustedCAFile, "trusted-ca-file", "", "CA (PEM) that client certificates are checked against")
-	f.BoolVar(&c.ClientCertAuth, "client-cert-auth", false, "demand a client certificate")
-	f.StringVar(&c.AutoCompactionMode, "auto-compaction-mode", "periodic", "periodic or revision")
-	f.StringVar(&c.AutoCompactionRetention, "auto-compaction-retention", "1h", "how long, or how many, old revisions stay readable")
-	f.Int64Var(&c.QuotaBackendBytes, "quota-backend-bytes", 2<<30, "refuse writes when the data is larger")
-	f.BoolVar(&c.UnsafeNoFsync, "unsafe-no-fsync", false, "do not wait for the disk: a power cut loses data (for labs)")
-	f.StringVar(&c.LogLevel, "log-level", "warn", "etcd's log on stderr: debug, info, warn, error")
+	f.StringVar(&c.Name, "name", c.Name, "name of the etcd member")
+	f.StringVar(&c.DataDir, "data-dir", c.DataDir, "where the data is kept")
+	f.StringSliceVar(&c.ListenClientURLs, "listen-client-urls", c.ListenClientURLs, "where clients are served")
+	f.StringSliceVar(&c.AdvertiseClientURLs, "advertise-client-urls", c.AdvertiseClientURLs, "what clients are told (default: the listen URLs)")
+	f.StringVar(&c.TLSDir, "tls-dir", c.TLSDir, "`directory` made by twill store init: stands for the next three flags, and demands client certificates")
+	f.StringVar(&c.CertFile, "cert-file", c.CertFile, "server certificate (PEM) for https:// URLs")
+	f.StringVar(&c.KeyFile, "key-file", c.KeyFile, "its private key (PEM)")
+	f.StringVar(&c.TrustedCAFile, "trusted-ca-file", c.TrustedCAFile, "CA (PEM) that client certificates are checked against")
+	f.BoolVar(&c.ClientCertAuth, "client-cert-auth", c.ClientCertAuth, "demand a client certificate")
+	f.StringVar(&c.AutoCompactionMode, "auto-compaction-mode", c.AutoCompactionMode, "periodic or revision")
+	f.StringVar(&c.AutoCompactionRetention, "auto-compaction-retention", c.AutoCompactionRetention, "how long, or how many, old revisions stay readable")
+	f.Int64Var(&c.QuotaBackendBytes, "quota-backend-bytes", c.QuotaBackendBytes, "refuse writes when the data is larger")
+	f.BoolVar(&c.UnsafeNoFsync, "unsafe-no-fsync", c.UnsafeNoFsync, "do not wait for the disk: a power cut loses data (for labs)")
+	f.StringVar(&c.LogLevel, "log-level", c.LogLevel, "etcd's log on stderr: debug, info, warn, error")
+	cmd.AddCommand(newStoreInit(), newStoreCerts(), newStoreStatus(), newStoreBackup(), newStoreRestore(), newStoreDefrag())
 	return cmd
+}
+
+// runStore serves, and tells the service manager when clients are served.
+func runStore(ctx context.Context, c etcdserver.Config, out io.Writer) error {
+	manager := sdnotify.New(logrus.NewEntry(logrus.StandardLogger()))
+	ctx, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() { manager.Run(ctx, func() bool { return true }) })
+	manager.Status("starting etcd in " + c.DataDir)
+	return etcdserver.Run(ctx, c, func() {
+		fmt.Fprintf(out, "ready: etcd serves %v from %s\n", c.ListenClientURLs, c.DataDir)
+		manager.Status(fmt.Sprintf("serving %v from %s", c.ListenClientURLs, c.DataDir))
+		manager.Ready()
+	})
+}
+
+// fromEnv sets the flags of a command that are not given from TWILL_STORE_
+// variables: those that are named, or all.
+func fromEnv(cmd *cobra.Command, names ...string) error {
+	if len(names) == 0 {
+		cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+			if f.Name != "help" {
+				names = append(names, f.Name)
+			}
+		})
+	}
+	var errs []error
+	for _, name := range names {
+		variable := envflag.Name(storeEnv, name)
+		value := os.Getenv(variable)
+		if value == "" || cmd.Flags().Changed(name) {
+			continue
+		}
+		if err := cmd.Flags().Set(name, value); err != nil {
+			errs = append(errs, fmt.Errorf("environment variable %s: %q: %w", variable, value, errors.Unwrap(err)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// warnOfCerts names on stderr what will stop working soon.
+func warnOfCerts(cmd *cobra.Command, dir string) error {
+	if dir == "" {
+		return nil
+	}
+	certs, err := pki.List(dir, time.Now())
+	if err != nil {
+		return err
+	}
+	for _, c := range certs {
+		if c.Problem != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "twill: certificate %s of %s, valid until %s: %s\n",
+				c.File, strings.Join(c.Names, ", "), c.NotAfter.Format(time.DateOnly), c.Problem)
+		}
+	}
+	return nil
 }

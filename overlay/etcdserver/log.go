@@ -20,12 +20,12 @@ var noise = map[string]bool{
 }
 
 // newLogger returns etcd's logger: lines on stderr at level and above, without
-// the noise.
-func newLogger(level zapcore.Level) *zap.Logger {
+// the noise. What is fatal goes to the guard as well.
+func newLogger(level zapcore.Level, g *guard) *zap.Logger {
 	enc := zap.NewProductionEncoderConfig()
 	enc.EncodeTime = zapcore.ISO8601TimeEncoder
 	core := zapcore.NewCore(zapcore.NewConsoleEncoder(enc), zapcore.Lock(os.Stderr), level)
-	return zap.New(quiet{core})
+	return zap.New(quiet{core}, g.options()...)
 }
 
 // quiet is a core that drops the noise.

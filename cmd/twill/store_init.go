@@ -1,0 +1,136 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/twill-net/twill/overlay/etcdserver/pki"
+)
+
+const defaultTLSDir = "/etc/twill/tls"
+
+func newStoreInit() *cobra.Command {
+	o := pki.Options{}
+	c := &cobra.Command{
+		Use:   "init",
+		Short: "Make the store's certificates: a CA, the server's, the nodes'",
+		Long: `Make the certificates of a store in --tls-dir: a CA, a server certificate, a client certificate for the nodes
+and one more for each --client. What is there is kept: run it again to add a client, or with --renew to have the server's
+and all clients' certificates signed anew for the keys they have. The server and the nodes take up a renewed certificate
+with their next connection.
+
+The CA's key (ca.key) is needed for signing only: take it away from this machine if you like, and name it with --ca-key
+when something is to be signed.` + storeEnvHelp,
+		Example: `  twill store init --host 192.0.2.10,store.example.com
+  twill store init --client node7
+  twill store init --renew --days 730`,
+		Args: cobra.NoArgs,
+	}
+	f := c.Flags()
+	f.StringVar(&o.Dir, "tls-dir", defaultTLSDir, "`directory` for the files; they get its owner")
+	f.StringVar(&o.CAKey, "ca-key", "", "`file` of the CA's key (default: ca.key in --tls-dir)")
+	f.StringSliceVar(&o.Hosts, "host", nil, "`names` and addresses by which nodes reach the store (default: those the certificate has, or the host name "+
+		"and all addresses of this machine); localhost is always among them")
+	f.StringSliceVar(&o.Clients, "client", nil, "`names` of clients that get a certificate of their own")
+	f.IntVar(&o.Days, "days", 1825, "how long certificates are valid; the CA is for ten years")
+	f.BoolVar(&o.Renew, "renew", false, "sign the server's and all clients' certificates anew")
+	f.BoolVar(&o.Force, "force", false, "make everything anew, CA and keys too: what was signed by the old CA is void")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := fromEnv(cmd, "tls-dir", "ca-key", "host", "days"); err != nil {
+			return err
+		}
+		o.Now = time.Now()
+		dir, err := filepath.Abs(o.Dir)
+		if err != nil {
+			return err
+		}
+		certs, err := pki.Init(o)
+		if err != nil {
+			return err
+		}
+		if err := printCerts(cmd.OutOrStdout(), o.Dir, certs); err != nil {
+			return err
+		}
+		printUse(cmd.OutOrStdout(), dir, certs[1].Names[0])
+		return nil
+	}
+	return c
+}
+
+func newStoreCerts() *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use:   "certs",
+		Short: "List the store's certificates and when they end",
+		Long: "List the certificates in --tls-dir and when they end. The exit code is 1 when one has ended or ends within\n" +
+			"30 days.",
+		Args: cobra.NoArgs,
+	}
+	c.Flags().StringVar(&dir, "tls-dir", defaultTLSDir, "`directory` of the certificates")
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := fromEnv(cmd, "tls-dir"); err != nil {
+			return err
+		}
+		certs, err := pki.List(dir, time.Now())
+		if err != nil {
+			return err
+		}
+		if err := printCerts(cmd.OutOrStdout(), dir, certs); err != nil {
+			return err
+		}
+		for _, c := range certs {
+			if c.Problem != "" {
+				return errSaid
+			}
+		}
+		return nil
+	}
+	return c
+}
+
+// printCerts prints a table for people.
+func printCerts(w io.Writer, dir string, certs []pki.Cert) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "CERTIFICATE\tVALID UNTIL\tFOR\tNOTE")
+	for _, c := range certs {
+		note := c.Problem
+		if c.Made {
+			note = "new"
+		}
+		fmt.Fprintln(t, strings.Join([]string{
+			filepath.Join(dir, c.File), c.NotAfter.Format(time.DateOnly), strings.Join(c.Names, ","), orDash(note),
+		}, "\t"))
+	}
+	return t.Flush()
+}
+
+// printUse says what to do with the files. The client's lines are the same on
+// the store's machine, for `twill store backup` and `status`, but for the
+// endpoint.
+func printUse(w io.Writer, dir, host string) {
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	fmt.Fprintf(w, `
+For the store, in /etc/twill/twill-store.env:
+  TWILL_STORE_TLS_DIR=%[1]s
+  TWILL_STORE_LISTEN_CLIENT_URLS=https://[::]:2379
+  TWILLD_ETCD_ENDPOINTS=https://127.0.0.1:2379
+  TWILLD_ETCD_CAFILE=%[1]s/ca.crt
+  TWILLD_ETCD_CERTFILE=%[1]s/client.crt
+  TWILLD_ETCD_KEYFILE=%[1]s/client.key
+
+To each node, into %[1]s (mode 0700): ca.crt, client.crt, client.key, or the client-NAME files made for it. There, in
+/etc/twill/twilld.env, or as flags of twilld (--etcd-endpoints, --etcd-cafile, --etcd-certfile, --etcd-keyfile):
+  TWILLD_ETCD_ENDPOINTS=https://%[2]s:2379
+  TWILLD_ETCD_CAFILE=%[1]s/ca.crt
+  TWILLD_ETCD_CERTFILE=%[1]s/client.crt
+  TWILLD_ETCD_KEYFILE=%[1]s/client.key
+`, dir, host)
+}
