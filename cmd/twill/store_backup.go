@@ -26,7 +26,7 @@ So are TWILL_STORE_BACKUP_DIR and TWILL_STORE_BACKUP_KEEP.`,
 		Args:    cobra.MaximumNArgs(1),
 	}
 	f := c.Flags()
-	f.StringVar(&dir, "backup-dir", "/var/backups/twill-store", "`directory` for backups named by the time")
+	f.StringVar(&dir, "backup-dir", "/var/lib/twill-store-backups", "`directory` for backups named by the time")
 	f.IntVar(&keep, "backup-keep", 72, "how many of them stay")
 	f.StringVar(&from, "from-data-dir", "", "back up this data `directory` of a stopped store instead")
 	client := storeClient(c)
@@ -69,7 +69,7 @@ The store comes back as another cluster, and with a larger revision than it ever
 they remember is void, and read everything anew. Nodes that are not in the backup announce themselves again at once; removals are
 held for a minute meanwhile; packets flow on. Leases are good for their whole TTL again. What was released after the backup is there
 again: see twill leases, and release it.` + storeEnvHelp,
-		Example: "  twill store restore /var/backups/twill-store/twill-store-20261121T140000Z.db",
+		Example: "  twill store restore /var/lib/twill-store-backups/twill-store-20261121T140000Z.db",
 		Args:    cobra.ExactArgs(1),
 	}
 	f := cmd.Flags()

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -13,7 +14,10 @@ import (
 	"github.com/twill-net/twill/overlay/etcdserver/pki"
 )
 
-const defaultTLSDir = "/etc/twill/tls"
+const (
+	defaultTLSDir = "/etc/twill/tls"
+	storeUser     = "twill-store" // as the packages have it
+)
 
 func newStoreInit() *cobra.Command {
 	o := pki.Options{}
@@ -33,7 +37,8 @@ when something is to be signed.` + storeEnvHelp,
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
-	f.StringVar(&o.Dir, "tls-dir", defaultTLSDir, "`directory` for the files; they get its owner")
+	f.StringVar(&o.Dir, "tls-dir", defaultTLSDir, "`directory` for the files")
+	f.StringVar(&o.Owner, "owner", storeUser, "`user` that the store runs as, whom its key is for; not minded where it is missing, unless given")
 	f.StringVar(&o.CAKey, "ca-key", "", "`file` of the CA's key (default: ca.key in --tls-dir)")
 	f.StringSliceVar(&o.Hosts, "host", nil, "`names` and addresses by which nodes reach the store (default: those the certificate has, or the host name "+
 		"and all addresses of this machine); localhost is always among them")
@@ -42,8 +47,11 @@ when something is to be signed.` + storeEnvHelp,
 	f.BoolVar(&o.Renew, "renew", false, "sign the server's and all clients' certificates anew")
 	f.BoolVar(&o.Force, "force", false, "make everything anew, CA and keys too: what was signed by the old CA is void")
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := fromEnv(cmd, "tls-dir", "ca-key", "host", "days"); err != nil {
+		if err := fromEnv(cmd, "tls-dir", "owner", "ca-key", "host", "days"); err != nil {
 			return err
+		}
+		if _, err := user.Lookup(o.Owner); err != nil && !cmd.Flags().Changed("owner") {
+			o.Owner = ""
 		}
 		o.Now = time.Now()
 		dir, err := filepath.Abs(o.Dir)
@@ -110,9 +118,8 @@ func printCerts(w io.Writer, dir string, certs []pki.Cert) error {
 	return t.Flush()
 }
 
-// printUse says what to do with the files. The client's lines are the same on
-// the store's machine, for `twill store backup` and `status`, but for the
-// endpoint.
+// printUse says what to do with the files. The store's own user may read the
+// server's key only, and is a client with that.
 func printUse(w io.Writer, dir, host string) {
 	if strings.Contains(host, ":") {
 		host = "[" + host + "]"
@@ -123,10 +130,10 @@ For the store, in /etc/twill/twill-store.env:
   TWILL_STORE_LISTEN_CLIENT_URLS=https://[::]:2379
   TWILLD_ETCD_ENDPOINTS=https://127.0.0.1:2379
   TWILLD_ETCD_CAFILE=%[1]s/ca.crt
-  TWILLD_ETCD_CERTFILE=%[1]s/client.crt
-  TWILLD_ETCD_KEYFILE=%[1]s/client.key
+  TWILLD_ETCD_CERTFILE=%[1]s/server.crt
+  TWILLD_ETCD_KEYFILE=%[1]s/server.key
 
-To each node, into %[1]s (mode 0700): ca.crt, client.crt, client.key, or the client-NAME files made for it. There, in
+To each node, into %[1]s: ca.crt, client.crt, client.key, or the files client-NAME made for it. There, in
 /etc/twill/twilld.env, or as flags of twilld (--etcd-endpoints, --etcd-cafile, --etcd-certfile, --etcd-keyfile):
   TWILLD_ETCD_ENDPOINTS=https://%[2]s:2379
   TWILLD_ETCD_CAFILE=%[1]s/ca.crt

@@ -41,8 +41,7 @@ func (o Options) authority() (*authority, error) {
 			return nil, fmt.Errorf("there is %s without its certificate %s: put that back, or give --force, which makes all anew", a.keyFile, file)
 		}
 	}
-	// The CA's key is root's, also where the other keys are the service's.
-	key, err := makeKey(a.keyFile, false)
+	key, err := makeKey(a.keyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +118,7 @@ func create(c, parent *x509.Certificate, key, parentKey *ecdsa.PrivateKey) (*x50
 	return x509.ParseCertificate(der)
 }
 
-func makeKey(file string, owned bool) (*ecdsa.PrivateKey, error) {
+func makeKey(file string) (*ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -128,7 +127,7 @@ func makeKey(file string, owned bool) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := durable.Write(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600, owned); err != nil {
+	if err := durable.Write(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		return nil, fmt.Errorf("writing a key: %w", err)
 	}
 	return key, nil
@@ -159,7 +158,7 @@ func readKey(file string) (*ecdsa.PrivateKey, error) {
 }
 
 func writeCert(file string, c *x509.Certificate) error {
-	if err := durable.Write(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}), 0o644, true); err != nil {
+	if err := durable.Write(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}), 0o644); err != nil {
 		return fmt.Errorf("writing a certificate: %w", err)
 	}
 	return nil

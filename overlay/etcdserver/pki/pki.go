@@ -11,9 +11,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/user"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,7 +42,8 @@ const (
 
 // Options say what to make.
 type Options struct {
-	Dir     string   // made with mode 0700
+	Dir     string   // made with mode 0755: the keys are 0600
+	Owner   string   // user whom the server's key is for; empty: the caller. All else is the caller's
 	CAKey   string   // file of the CA's key, if not in Dir
 	Hosts   []string // names and addresses of the server; empty: those it has, or Hosts()
 	Clients []string // names of further clients; their files are client-NAME.crt and .key
@@ -104,7 +107,7 @@ func Init(o Options) ([]Cert, error) {
 	if o.CAKey == "" {
 		o.CAKey = filepath.Join(o.Dir, CAKey)
 	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("creating --tls-dir: %w", err)
 	}
 	ca, err := o.authority()
@@ -112,6 +115,10 @@ func Init(o Options) ([]Cert, error) {
 		return nil, err
 	}
 	made := []Cert{ca.describe()}
+	uid, gid, err := o.owner()
+	if err != nil {
+		return nil, err
+	}
 	subjects, err := o.subjects()
 	if err != nil {
 		return nil, err
@@ -123,10 +130,27 @@ func Init(o Options) ([]Cert, error) {
 		}
 		made = append(made, c)
 	}
+	if err := os.Chown(filepath.Join(o.Dir, ServerKey), uid, gid); err != nil {
+		return nil, fmt.Errorf("giving the server's key to --owner: %w", err)
+	}
 	if err := errors.Join(durable.SyncDir(o.Dir), durable.SyncDir(filepath.Dir(filepath.Clean(o.Dir)))); err != nil {
 		return nil, err
 	}
 	return made, nil
+}
+
+// owner returns the IDs of Owner, -1 for the caller.
+func (o Options) owner() (uid, gid int, err error) {
+	if o.Owner == "" {
+		return -1, -1, nil
+	}
+	u, err := user.Lookup(o.Owner)
+	if err != nil {
+		return 0, 0, fmt.Errorf("--owner %s: %w", o.Owner, err)
+	}
+	uid, err = strconv.Atoi(u.Uid)
+	gid, gerr := strconv.Atoi(u.Gid)
+	return uid, gid, errors.Join(err, gerr)
 }
 
 // subject is what a certificate is for.
@@ -222,7 +246,7 @@ func (o Options) key(file string) (*ecdsa.PrivateKey, error) {
 			return key, err
 		}
 	}
-	return makeKey(file, true)
+	return makeKey(file)
 }
 
 // List returns the certificates of a directory.

@@ -48,9 +48,8 @@ func (f *File) Abort() {
 	_ = os.Remove(f.Name())
 }
 
-// Write makes a file with this content. Where the owner of its directory is
-// another user than we are, the file becomes theirs, too, if owned is set.
-func Write(path string, data []byte, perm os.FileMode, owned bool) error {
+// Write makes a file with this content.
+func Write(path string, data []byte, perm os.FileMode) error {
 	f, err := Create(path)
 	if err != nil {
 		return err
@@ -58,11 +57,6 @@ func Write(path string, data []byte, perm os.FileMode, owned bool) error {
 	defer f.Abort()
 	if _, err := f.File.Write(data); err != nil {
 		return err
-	}
-	if owned {
-		if err := Own(f.Name(), filepath.Dir(path)); err != nil {
-			return err
-		}
 	}
 	return f.Commit(perm)
 }
