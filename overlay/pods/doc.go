@@ -6,7 +6,35 @@
 //
 // twill-cni writes who a pod is into the alias of the pod's host veth (see
 // Format). The alias lives and dies with the veth, so it needs no file, no
-// lock and no clean-up, and netlink announces it.
+// lock and no clean-up, and netlink announces it. Of a veth without an alias
+// the kernel tells the addresses in the namespace at its other end (Take).
+//
+// # The sweep
+//
+// A crash or a reboot leaves host-local's files behind. A reservation is
+// released if, under host-local's own lock,
+//
+//   - its network is ours and ours alone, with a delegate whose pods have a
+//     veth here (Networks);
+//   - it is older than MinAge;
+//   - no veth has an alias with its container and interface, or its address;
+//   - its address, and any other of its attachment, is on no interface behind
+//     a veth without an alias;
+//   - and there is no veth without an alias that may lead to a pod of ours
+//     and of which the addresses cannot be told (Inventory.Unknown).
+//
+// Such a reservation has no pod: the bridge plugin makes the veth before it
+// asks for the address, and host-local reserves it under the lock. So whoever
+// holds the lock and then reads the links finds a veth for each reservation
+// whose ADD is under way or done, however long that takes and whatever the
+// clock does in the meantime; the address is then known by alias or by what is
+// behind the veth, or the veth is unknown and nothing is released. The ptp
+// plugin asks for the address first. There the age alone protects an ADD, and
+// it must have passed by the monotonic clock while a Sweeper looked on.
+//
+// After a reboot there are no veths, so everything of the time before goes at
+// the first sweep. Pods made by flannel, or by a twill-cni that wrote no alias,
+// keep their addresses because these are behind their veths.
 //
 // The package imports neither netlink, etcd, Kubernetes nor a logger: the
 // kernel is read by functions that the caller hands in.

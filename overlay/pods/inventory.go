@@ -1,0 +1,140 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend"
+)
+
+// DefaultBridge is the bridge that the CNI bridge plugin makes when its config
+// names none.
+const DefaultBridge = "cni0"
+
+const (
+	kindVeth   = "veth"
+	kindBridge = "bridge"
+)
+
+// From returns the pods of which a host veth carries the alias, in the order
+// of the interfaces. An alias that cannot be read is left out.
+func From(h backend.Host) []Pod {
+	var all []Pod
+	for _, i := range h.Interfaces {
+		if p, ok := podOf(i); ok {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+func podOf(i backend.Interface) (Pod, bool) {
+	if i.Kind != kindVeth {
+		return Pod{}, false
+	}
+	p, err := Parse(i.Alias)
+	if err != nil {
+		return Pod{}, false
+	}
+	p.Link, p.Bridge = i.Name, i.Master
+	return p, true
+}
+
+// Ground says which veths without an alias may lead to pods of ours.
+type Ground struct {
+	Overlay []netip.Prefix // the overlay networks, of both families
+	Bridges []string       // on which our networks put pods, as their configs say; DefaultBridge always counts
+}
+
+// Inventory is what the kernel knows of the pods of this node.
+type Inventory struct {
+	Pods []Pod // those with an alias
+	// InUse holds the addresses behind veths without one: pods made by
+	// flannel or by a twill-cni which wrote no alias, an ADD that was cut
+	// off, or a veth whose alias somebody has overwritten.
+	InUse []netip.Addr
+	// Unknown names the veths that may lead to pods of ours with addresses
+	// that nobody can tell: an ADD under way, say. While there is one,
+	// nothing can be said to be unused.
+	Unknown []string
+}
+
+// Kernel is what the inventory is read from; kernel.Kernel is one.
+type Kernel interface {
+	Host(ctx context.Context) (backend.Host, error)
+	Behind(ctx context.Context, link string) (found []netip.Addr, elsewhere bool, err error)
+}
+
+// Read makes the inventory of the pods there are now.
+func Read(ctx context.Context, k Kernel, g Ground) (Inventory, error) {
+	h, err := k.Host(ctx)
+	if err != nil {
+		return Inventory{}, err
+	}
+	return Take(ctx, h, g, k.Behind)
+}
+
+// Behind returns the addresses in the namespace at the other end of a veth,
+// and whether that is another namespace at all (kernel.Kernel.Behind). Its
+// error is unix.ENODEV when the veth has gone.
+type Behind func(ctx context.Context, link string) (found []netip.Addr, elsewhere bool, err error)
+
+// Take makes the inventory. Pods with an alias are read from h; behind is
+// asked for the veths that have none and may be ours. Those on somebody
+// else's bridge (Docker's, say) are left alone.
+func Take(ctx context.Context, h backend.Host, g Ground, behind Behind) (Inventory, error) {
+	inv := Inventory{Pods: From(h)}
+	foreign := g.foreignBridges(h)
+	for _, i := range h.Interfaces {
+		if _, ok := podOf(i); ok || i.Kind != kindVeth || foreign[i.Master] {
+			continue
+		}
+		found, elsewhere, err := behind(ctx, i.Name)
+		switch {
+		case ctx.Err() != nil:
+			return Inventory{}, fmt.Errorf("looking behind veth %s: %w", i.Name, ctx.Err())
+		case err == nil && !elsewhere, errors.Is(err, unix.ENODEV):
+			continue
+		case err == nil && slices.ContainsFunc(found, g.inOverlay):
+			inv.InUse = append(inv.InUse, found...)
+		default:
+			inv.Unknown = append(inv.Unknown, i.Name)
+		}
+	}
+	return inv, nil
+}
+
+// foreignBridges returns the bridges on which there cannot be a pod of ours:
+// they have addresses, none of them in the overlay, no port with our alias,
+// and no network of ours puts pods there. The bridge plugin gives its bridge
+// the pods' gateway address.
+func (g Ground) foreignBridges(h backend.Host) map[string]bool {
+	foreign := map[string]bool{}
+	for _, i := range h.Interfaces {
+		if i.Kind != kindBridge || i.Name == DefaultBridge || slices.Contains(g.Bridges, i.Name) {
+			continue
+		}
+		addressed, ours := false, false
+		for _, a := range i.Addresses {
+			ip := a.Prefix.Addr()
+			addressed = addressed || !ip.IsLinkLocalUnicast()
+			ours = ours || g.inOverlay(ip)
+		}
+		foreign[i.Name] = addressed && !ours
+	}
+	for _, i := range h.Interfaces {
+		if Ours(i.Alias) {
+			delete(foreign, i.Master)
+		}
+	}
+	return foreign
+}
+
+func (g Ground) inOverlay(a netip.Addr) bool {
+	return slices.ContainsFunc(g.Overlay, func(p netip.Prefix) bool { return p.Contains(a) })
+}

@@ -1,0 +1,114 @@
+package pods_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/overlay/pods"
+	"github.com/twill-net/twill/subnet"
+)
+
+func veth(name, master, alias string) backend.Interface {
+	return backend.Interface{Name: name, Kind: "veth", Master: master, Alias: alias, MTU: 1450}
+}
+
+func bridge(name string, mtu int, addresses ...string) backend.Interface {
+	i := backend.Interface{Name: name, Kind: "bridge", MTU: mtu}
+	for _, a := range addresses {
+		i.Addresses = append(i.Addresses, backend.InterfaceAddress{Prefix: prefix(a), Usable: true})
+	}
+	return i
+}
+
+func host(interfaces ...backend.Interface) backend.Host { return backend.Host{Interfaces: interfaces} }
+
+func pod(network, id, ifName, v4, v6, link, bridge string) pods.Pod {
+	p := pods.Pod{Network: network, Container: id, IfName: ifName, Link: link, Bridge: bridge}
+	for f, a := range map[subnet.Family]string{subnet.IPv4: v4, subnet.IPv6: v6} {
+		if a != "" {
+			p.Addresses[f] = addr(a)
+		}
+	}
+	return p
+}
+
+func TestFrom(t *testing.T) {
+	t.Parallel()
+	got := pods.From(host(
+		backend.Interface{Name: "eth0", Alias: "twill:n/c/eth0//"},
+		bridge("cni0", 1450),
+		veth("veth1", "cni0", "twill:cbr0/a/eth0/10.5.1.2/fd00::2"),
+		veth("veth2", "", "twill:cbr0/b/net1/10.5.1.3/"),
+		veth("veth3", "cni0", "uplink of rack 3"),
+		veth("veth4", "cni0", "twill:v2:cbr0/b"),
+	))
+	require.Equal(t, []pods.Pod{
+		pod("cbr0", "a", "eth0", "10.5.1.2", "fd00::2", "veth1", "cni0"),
+		pod("cbr0", "b", "net1", "10.5.1.3", "", "veth2", ""),
+	}, got)
+}
+
+func TestTake(t *testing.T) {
+	t.Parallel()
+	h := host(
+		bridge("cni0", 1450, "10.5.1.1/24"),
+		bridge("docker0", 1500, "172.17.0.1/16", "fe80::1/64"),
+		bridge("bare0", 1500, "fe80::1/64"),
+		bridge("mine0", 1500, "192.168.7.1/24"),
+		bridge("alias0", 1500, "192.168.8.1/24"),
+		bridge("old0", 1500, "10.5.9.1/24"),
+		veth("aliased", "cni0", "twill:cbr0/a/eth0/10.5.1.2/"),
+		veth("flannel", "cni0", ""),
+		veth("defaced", "cni0", "twill:v2:what/ever"),
+		veth("starting", "cni0", ""),
+		veth("docker", "docker0", ""),
+		veth("bare", "bare0", ""),
+		veth("mine", "mine0", ""),
+		veth("alias", "alias0", "twill:cbr0/b/eth0/10.5.1.9/"),
+		veth("stranger", "alias0", ""),
+		veth("old", "old0", ""),
+		veth("loose", "", "rack 3"),
+		veth("pair", "", ""),
+		veth("gone", "", ""),
+		veth("broken", "", ""),
+		backend.Interface{Name: "tap0", Kind: "tun", Master: "cni0"},
+	)
+	behind := map[string][]netip.Addr{
+		"flannel": {addr("10.5.1.3"), addr("fd00::3"), addr("192.0.2.1")},
+		"defaced": {addr("10.5.1.4")},
+		"old":     {addr("10.5.9.2")},
+		"loose":   {addr("10.5.1.5")},
+		"bare":    {addr("192.168.1.1")}, "mine": nil, "stranger": nil, "starting": nil,
+	}
+	look := func(_ context.Context, link string) ([]netip.Addr, bool, error) {
+		switch found, ok := behind[link]; {
+		case ok:
+			return found, true, nil
+		case link == "pair":
+			return nil, false, nil
+		case link == "gone":
+			return nil, false, unix.ENODEV
+		case link == "broken":
+			return nil, true, unix.EPERM
+		}
+		t.Errorf("veth %s was looked at", link)
+		return nil, false, nil
+	}
+	g := pods.Ground{Overlay: []netip.Prefix{prefix("10.5.0.0/16"), prefix("fd00::/48")}, Bridges: []string{"mine0"}}
+	inv, err := pods.Take(t.Context(), h, g, look)
+	require.NoError(t, err)
+	require.Len(t, inv.Pods, 2)
+	require.Equal(t, []netip.Addr{addr("10.5.1.3"), addr("fd00::3"), addr("192.0.2.1"), addr("10.5.1.4"), addr("10.5.9.2"), addr("10.5.1.5")}, inv.InUse)
+	require.Equal(t, []string{"starting", "bare", "mine", "stranger", "broken"}, inv.Unknown)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = pods.Take(ctx, h, g, func(context.Context, string) ([]netip.Addr, bool, error) { return nil, false, errors.New("odd") })
+	require.ErrorIs(t, err, context.Canceled)
+}

@@ -1,0 +1,188 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+)
+
+// Defaults of a Sweeper.
+const (
+	DefaultMinAge = 10 * time.Minute
+	DefaultWait   = 10 * time.Second
+)
+
+// Sweeper releases addresses that host-local reserves for pods which are
+// gone; see the package for what counts as gone. It is for one goroutine at a
+// time. The zero value of a field stands for what is written beside it.
+type Sweeper struct {
+	// Inventory reads the pods that there are now; it must not remember
+	// them from an earlier call.
+	Inventory func(context.Context) (Inventory, error)
+	MinAge    time.Duration    // of what is released; 0: DefaultMinAge
+	Wait      time.Duration    // for host-local's lock on one network; 0: DefaultWait
+	Now       func() time.Time // nil: time.Now
+
+	seen map[sighting]time.Time // when, by the monotonic clock, each was first there
+}
+
+// sighting is a file with its content.
+type sighting struct {
+	dir               string
+	address           netip.Addr
+	container, ifName string
+	modified          int64 // Unix time, ns
+}
+
+// Swept is what a sweep did.
+type Swept struct {
+	Released []Reservation
+	// Unknown names the veths for which reservations that look stale were
+	// kept: nobody can tell which addresses the pods behind them have.
+	Unknown []string
+}
+
+// Sweep releases the stale reservations of the networks. What failed in one
+// network does not keep it from the others; released is what has been done in
+// any case.
+func (s *Sweeper) Sweep(ctx context.Context, networks []Network) (done Swept, err error) {
+	s.forget(networks)
+	var errs []error
+	for _, n := range networks {
+		if err := s.sweep(ctx, n, &done); err != nil {
+			errs = append(errs, fmt.Errorf("sweeping the reservations of network %s in %s: %w", n.Name, n.Dir, err))
+		}
+	}
+	slices.Sort(done.Unknown)
+	done.Unknown = slices.Compact(done.Unknown)
+	return done, errors.Join(errs...)
+}
+
+func (s *Sweeper) sweep(ctx context.Context, n Network, done *Swept) error {
+	root, err := os.OpenRoot(n.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	// Most of the time nothing is stale, and no ADD waits for us to see that.
+	stale, unknown, err := s.stale(ctx, root, n)
+	done.Unknown = append(done.Unknown, unknown...)
+	if err != nil || len(stale) == 0 {
+		return err
+	}
+	wait := s.Wait
+	if wait == 0 {
+		wait = DefaultWait
+	}
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	held, err := lock(waiting, root)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	// Only what is read from here on counts.
+	stale, unknown, err = s.stale(ctx, root, n)
+	done.Unknown = append(done.Unknown, unknown...)
+	errs := []error{err}
+	for _, r := range stale {
+		if err := root.Remove(r.Address.String()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("releasing %s: %w", r.Address, err))
+			continue
+		}
+		done.Released = append(done.Released, r)
+	}
+	return errors.Join(errs...)
+}
+
+// stale returns the reservations of a network that are old and that no pod
+// holds. When there are some, but also veths of which nobody can tell the
+// addresses, it returns those veths instead.
+func (s *Sweeper) stale(ctx context.Context, root *os.Root, n Network) (stale []Reservation, unknown []string, err error) {
+	all, err := readReservations(root, n.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	old := s.old(all, n)
+	if len(old) == 0 {
+		return nil, nil, nil
+	}
+	inv, err := s.Inventory(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range old {
+		if !inv.holds(r, all) {
+			stale = append(stale, r)
+		}
+	}
+	if len(stale) > 0 && len(inv.Unknown) > 0 {
+		return nil, inv.Unknown, nil
+	}
+	slices.SortFunc(stale, func(a, b Reservation) int { return a.Address.Compare(b.Address) })
+	return stale, nil, nil
+}
+
+// old returns those of the reservations that are older than MinAge. The time
+// in the file is enough where the veth comes first; else the reservation must
+// have been seen here for that long by the monotonic clock, which neither jumps
+// nor runs while the machine is suspended.
+func (s *Sweeper) old(all []Reservation, n Network) (old []Reservation) {
+	now, minAge := time.Now(), s.MinAge
+	if s.Now != nil {
+		now = s.Now()
+	}
+	if minAge == 0 {
+		minAge = DefaultMinAge
+	}
+	present := map[sighting]bool{}
+	for _, r := range all {
+		at := sighting{n.Dir, r.Address, r.Container, r.IfName, r.Modified.UnixNano()}
+		present[at] = true
+		if _, known := s.seen[at]; !known {
+			s.seen[at] = now
+		}
+		if now.Sub(s.seen[at]) >= minAge || n.VethFirst && now.Sub(r.Modified) >= minAge {
+			old = append(old, r)
+		}
+	}
+	for at := range s.seen {
+		if at.dir == n.Dir && !present[at] {
+			delete(s.seen, at)
+		}
+	}
+	return old
+}
+
+// forget drops what was seen of networks that are not swept any more.
+func (s *Sweeper) forget(networks []Network) {
+	if s.seen == nil {
+		s.seen = map[sighting]time.Time{}
+	}
+	for at := range s.seen {
+		if !slices.ContainsFunc(networks, func(n Network) bool { return n.Dir == at.dir }) {
+			delete(s.seen, at)
+		}
+	}
+}
+
+// holds reports whether a pod holds r, which is one of all: by its alias, or
+// because the address is in use behind a veth without one, or another address
+// of the same attachment is.
+func (inv Inventory) holds(r Reservation, all []Reservation) bool {
+	if slices.ContainsFunc(inv.Pods, r.heldBy) {
+		return true
+	}
+	inUse := func(a netip.Addr) bool { return slices.Contains(inv.InUse, a) }
+	return inUse(r.Address) || r.Container != "" && slices.ContainsFunc(all, func(o Reservation) bool {
+		return o.Container == r.Container && inUse(o.Address)
+	})
+}
