@@ -1,0 +1,202 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/hygiene"
+	"github.com/twill-net/twill/backend/internal/nfnetlink"
+)
+
+// Observe returns the Permits, the Guard and the Pods that the kernel has. The
+// Guard is Altered when the chains and rules are not those that it is rendered
+// to, and Broken, without any Permit or Pod, when a table holds what is not
+// ours. Without tables the state is empty. It fails where the kernel has no
+// nf_tables; see Supported.
+func (t *Tables) Observe(ctx context.Context) (backend.State, error) {
+	tables, err := t.tables(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var state backend.State
+	err = t.stable(ctx, func(conn *netlink.Conn) error {
+		state = backend.State{}
+		return observe(conn, tables, state)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the guard: %w", err)
+	}
+	return state, nil
+}
+
+func observe(conn *netlink.Conn, tables []nfnetlink.Table, state backend.State) error {
+	guard, have, err := observeGuard(conn, tables)
+	if err != nil {
+		return err
+	}
+	put := func(o backend.Object) { state[o.Key()] = o }
+	broken := func() error {
+		clear(state)
+		put(hygiene.Guard{Condition: hygiene.Broken})
+		return nil
+	}
+	if guard != nil {
+		if guard.Condition == hygiene.Broken {
+			return broken()
+		}
+		put(*guard)
+	}
+	var ofPods []element
+	for _, o := range have {
+		for _, s := range o.sets {
+			elements, err := readElements(conn, s)
+			if errors.Is(err, errElement) {
+				return broken()
+			}
+			if err != nil {
+				return err
+			}
+			if s.role == rolePorts || s.role == rolePods {
+				ofPods = append(ofPods, elements...)
+				continue
+			}
+			for _, e := range elements {
+				put(e.permit())
+			}
+		}
+	}
+	for _, p := range assemble(ofPods, tables) {
+		put(p)
+	}
+	return nil
+}
+
+// observeGuard returns the Guard, nil for none, and the tables behind it. It
+// lists no elements.
+func observeGuard(conn *netlink.Conn, tables []nfnetlink.Table) (*hygiene.Guard, map[nfnetlink.Table]observed, error) {
+	have := map[nfnetlink.Table]observed{}
+	chains := 0
+	broken := false
+	for _, table := range tables {
+		o, err := readTable(conn, table)
+		if err != nil {
+			return nil, nil, err
+		}
+		have[table] = o
+		chains += len(o.chains)
+		broken = broken || o.broken(table)
+	}
+	if broken {
+		return &hygiene.Guard{Condition: hygiene.Broken}, have, nil
+	}
+	if chains == 0 {
+		return nil, have, nil
+	}
+	guard, ok := hygiene.Guard{}, false
+	if rules := have[vtep()].chains["input"].rules; len(rules) > 0 {
+		guard, ok = parseGuard(rules[0].comment())
+	}
+	for table, o := range have {
+		ok = ok && o.holds(table, guard)
+	}
+	if !ok {
+		guard = hygiene.Guard{Condition: hygiene.Altered}
+	}
+	return &guard, have, nil
+}
+
+// broken reports whether a table holds anything that is not ours, or not as we
+// made it and not to be altered. Then it is to be made anew, permits included.
+func (o observed) broken(table nfnetlink.Table) bool {
+	if !o.exists {
+		return false
+	}
+	for _, want := range render(table, hygiene.Guard{}, nil) {
+		if have, ok := o.chains[want.name]; ok && !sameChain(have, want) {
+			return true
+		}
+	}
+	known := len(o.chains) + len(o.sets) + o.anonymous + o.counters
+	return o.flags != 0 || o.strange > 0 || int(o.use) != known
+}
+
+// sameChain compares all but the rules.
+func sameChain(a, b chain) bool {
+	return a.base == b.base && a.kind == b.kind && a.hook == b.hook && a.priority == b.priority && (!a.base || a.policy == b.policy)
+}
+
+// holds reports whether the chains and rules are those of a Guard, with the
+// sets that there are.
+func (o observed) holds(table nfnetlink.Table, g hygiene.Guard) bool {
+	for _, want := range render(table, g, o.sets) {
+		have, ok := o.chains[want.name]
+		if !ok || !slices.Equal(forms(table, want), forms(table, have)) {
+			return false
+		}
+	}
+	return true
+}
+
+func forms(table nfnetlink.Table, c chain) []string {
+	var list []string
+	for _, r := range c.rules {
+		list = append(list, r.form(nftables.TableFamily(table.Family)))
+	}
+	return list
+}
+
+// observePods returns the Pods that the kernel has, by link.
+func observePods(conn *netlink.Conn, tables []nfnetlink.Table) (map[string]hygiene.Pod, map[string][]element, error) {
+	var all []element
+	for _, table := range tables {
+		for _, s := range baseSets(table) {
+			if s.role != rolePorts && s.role != rolePods {
+				continue
+			}
+			elements, err := readElements(conn, s)
+			if err != nil && !errors.Is(err, unix.ENOENT) {
+				return nil, nil, err
+			}
+			all = append(all, elements...)
+		}
+	}
+	byLink := map[string][]element{}
+	for _, e := range all {
+		byLink[e.link()] = append(byLink[e.link()], e)
+	}
+	return assemble(all, tables), byLink, nil
+}
+
+// Drops returns how many packets were dropped since the tables were made, by
+// hygiene.Reason.
+func (t *Tables) Drops(ctx context.Context) (map[string]uint64, error) {
+	tables, err := t.tables(ctx)
+	if err != nil {
+		return nil, err
+	}
+	drops := map[string]uint64{}
+	for _, r := range hygiene.Reasons {
+		drops[string(r)] = 0
+	}
+	conn, err := t.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, table := range tables {
+		var counts map[string]uint64
+		if counts, err = readCounters(conn, table); err != nil {
+			break
+		}
+		for _, r := range counters(table) {
+			drops[string(r)] += counts[string(r)]
+		}
+	}
+	return drops, errors.Join(err, conn.Close())
+}

@@ -1,0 +1,245 @@
+package guard
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend/hygiene"
+	"github.com/twill-net/twill/backend/internal/nfnetlink"
+	"github.com/twill-net/twill/subnet"
+)
+
+// chain is a chain with its rules; a base chain if it has a hook.
+type chain struct {
+	name     string
+	base     bool
+	kind     string
+	hook     nftables.ChainHook
+	priority nftables.ChainPriority
+	policy   nftables.ChainPolicy
+	rules    []rule
+}
+
+func baseChain(name string, hook *nftables.ChainHook, priority nftables.ChainPriority, rules ...rule) chain {
+	return chain{
+		name: name, base: true, kind: string(nftables.ChainTypeFilter), hook: *hook,
+		priority: priority, policy: nftables.ChainPolicyAccept, rules: rules,
+	}
+}
+
+// chainNames lists the chains of a table, those that are jumped to first.
+func chainNames(table nfnetlink.Table) []string {
+	var names []string
+	for _, c := range render(table, hygiene.Guard{}, nil) {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+// counters returns the reasons that a table counts.
+func counters(table nfnetlink.Table) []hygiene.Reason {
+	if table == pods() {
+		return []hygiene.Reason{hygiene.ReasonSpoofedSource}
+	}
+	return hygiene.Reasons[:]
+}
+
+// render returns the chains of a table, those that are jumped to first.
+// Among sets, those of inner sources get a rule each.
+func render(table nfnetlink.Table, g hygiene.Guard, sets []set) []chain {
+	if table == pods() {
+		return renderPods()
+	}
+	return renderVTEP(g, sets)
+}
+
+func renderVTEP(g hygiene.Guard, sets []set) []chain {
+	peers := func(f subnet.Family) set { return set{table: vtep(), role: rolePeers, outer: f} }
+	var fromPods, toPeers []rule
+	for _, f := range subnet.Families {
+		if n := g.Networks[f]; n.IsValid() {
+			fromPods = append(fromPods, newRule("from a pod", family(f), within(source[f], expr.CmpOpEq, n), drop(hygiene.ReasonPodToVTEP)))
+			toPeers = append(toPeers,
+				newRule("a pod to a peer", family(f), within(source[f], expr.CmpOpEq, n),
+					fieldIn(destination[f], peers(f)), drop(hygiene.ReasonPodToVTEP)),
+				newRule("a pod in our name to an address that a peer may have too", family(f), within(source[f], expr.CmpOpEq, n),
+					is(vxlanVNI, vni(g.VNI)...), within(destination[f], expr.CmpOpNeq, n), drop(hygiene.ReasonPodToVTEP)))
+		}
+	}
+	return []chain{
+		innerChain(subnet.IPv4, g, sets),
+		innerChain(subnet.IPv6, g, sets),
+		{name: "inner", rules: []rule{
+			newRule("ARP", is(innerEtherType, 0x08, 0x06), accept()),
+			newRule("IPv4", is(innerEtherType, 0x08, 0x00), goTo("inner-ipv4")),
+			newRule("IPv6", is(innerEtherType, 0x86, 0xdd), goTo("inner-ipv6")),
+			newRule("anything else, and what is tagged", drop(hygiene.ReasonInnerProtocol)),
+		}},
+		{name: "peer", rules: []rule{
+			newRule("", family(subnet.IPv4), fieldIn(source[subnet.IPv4], peers(subnet.IPv4)), goTo("inner")),
+			newRule("", family(subnet.IPv6), fieldIn(source[subnet.IPv6], peers(subnet.IPv6)), goTo("inner")),
+			newRule("no peer", drop(hygiene.ReasonStranger)),
+		}},
+		{name: "vtep", rules: append(fromPods,
+			newRule("foreign VNI", isNot(vxlanVNI, vni(g.VNI)...), accept()),
+			newRule("our VNI", is(vxlanVNI, vni(g.VNI)...), goTo("peer")),
+			newRule("VNI in another fragment", fragment(), drop(hygiene.ReasonFragment)),
+		)},
+		{name: "pod-to-vtep", rules: toPeers},
+		podChain(),
+		baseChain("input", nftables.ChainHookInput, hygiene.PriorityInput,
+			newRule(describeGuard(g), udpTo(g.Port), goTo("vtep")),
+			// A first fragment may end before the UDP header (RFC 7112); Linux
+			// drops it by itself since 5.11. 255 stands for any protocol that can
+			// be read.
+			newRule("other protocols and ports", meta(expr.MetaKeyL4PROTO, expr.CmpOpNeq, unix.IPPROTO_RAW), accept()),
+			newRule("UDP header in another fragment", firstFragment(), drop(hygiene.ReasonFragment)),
+		),
+		baseChain("forward", nftables.ChainHookForward, hygiene.PriorityInput,
+			newRule("", udpTo(g.Port), goTo("pod-to-vtep")),
+		),
+		baseChain("prerouting", nftables.ChainHookPrerouting, hygiene.PriorityPrerouting,
+			newRule("pods on no bridge", fromGuardedPort(vtep()), goTo("pod")),
+		),
+	}
+}
+
+// innerChain decides by the source address of an inner packet of a family.
+func innerChain(f subnet.Family, g hygiene.Guard, sets []set) chain {
+	c := chain{name: "inner-" + familyName[f]}
+	n := g.Networks[f]
+	if !n.IsValid() {
+		c.rules = []rule{newRule("no overlay network", accept())}
+		return c
+	}
+	c.rules = append(c.rules, newRule("not from a pod", within(innerSource[f], expr.CmpOpNeq, n), accept()))
+	for _, s := range sortSets(sets) {
+		if s.role != roleInner || s.inner != f {
+			continue
+		}
+		outer, second := source[s.outer], follower(source[s.outer].length)
+		c.rules = append(c.rules, newRule("", family(s.outer),
+			match{load(outer, register), load(innerSource[f], second)},
+			mask(s.bits, innerSource[f].length, second), match{in(s)}, accept()))
+	}
+	c.rules = append(c.rules, newRule("not in that peer's subnet", drop(hygiene.ReasonInnerSource)))
+	return c
+}
+
+// podChain checks what comes from a pod that is on no bridge. Its ARP and
+// neighbour discovery tell nobody but this node, on the pod's own link.
+func podChain() chain {
+	c := chain{name: "pod"}
+	for _, f := range subnet.Families {
+		c.rules = append(c.rules, ownSource(f, vtep(), accept(), family(f))...)
+	}
+	c.rules = append(c.rules, newRule("not its own", drop(hygiene.ReasonSpoofedSource)))
+	return c
+}
+
+var unspecified = subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("0.0.0.0/32"), netip.MustParsePrefix("::/128")}
+
+// linkLocal addresses are made up by pods themselves (RFC 4862, RFC 7217), so
+// that nobody can tell which are theirs.
+var linkLocal = netip.MustParsePrefix("fe80::/10")
+
+// ownSource returns the rules for source addresses that a pod may use.
+func ownSource(f subnet.Family, table nfnetlink.Table, then match, first ...match) []rule {
+	begin := slices.Concat(first...)
+	rules := []rule{
+		newRule("its own", begin, portAndFieldIn(source[f], set{table: table, role: rolePods, inner: f}), then),
+		newRule("none yet", begin, within(source[f], expr.CmpOpEq, unspecified[f]), then),
+	}
+	if f == subnet.IPv6 {
+		rules = append(rules, newRule("link-local", begin, within(source[f], expr.CmpOpEq, linkLocal), then))
+	}
+	return rules
+}
+
+func fromGuardedPort(table nfnetlink.Table) match {
+	return match{port(), in(set{table: table, role: rolePorts})}
+}
+
+// renderPods returns the chains that see frames where they come in from a
+// bridge's port.
+func renderPods() []chain {
+	deny := drop(hygiene.ReasonSpoofedSource)
+	own := func(f subnet.Family) set { return set{table: pods(), role: rolePods, inner: f} }
+	return []chain{
+		{name: "neighbour", rules: []rule{ // ICMPv6 types: RFC 4861
+			newRule("router advertisement", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 134), deny),
+			newRule("redirect", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 137), deny),
+			newRule("its own", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 136), portAndFieldIn(ndAdvertise, own(subnet.IPv6)), accept()),
+			newRule("link-local", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 136), within(ndAdvertise, expr.CmpOpEq, linkLocal), accept()),
+			newRule("neighbour advertisement", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 136), deny),
+		}},
+		{name: "ipv6", rules: append(ownSource(subnet.IPv6, pods(), goTo("neighbour")), newRule("not its own", deny))},
+		{name: "ipv4", rules: append(ownSource(subnet.IPv4, pods(), accept()), newRule("not its own", deny))},
+		{name: "arp", rules: []rule{
+			newRule("not IPv4 on Ethernet", isNot(arpFormat, 0, 1, 8, 0, 6, 4), deny),
+			newRule("its own", portAndFieldIn(arpSender, own(subnet.IPv4)), accept()),
+			newRule("a probe (RFC 5227)", within(arpSender, expr.CmpOpEq, unspecified[subnet.IPv4]), accept()),
+			newRule("not its own", deny),
+		}},
+		{name: "pod", rules: []rule{
+			newRule("", is(etherType, 0x08, 0x00), goTo("ipv4")),
+			newRule("", is(etherType, 0x86, 0xdd), goTo("ipv6")),
+			newRule("", is(etherType, 0x08, 0x06), goTo("arp")),
+			newRule("802.1Q: what is inside is not checked", is(etherType, 0x81, 0x00), deny),
+			newRule("802.1ad", is(etherType, 0x88, 0xa8), deny),
+		}},
+		baseChain("prerouting", nftables.ChainHookPrerouting, hygiene.PriorityBridge,
+			newRule("", fromGuardedPort(pods()), goTo("pod"))),
+	}
+}
+
+// sortSets returns sets in an order that depends on nothing but them.
+func sortSets(sets []set) []set {
+	return slices.SortedFunc(slices.Values(sets), func(a, b set) int { return cmp.Compare(a.name(), b.name()) })
+}
+
+// describeGuard says what a Guard is, for people and for parseGuard: nft shows
+// it as the comment of the first rule on input. It fits in the 128 octets that
+// nft takes for a comment.
+func describeGuard(g hygiene.Guard) string {
+	words := []string{"vni", strconv.FormatUint(uint64(g.VNI), 10), "port", strconv.FormatUint(uint64(g.Port), 10), "network"}
+	for _, n := range g.Networks {
+		if n.IsValid() {
+			words = append(words, n.String())
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// parseGuard is the reverse of describeGuard. Whoever renders what it returns,
+// and compares, knows whether the comment lies.
+func parseGuard(comment string) (g hygiene.Guard, ok bool) {
+	words := strings.Fields(comment)
+	if len(words) < 5 {
+		return hygiene.Guard{}, false
+	}
+	n, err := strconv.ParseUint(words[1], 10, 24)
+	if err != nil {
+		return hygiene.Guard{}, false
+	}
+	p, err := strconv.ParseUint(words[3], 10, 16)
+	if err != nil {
+		return hygiene.Guard{}, false
+	}
+	g.VNI, g.Port = uint32(n), uint16(p)
+	for _, w := range words[5:] {
+		network, err := netip.ParsePrefix(w)
+		if err != nil {
+			return hygiene.Guard{}, false
+		}
+		g.Networks[familyOf(network.Addr())] = network
+	}
+	return g, describeGuard(g) == comment
+}
