@@ -52,9 +52,11 @@ type Kernel interface {
 
 // Firewall holds the rules of the host that are ours.
 type Firewall interface {
-	// Sync makes our rules equal to these and reports whether it had to.
-	Sync(ctx context.Context, rules masq.Rules) (changed bool, err error)
-	// Watch tells that somebody may have touched our rules.
+	// Sync makes our rules equal to these. What of other programs keeps
+	// packets from being forwarded is in the report, and no error.
+	Sync(ctx context.Context, rules masq.Rules) (masq.Report, error)
+	// Watch tells that somebody may have touched our rules, or what bears on
+	// them. It may tell from several goroutines.
 	Watch(ctx context.Context, tell func()) error
 }
 

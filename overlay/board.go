@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/masq"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -48,6 +49,7 @@ const (
 	partLease    = "lease"
 	partKernel   = "kernel"
 	partRules    = "rules"
+	partForward  = "forwarding"
 	partGuard    = "hygiene"
 )
 
@@ -144,6 +146,17 @@ func (b *board) held(h subnet.Held) {
 		b.metrics.leaseExpiry.Set(float64(h.Expires.Unix()))
 	}
 	b.status.Lease = &l
+}
+
+// firewall notes where the rules are.
+func (b *board) firewall(r masq.Report) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := FireStatus{Mode: r.Mode, Forward: r.Forward}
+	for _, x := range r.Blocked {
+		st.Blocked = append(st.Blocked, Blocked(x))
+	}
+	b.status.Firewall = &st
 }
 
 func (b *board) mtu(mtu int) {
@@ -246,7 +259,11 @@ func bit(yes bool) float64 {
 func (b *board) counts() counts {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return counts{storeUp: b.status.Store.Degraded == nil, failing: len(b.failing), contended: len(b.status.Contended)}
+	n := counts{storeUp: b.status.Store.Degraded == nil, failing: len(b.failing), contended: len(b.status.Contended)}
+	if b.status.Firewall != nil {
+		n.blocked = len(b.status.Firewall.Blocked)
+	}
+	return n
 }
 
 // ready says whether the node is ready, and if not, why.

@@ -164,17 +164,19 @@ type memFirewall struct {
 	mu     sync.Mutex
 	rules  *masq.Rules
 	broken error // Sync fails
+	report masq.Report
 }
 
-func (f *memFirewall) Sync(_ context.Context, r masq.Rules) (bool, error) {
+func (f *memFirewall) Sync(_ context.Context, r masq.Rules) (masq.Report, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.broken != nil {
-		return false, f.broken
+		return masq.Report{}, f.broken
 	}
-	changed := f.rules == nil || !f.rules.Equal(r)
+	report := f.report
+	report.Changed = f.rules == nil || !f.rules.Equal(r)
 	f.rules = &r
-	return changed, nil
+	return report, nil
 }
 
 func (f *memFirewall) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
@@ -317,5 +319,6 @@ func peer(i byte, name string) subnet.Record {
 }
 
 func routeKey(i byte) backend.Key {
-	return backend.Key{Kind: backend.KindRoute, Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, i, 0}), 24)}
+	p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, i, 0}), 24)
+	return backend.Key{Kind: backend.KindRoute, Prefix: p, Metric: backend.RouteMetric(p)}
 }

@@ -304,9 +304,16 @@ func (a *Agent) syncRules(ctx context.Context, now time.Time) bool {
 	if !planned && s.pace.turn(rulesKey, now).After(now) {
 		return true // dirtyRules stays; see nextDue
 	}
-	changed, err := a.firewall.Sync(ctx, rules)
+	report, err := a.firewall.Sync(ctx, rules)
 	if ctx.Err() != nil {
 		return true
+	}
+	if err == nil {
+		a.board.firewall(report)
+		blocked := blocked(report)
+		if a.board.problem(partForward, blocked) && blocked != nil {
+			a.cfg.Log.WithError(blocked).Warn("another program's firewall drops what is forwarded")
+		}
 	}
 	if a.board.problem(partRules, err) && err != nil {
 		a.cfg.Log.WithError(err).Warn("rules could not be written, will retry")
@@ -318,12 +325,22 @@ func (a *Agent) syncRules(ctx context.Context, now time.Time) bool {
 	s.dirtyRules = false
 	s.rules = &rules
 	switch {
-	case changed && !planned:
+	case report.Changed && !planned:
 		a.rulesRepaired(now)
-	case changed:
-		a.cfg.Log.Info("rules written")
+	case report.Changed:
+		a.cfg.Log.WithField("firewall", report.Mode).Info("rules written")
 	}
 	return true
+}
+
+// blocked returns what keeps packets from being forwarded as an error. It does
+// not undo readiness: it is another program's policy.
+func blocked(r masq.Report) error {
+	var errs []error
+	for _, b := range r.Blocked {
+		errs = append(errs, fmt.Errorf("chain %s: %s", b.Chain, b.Reason))
+	}
+	return errors.Join(errs...)
 }
 
 func (a *Agent) rulesRepaired(now time.Time) {

@@ -24,6 +24,7 @@ type Status struct {
 	Underlay  *UnderStatus  `json:"underlay,omitempty"`
 	MTU       int           `json:"mtu,omitempty"` // of pods: subnet.env's
 	Store     StoreStatus   `json:"store"`
+	Firewall  *FireStatus   `json:"firewall,omitempty"`
 	Problems  []Problem     `json:"problems,omitempty"` // what does not work now
 	Peers     []PeerStatus  `json:"peers"`
 	Refused   []Refused     `json:"refused,omitempty"`   // records that do not count
@@ -54,6 +55,20 @@ type UnderStatus struct {
 	Interface string   `json:"interface"`
 	MTU       int      `json:"mtu"`
 	PublicIPs []string `json:"publicIPs"`
+}
+
+// FireStatus says where our rules are.
+type FireStatus struct {
+	Mode    string    `json:"mode"`              // nftables, iptables-nft, iptables-legacy
+	Forward []string  `json:"forward,omitempty"` // other programs' chains that have our accepts
+	Blocked []Blocked `json:"blocked,omitempty"` // chains that drop what is forwarded, and cannot be given our accepts
+}
+
+// Blocked is such a chain. It does not undo readiness: it is another program's
+// policy, which no restart of ours mends.
+type Blocked struct {
+	Chain  string `json:"chain"`
+	Reason string `json:"reason"` // why, and what to do about it
 }
 
 // StoreStatus says how it stands with the store. Degraded is set while it does
@@ -174,6 +189,12 @@ func (s Status) Text() string {
 		line("store", "in sync")
 	default:
 		line("store", "waiting for the first list")
+	}
+	if f := s.Firewall; f != nil {
+		line("firewall", "%s", f.Mode)
+		for _, c := range f.Forward {
+			line("", "accepts in %s", c)
+		}
 	}
 	line("repairs", "%d", s.Repairs.Total)
 	for _, r := range s.Repairs.Recent {

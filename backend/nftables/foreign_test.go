@@ -19,7 +19,9 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
-func (ns namespace) foreign() *nftables.Foreign { return nftables.NewForeign(nftables.InNetNS(ns.FD())) }
+func (ns namespace) foreign() *nftables.Foreign {
+	return nftables.NewForeign(nftables.InNetNS(ns.FD()))
+}
 
 // nft loads a ruleset.
 func (ns namespace) nft(t *testing.T, ruleset string) {

@@ -17,6 +17,18 @@ import (
 const requirement = "this needs a kernel with nf_tables, NAT and masquerade for family inet: Linux 5.2 or newer with " +
 	"CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT and CONFIG_NFT_MASQ (modules nft_chain_nat and nft_masq)"
 
+// Present reports whether the kernel has nf_tables at all: whether there is
+// something to read, and to be told of.
+func (t *Table) Present(ctx context.Context) bool {
+	conn, err := t.dial(ctx)
+	if err == nil {
+		_, err = nfnetlink.Generation(conn)
+		err = errors.Join(err, conn.Close())
+	}
+	// No netfilter netlink, and no nf_tables in it (nfnetlink_rcv_msg).
+	return !errors.Is(err, unix.EPROTONOSUPPORT) && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EOPNOTSUPP)
+}
+
 // Supported returns nil when the kernel can hold our rules, and otherwise an
 // error that says what is missing. It changes nothing: it sends a transaction
 // without its end, which the kernel checks and throws away, as for nft --check

@@ -21,7 +21,6 @@ import (
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/kernel"
-	"github.com/twill-net/twill/backend/nftables"
 	"github.com/twill-net/twill/cmd/internal/envflag"
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/sdnotify"
@@ -124,6 +123,10 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 	if err != nil {
 		return usageError{err}
 	}
+	rules, err := o.rules()
+	if err != nil {
+		return usageError{err}
+	}
 	dir, k, err := o.host()
 	if err != nil {
 		return err
@@ -147,7 +150,7 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 	}
 	defer store.Close()
 
-	agent := overlay.New(cfg, store, k, nftables.New(), nil)
+	agent := overlay.New(cfg, store, k, rules, nil)
 	log.WithFields(logrus.Fields{"version": version.Version, "node": cfg.Node}).Info("twilld starts")
 	return agent.Run(ctx, health)
 }
@@ -179,13 +182,17 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 
 // clean removes all that carries our mark.
 func (o *options) clean(ctx context.Context, log *logrus.Entry) error {
+	rules, err := o.rules()
+	if err != nil {
+		return usageError{err}
+	}
 	dir, k, err := o.host()
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	defer k.Close()
-	removed, err := overlay.Cleanup(ctx, k, nftables.New(), o.subnetFile, o.socket)
+	removed, err := overlay.Cleanup(ctx, k, rules, o.subnetFile, o.socket)
 	for _, object := range removed {
 		log.WithField("object", object).Info("removed")
 	}

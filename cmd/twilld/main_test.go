@@ -38,6 +38,8 @@ func TestUsageErrors(t *testing.T) {
 		{"healthz address", []string{"--healthz-ip=all", "--healthz-port=1"}, [2]string{}, "twilld: --healthz-ip \"all\" is not an address\n"},
 		{"healthz port", []string{"--healthz-port=65536"}, [2]string{}, "twilld: --healthz-port 65536 is not from 0 to 65535\n"},
 		{"node name", []string{"--node-name="}, [2]string{}, "twilld: --node-name is empty, and this host has no name either\n"},
+		{"firewall", []string{"--firewall=ufw"}, [2]string{}, "twilld: --firewall \"ufw\" is not auto, nftables or iptables\n"},
+		{"firewall of a cleanup", []string{"--cleanup", "--firewall=nft"}, [2]string{}, "twilld: --firewall \"nft\" is not auto, nftables or iptables\n"},
 		{"resync as text", []string{"--iptables-resync=often"}, [2]string{}, "twilld: invalid value \"often\" for flag -iptables-resync: it must be a number of seconds or a duration such as 5s, from 1s to 1h; see twilld --help\n"},
 		{"resync without a pause", []string{"--iptables-resync=0"}, [2]string{}, "twilld: invalid value \"0\" for flag -iptables-resync: it must be a number of seconds or a duration such as 5s, from 1s to 1h; see twilld --help\n"},
 		{"forward rules", []string{"--iptables-forward-rules=some"}, [2]string{}, "twilld: invalid boolean value \"some\" for -iptables-forward-rules: parse error; see twilld --help\n"},

@@ -14,6 +14,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/twill-net/twill/backend/nftables"
+	"github.com/twill-net/twill/overlay/firewall"
 	"github.com/twill-net/twill/overlay/journal"
 	"github.com/twill-net/twill/overlay/underlay"
 	"github.com/twill-net/twill/subnet"
@@ -142,6 +144,15 @@ func (o *options) underlay(ours *regexp.Regexp) (underlay.Options, error) {
 		u.PublicIPs[f] = a
 	}
 	return u, nil
+}
+
+// rules returns the host's firewall.
+func (o *options) rules() (*firewall.Firewall, error) {
+	asked, err := firewall.ParseAsked(o.firewall)
+	if err != nil {
+		return nil, fmt.Errorf("--firewall %q is %w", o.firewall, err)
+	}
+	return firewall.New(firewall.Config{Asked: asked, Resync: time.Duration(o.iptablesResync)}, nftables.New(), nftables.NewForeign()), nil
 }
 
 // health returns where the health checks are served; port 0 for nowhere.

@@ -1,0 +1,199 @@
+// Package firewall holds Twill's rules in the host's firewall: in nftables or in
+// iptables, whichever is asked for, and accepts what is forwarded where others
+// would drop it.
+//
+// # Who holds the rules
+//
+// Asked for by --firewall, else by EnableNFTables in the network config, else
+// nftables where the kernel has it, else iptables in the variant of the host's
+// own iptables. It is chosen anew by each Sync, as the config changes while we
+// run. What is asked for and cannot be had is an error, and leaves all rules as
+// they are.
+//
+// # Make before break
+//
+// The wanted rules are in before leftovers of another mode go, whether this
+// process left them or an earlier one. For a moment both are there, which is
+// harmless: the first that translates a connection settles it. Connections
+// that are there keep their translation in any case (conntrack).
+//
+// # The accept goes where the drop is
+//
+// A packet passes every base chain on the hook, of nftables and of both variants
+// of iptables, and what one of them drops is gone: an accept elsewhere does not
+// help. So the accepts are put, besides where the rules proper are, into
+//
+//   - FORWARD of each variant and family of iptables where it drops (Docker,
+//     ufw), as chain TWILL-FORWARD with a jump;
+//   - each base chain of hook forward of other nftables tables that drops
+//     (firewalld, a hand-written nftables.conf), as rules at its head.
+//
+// They are there exactly while that chain drops: what does not drop needs none,
+// and a chain of others is left as they made it. A chain that cannot be given
+// them is told with what to do about it; it holds back no other, nor readiness,
+// since it is another's policy that no restart of ours mends.
+//
+// # Noticing
+//
+// nf_tables tells what changes, and of that only what concerns us is heard.
+// iptables-legacy tells nothing: while it has tables on this host, they are
+// looked at every Resync. Otherwise nothing polls, and a Sync that finds all as
+// it should be runs no process where iptables-legacy is not in use.
+//
+// It logs nothing and knows neither stores nor the agent.
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/twill-net/twill/backend/iptables"
+	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/backend/nftables"
+	"github.com/twill-net/twill/subnet"
+)
+
+// Config is what the administrator of the host says.
+type Config struct {
+	Asked  masq.Renderer // by --firewall; AnyRenderer for auto
+	Resync time.Duration // between two looks at iptables-legacy
+}
+
+// Firewall is the host's. Sync and Remove must not run at the same time; Watch
+// may run beside them.
+type Firewall struct {
+	cfg     Config
+	table   *nftables.Table
+	foreign *nftables.Foreign
+
+	supported bool // nftables can hold our rules
+	host      *iptables.Host
+	hostErr   error
+	chains    map[iptables.Variant]*iptables.Chains
+
+	legacy atomic.Bool   // iptables-legacy has tables here
+	turned chan struct{} // capacity 1: legacy is another than before
+}
+
+// New returns the firewall. It starts and asks nothing.
+func New(cfg Config, table *nftables.Table, foreign *nftables.Foreign) *Firewall {
+	return &Firewall{cfg: cfg, table: table, foreign: foreign, turned: make(chan struct{}, 1)}
+}
+
+// Sync makes the host's firewall hold these rules. An error means that they are
+// not all in; what of other programs keeps packets from being forwarded is in
+// the report.
+func (f *Firewall) Sync(ctx context.Context, rules masq.Rules) (masq.Report, error) {
+	if f.host == nil {
+		f.detect(ctx)
+	}
+	m, err := f.choose(ctx, rules.Renderer)
+	if err != nil {
+		f.detect(ctx) // somebody may install what is missing
+		m, err = f.choose(ctx, rules.Renderer)
+	}
+	if err != nil {
+		return masq.Report{}, err
+	}
+	report := masq.Report{Mode: m.String()}
+	if m.iptables {
+		report.Changed, err = f.chains[m.variant].Sync(ctx, rules)
+	} else {
+		report.Changed, err = f.table.Sync(ctx, rules)
+	}
+	f.noteLegacy()
+	if err != nil {
+		return report, fmt.Errorf("holding the rules in %s: %w", m, err)
+	}
+	return f.others(ctx, m, rules, report)
+}
+
+// others brings about what is to be outside of where the rules proper are: the
+// accepts where something drops, and nothing else of ours.
+func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report masq.Report) (masq.Report, error) {
+	present := f.table.Present(ctx)
+	for _, v := range iptables.Variants {
+		if v == iptables.NFT && !present {
+			continue
+		}
+		if m == (mode{true, v}) {
+			report.Forward = append(report.Forward, forwards(v, rules.Forward)...)
+			continue
+		}
+		changed, placed, err := f.place(ctx, v, rules.Forward)
+		report.Changed = report.Changed || changed
+		report.Forward = append(report.Forward, forwards(v, placed)...)
+		if err != nil {
+			report.Blocked = append(report.Blocked, masq.Blocked{Chain: "FORWARD of " + mode{true, v}.String(), Reason: err.Error()})
+		}
+	}
+	if present {
+		foreign, err := f.foreign.Sync(ctx, rules.Forward, f.has(iptables.NFT))
+		if err != nil {
+			return report, fmt.Errorf("accepting what is forwarded: %w", err)
+		}
+		report.Changed = report.Changed || foreign.Changed
+		report.Forward = append(report.Forward, foreign.Forward...)
+		report.Blocked = append(report.Blocked, foreign.Blocked...)
+	}
+	if present && m.iptables {
+		changed, err := f.table.Sync(ctx, masq.Rules{})
+		report.Changed = report.Changed || changed
+		if err != nil {
+			return report, fmt.Errorf("sweeping what nftables mode has left: %w", err)
+		}
+	}
+	slices.Sort(report.Forward)
+	slices.SortFunc(report.Blocked, func(a, b masq.Blocked) int { return strings.Compare(a.Chain, b.Chain) })
+	f.noteLegacy()
+	return report, ctx.Err()
+}
+
+// place puts the accepts into FORWARD of a variant of iptables, for the families
+// that it drops, and takes out what else of ours is in that variant.
+func (f *Firewall) place(ctx context.Context, v iptables.Variant, accepts []masq.Rule) (changed bool, placed []masq.Rule, err error) {
+	var drops subnet.PerFamily[bool]
+	var errDrops error
+	if len(accepts) > 0 {
+		drops, errDrops = f.chains[v].ForwardDrops(ctx)
+	}
+	has := f.has(v)
+	for _, r := range accepts {
+		// Without a binary that reads it, FORWARD of iptables-nft is a chain
+		// like others', see nftables.Foreign.
+		if drops[r.Family] && has[r.Family] {
+			placed = append(placed, r)
+		}
+	}
+	changed, err = f.chains[v].Sync(ctx, masq.Rules{Forward: placed})
+	return changed, placed, errors.Join(errDrops, err)
+}
+
+// forwards names the chains that accepts were put into.
+func forwards(v iptables.Variant, accepts []masq.Rule) []string {
+	var list []string
+	for _, f := range subnet.Families {
+		if slices.ContainsFunc(accepts, func(r masq.Rule) bool { return r.Family == f }) {
+			list = append(list, fmt.Sprintf("%s filter FORWARD (%s)", subnet.PerFamily[string]{"ip", "ip6"}[f], mode{true, v}))
+		}
+	}
+	return list
+}
+
+// Remove takes all that is ours out of the host's firewall, whatever mode it is
+// of. That nothing is there is no error.
+func (f *Firewall) Remove(ctx context.Context) error {
+	if f.host == nil {
+		f.detect(ctx)
+	}
+	var errs []error
+	if f.table.Present(ctx) {
+		errs = append(errs, f.table.Remove(ctx), f.foreign.Remove(ctx), f.chains[iptables.NFT].Remove(ctx))
+	}
+	return errors.Join(append(errs, f.chains[iptables.Legacy].Remove(ctx))...)
+}

@@ -1,0 +1,106 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twill-net/twill/backend/iptables"
+	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/subnet"
+)
+
+// mode is where the rules proper are.
+type mode struct {
+	iptables bool
+	variant  iptables.Variant // with iptables
+}
+
+// String returns "nftables", "iptables-nft" or "iptables-legacy".
+func (m mode) String() string {
+	switch {
+	case !m.iptables:
+		return "nftables"
+	case m.variant == iptables.Legacy:
+		return "iptables-legacy"
+	}
+	return "iptables-nft"
+}
+
+// ParseAsked reads --firewall.
+func ParseAsked(s string) (masq.Renderer, error) {
+	switch s {
+	case "auto":
+		return masq.AnyRenderer, nil
+	case "nftables":
+		return masq.NFTables, nil
+	case "iptables":
+		return masq.IPTables, nil
+	}
+	return masq.AnyRenderer, errors.New("not auto, nftables or iptables")
+}
+
+// choose says who is to hold the rules.
+func (f *Firewall) choose(ctx context.Context, config masq.Renderer) (mode, error) {
+	asked, by := f.cfg.Asked, "--firewall"
+	if asked == masq.AnyRenderer {
+		asked, by = config, "EnableNFTables in the network config"
+	}
+	switch asked {
+	case masq.NFTables:
+		if err := f.nftables(ctx); err != nil {
+			return mode{}, fmt.Errorf("nftables, asked for by %s, cannot be used: %w", by, err)
+		}
+		return mode{}, nil
+	case masq.IPTables:
+		v, ok := f.host.Own()
+		if !ok {
+			return mode{}, fmt.Errorf("iptables, asked for by %s, cannot be used: %w", by, f.noIPTables())
+		}
+		return mode{true, v}, nil
+	default:
+		err := f.nftables(ctx)
+		if err == nil {
+			return mode{}, nil
+		}
+		v, ok := f.host.Own()
+		if !ok {
+			return mode{}, fmt.Errorf("no firewall can hold the rules: %w; %w", err, f.noIPTables())
+		}
+		return mode{true, v}, nil
+	}
+}
+
+func (f *Firewall) nftables(ctx context.Context) error {
+	if f.supported {
+		return nil
+	}
+	err := f.table.Supported(ctx)
+	f.supported = err == nil // a kernel does not unlearn it
+	return err
+}
+
+func (f *Firewall) noIPTables() error {
+	if f.hostErr != nil {
+		return f.hostErr
+	}
+	return errors.New("iptables, with iptables-restore, is not in PATH: install it (mostly package iptables)")
+}
+
+// detect looks which binaries of iptables there are.
+func (f *Firewall) detect(ctx context.Context) {
+	h, err := iptables.Detect(ctx)
+	f.host, f.hostErr = &h, err
+	f.chains = map[iptables.Variant]*iptables.Chains{}
+	for _, v := range iptables.Variants {
+		f.chains[v] = iptables.New(h, v)
+	}
+}
+
+// has tells for which families the binaries of a variant are there.
+func (f *Firewall) has(v iptables.Variant) (has subnet.PerFamily[bool]) {
+	for _, family := range subnet.Families {
+		has[family] = f.host.Has(v, family)
+	}
+	return has
+}
