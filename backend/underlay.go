@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 
@@ -66,11 +67,18 @@ func HostObjects(cfg subnet.Config, own subnet.Lease, u Underlay, opts HostOptio
 	return objects
 }
 
-// RouteMetric returns the metric of our routes to peers. The kernel takes 0
-// for IPv4, and means 1024 when it is told 0 for IPv6.
-func RouteMetric(f subnet.Family) uint32 {
-	if f == subnet.IPv6 {
+// RouteMetric returns the metric of our route to a peer's subnet: of IPv4 the
+// number of the subnet among all of its length (from 1), of IPv6 the kernel's
+// default, 1024.
+//
+// The kernel keeps next hops of IPv4 routes (fib_info) in a hash that knows
+// device and metric, but not the gateway (fib_info_hashfn_1 in
+// net/ipv4/fib_semantics.c), and goes through a whole chain for each route that
+// is added or deleted. Each route with a metric of its own means a chain each.
+func RouteMetric(p netip.Prefix) uint32 {
+	if !p.Addr().Is4() {
 		return 1024
 	}
-	return 0
+	a := p.Masked().Addr().As4()
+	return binary.BigEndian.Uint32(a[:])>>(32-p.Bits()) + 1
 }

@@ -112,8 +112,12 @@ func TestHostObjects(t *testing.T) {
 
 func TestRouteMetric(t *testing.T) {
 	t.Parallel()
-	require.Equal(t, uint32(0), backend.RouteMetric(subnet.IPv4))
-	require.Equal(t, uint32(1024), backend.RouteMetric(subnet.IPv6))
+	for p, want := range map[string]uint32{
+		"10.244.3.0/24": 0x0af403 + 1, "10.244.4.0/24": 0x0af404 + 1, "10.244.3.7/24": 0x0af403 + 1,
+		"0.0.0.0/8": 1, "255.255.255.252/30": 1 << 30, "fd00:1::/64": 1024,
+	} {
+		require.Equal(t, want, backend.RouteMetric(netip.MustParsePrefix(p)), p)
+	}
 }
 
 // The uplink goes on taking router advertisements when we forward, and is told

@@ -49,7 +49,7 @@ func TestSubnetReusedByAnotherNode(t *testing.T) {
 }
 
 func TestNothingIsDeletedBeforeTheFirstList(t *testing.T) {
-	left := backend.Route{Dst: netip.MustParsePrefix("10.244.7.0/24"), Link: "twill.1", Via: netip.MustParseAddr("10.244.7.0"), OnLink: true}
+	left := backend.Route{Dst: netip.MustParsePrefix("10.244.7.0/24"), Link: "twill.1", Via: netip.MustParseAddr("10.244.7.0"), OnLink: true, Metric: routeKey(7).Metric}
 	b := start(t, func(_ *Config, k *memKernel) { k.state[left.Key()] = left })
 	b.store.configs <- []byte(netConf)
 	claim := <-b.store.claims
@@ -66,7 +66,7 @@ func TestNothingIsDeletedBeforeTheFirstList(t *testing.T) {
 // names must not be swept.
 func TestFirstListDuringAPass(t *testing.T) {
 	gate := make(chan struct{})
-	left := backend.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Link: "twill.1", Via: netip.MustParseAddr("10.244.2.0"), OnLink: true}
+	left := backend.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Link: "twill.1", Via: netip.MustParseAddr("10.244.2.0"), OnLink: true, Metric: routeKey(2).Metric}
 	b := start(t, func(_ *Config, k *memKernel) { k.state[left.Key()], k.gate = left, gate })
 	b.store.configs <- []byte(netConf)
 	claim := <-b.store.claims

@@ -24,6 +24,7 @@ type board struct {
 	problems map[string]Problem
 	peerErrs map[string]string
 	failing  map[backend.Key]Failing
+	shadowed map[backend.Key]Failing // routes that another one makes useless
 	reasons  []string
 	lastRead time.Time // the kernel's state was last read or written without trouble
 }
@@ -198,6 +199,29 @@ func (b *board) objectWorks(k backend.Key) {
 	delete(b.failing, k)
 }
 
+// shadows notes which of our routes have no effect, and why, and returns those
+// of which that is news.
+func (b *board) shadows(why map[backend.Key]string) (news map[backend.Key]string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(why) == 0 {
+		b.shadowed = nil
+		return nil
+	}
+	now := make(map[backend.Key]Failing, len(why))
+	news = map[backend.Key]string{}
+	for k, text := range why {
+		f, was := b.shadowed[k]
+		if !was || f.Error != text {
+			f = Failing{Object: k.String(), Error: text, Since: time.Now()}
+			news[k] = text
+		}
+		now[k] = f
+	}
+	b.shadowed = now
+	return news
+}
+
 func (b *board) contention(objects map[backend.Key]int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -259,7 +283,7 @@ func bit(yes bool) float64 {
 func (b *board) counts() counts {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	n := counts{storeUp: b.status.Store.Degraded == nil, failing: len(b.failing), contended: len(b.status.Contended)}
+	n := counts{storeUp: b.status.Store.Degraded == nil, failing: len(b.failing) + len(b.shadowed), contended: len(b.status.Contended)}
 	if b.status.Firewall != nil {
 		n.blocked = len(b.status.Firewall.Blocked)
 	}
@@ -293,8 +317,10 @@ func (b *board) fill(peers []subnet.Lease, refused []subnet.Refusal, inSync, liv
 	for _, r := range refused {
 		s.Refused = append(s.Refused, Refused(r))
 	}
-	for _, f := range b.failing {
-		s.Failing = append(s.Failing, f)
+	for _, failing := range []map[backend.Key]Failing{b.failing, b.shadowed} {
+		for _, f := range failing {
+			s.Failing = append(s.Failing, f)
+		}
 	}
 	slices.SortFunc(s.Failing, func(x, y Failing) int { return strings.Compare(x.Object, y.Object) })
 	return s

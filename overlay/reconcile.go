@@ -34,6 +34,7 @@ type state struct {
 	host       bool // the next pass chooses the underlay again
 	dirtyRules bool
 	pods       []pods.Pod                  // on this node
+	foreign    []backend.HostRoute         // the host's own, in the overlay network
 	inSync     bool                        // the first full list is planned for: what nobody wants may go
 	settled    bool                        // all peers of the first full list were programmed once
 	retry      *backoff.ExponentialBackOff // of passes that could not do all
@@ -125,6 +126,7 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	planned := a.plan(n.nodes, replan, hosts)
 	read, links, guard := a.program(ctx, now, planned, n.drift)
 	rules := a.syncRules(ctx, now)
+	a.showShadows()
 	a.conclude(now, read, links, rules)
 	return earliest(a.nextDue(now, read && links && guard && rules), recheck)
 }
@@ -142,6 +144,7 @@ func (a *Agent) takeHost(ctx context.Context) (underlay, pods bool) {
 	}
 	s.host = false
 	a.board.readBack(time.Now())
+	a.takeRoutes(host)
 	return a.takeUnderlay(ctx, host), a.takePods(host)
 }
 

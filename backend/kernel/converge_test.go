@@ -164,6 +164,9 @@ func TestManyPeers(t *testing.T) {
 	objects := own(subnet.IPv4)
 	for n := range 5000 {
 		objects = append(objects, peer(subnet.IPv4, n+1)...)
+		r := objects[len(objects)-1].(backend.Route)
+		r.Metric = backend.RouteMetric(r.Dst)
+		objects[len(objects)-1] = r
 	}
 	want := backend.NewState(objects...)
 	start := time.Now()

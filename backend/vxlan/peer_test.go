@@ -25,11 +25,11 @@ func flannel(t testing.TB, key, value string) subnet.Lease {
 // b, of which they end in 2.
 const (
 	b4over4 = "neighbour 10.244.2.0 lladdr " + macB4 + " dev twill.1\nfdb " + macB4 + " dst 192.0.2.2 dev twill.1\n" +
-		"route 10.244.2.0/24 via 10.244.2.0 dev twill.1 onlink\n"
+		"route 10.244.2.0/24 via 10.244.2.0 dev twill.1 onlink metric 717827\n"
 	b6over4 = "neighbour fd00:244:0:2:: lladdr " + macB4 + " dev twill.1\nfdb " + macB4 + " dst 192.0.2.2 dev twill.1\n" +
 		"route fd00:244:0:2::/64 via fd00:244:0:2:: dev twill.1 onlink metric 1024\n"
 	b4over6 = "neighbour 10.244.2.0 lladdr " + macB6 + " dev twill-v6.1\nfdb " + macB6 + " dst 2001:db8::2 dev twill-v6.1\n" +
-		"route 10.244.2.0/24 via 10.244.2.0 dev twill-v6.1 onlink\n"
+		"route 10.244.2.0/24 via 10.244.2.0 dev twill-v6.1 onlink metric 717827\n"
 	b6over6 = "neighbour fd00:244:0:2:: lladdr " + macB6 + " dev twill-v6.1\nfdb " + macB6 + " dst 2001:db8::2 dev twill-v6.1\n" +
 		"route fd00:244:0:2::/64 via fd00:244:0:2:: dev twill-v6.1 onlink metric 1024\n"
 )
@@ -106,7 +106,7 @@ func TestPeerObjects(t *testing.T) {
 	require.Equal(t, []backend.Object{
 		backend.Neighbor{Link: "twill.1", IP: gateway, MAC: mac},
 		backend.FDB{Link: "twill.1", MAC: mac, Dst: vtep},
-		backend.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Link: "twill.1", Via: gateway, OnLink: true},
+		backend.Route{Dst: netip.MustParsePrefix("10.244.2.0/24"), Link: "twill.1", Via: gateway, OnLink: true, Metric: 717827},
 	}, got)
 }
 
@@ -173,7 +173,7 @@ func TestFlannelPeer(t *testing.T) {
 		four  = `"PublicIP":"192.0.2.7","BackendData":{"VNI":1,"VtepMAC":"aa:bb:cc:00:00:04"}`
 		six   = `"PublicIPv6":"2001:db8::7","BackendV6Data":{"VNI":1,"VtepMAC":"aa:bb:cc:00:00:06"}`
 		dual  = `{"BackendType":"vxlan",` + four + `,` + six + `}`
-		way4  = "neighbour 10.244.7.0 lladdr aa:bb:cc:00:00:04 dev twill.1\nfdb aa:bb:cc:00:00:04 dst 192.0.2.7 dev twill.1\nroute 10.244.7.0/24 via 10.244.7.0 dev twill.1 onlink\n"
+		way4  = "neighbour 10.244.7.0 lladdr aa:bb:cc:00:00:04 dev twill.1\nfdb aa:bb:cc:00:00:04 dst 192.0.2.7 dev twill.1\nroute 10.244.7.0/24 via 10.244.7.0 dev twill.1 onlink metric 717832\n"
 		way6  = "neighbour fd00:244:0:7:: lladdr aa:bb:cc:00:00:06 dev twill-v6.1\nfdb aa:bb:cc:00:00:06 dst 2001:db8::7 dev twill-v6.1\nroute fd00:244:0:7::/64 via fd00:244:0:7:: dev twill-v6.1 onlink metric 1024\n"
 		only6 = `{"PublicIP":"0.0.0.0",` + six + `,"BackendType":"vxlan"}`
 		only4 = `{` + four + `,"PublicIPv6":null,"BackendType":"vxlan","BackendV6Data":null}`
@@ -251,7 +251,7 @@ func TestPeerWithBrokenData(t *testing.T) {
 func TestDirectRouting(t *testing.T) {
 	t.Parallel()
 	const (
-		direct4 = "route 10.244.2.0/24 via 192.0.2.2 dev eth0\n"
+		direct4 = "route 10.244.2.0/24 via 192.0.2.2 dev eth0 metric 717827\n"
 		direct6 = "route fd00:244:0:2::/64 via 2001:db8::2 dev eth0 metric 1024\n"
 	)
 	lan4, lan6 := hostRoute("192.0.2.0/24", "", "eth0"), hostRoute("2001:db8::/64", "", "eth0")
@@ -274,7 +274,7 @@ func TestDirectRouting(t *testing.T) {
 		},
 		{
 			"on another link", false, []int{4, 6}, []int{4, 6},
-			[]backend.HostRoute{lan4, hostRoute("192.0.2.2/31", "", "eth1")}, "route 10.244.2.0/24 via 192.0.2.2 dev eth1\n" + b6over6,
+			[]backend.HostRoute{lan4, hostRoute("192.0.2.2/31", "", "eth1")}, "route 10.244.2.0/24 via 192.0.2.2 dev eth1 metric 717827\n" + b6over6,
 		},
 		// A direct route wants a next hop of the pods' family.
 		{"on link, IPv4 alone", false, []int{4}, []int{4}, []backend.HostRoute{lan4}, direct4 + b6over4},

@@ -192,7 +192,7 @@ func (p *Planner) Peer(_, peer subnet.Lease) ([]backend.Object, error) {
 
 // way returns what leads to the peer's pods of one family.
 func (p *Planner) way(f subnet.Family, peer subnet.Lease) ([]backend.Object, error) {
-	route := backend.Route{Dst: peer.Subnets[f], Metric: backend.RouteMetric(f)}
+	route := backend.Route{Dst: peer.Subnets[f], Metric: backend.RouteMetric(peer.Subnets[f])}
 	if ip := peer.PublicIPs[f]; p.cfg.Backend.VXLAN.DirectRouting {
 		if link, ok := p.underlay.Reaches(ip); ok {
 			route.Link, route.Via = link, ip

@@ -136,7 +136,7 @@ func TestLeaseKeyIsTouched(t *testing.T) {
 		// The bridge has its old address still, and with it keeps out the
 		// route to the thief. That is said, until the pods are made anew.
 		awaitStatus(t, n, "the bridge's route is named", func(s overlay.Status) bool {
-			return strings.Contains(s.Text(), "a foreign route "+was.subnets[subnet.IPv4].String()+" dev cni0 of protocol kernel takes its place")
+			return strings.Contains(s.Text(), "a foreign route "+was.subnets[subnet.IPv4].String()+" dev cni0 takes its place")
 		})
 		require.NoError(t, n.DelPod(t.Context(), pods[1]))
 		run(t, &n.Host, "ip link del cni0")

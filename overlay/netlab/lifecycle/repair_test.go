@@ -1,19 +1,21 @@
 package lifecycle
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
 	"github.com/twill-net/twill/subnet"
 )
 
 // damages are what others do to our part of the kernel. In the scripts $s4 $g4
-// $m4 and $s6 $g6 $m6 are the way to a peer's pods of each family: its subnet,
-// the gateway in it, and the peer's MAC.
+// $m4 $n4 and $s6 $g6 $m6 $n6 are the way to a peer's pods of each family: its
+// subnet, the gateway in it, the peer's MAC, and the route's metric.
 var damages = []struct {
 	name, script string
 	kinds        []string // of the repairs that tell of it, at least
@@ -33,8 +35,8 @@ var damages = []struct {
 	{"address added", "ip address add 10.244.200.0/32 dev twill.1; ip address add fd00:244:0:c8::/128 dev twill-v6.1", []string{"address"}},
 	{"route deleted", "ip route del $s4; ip -6 route del $s6", []string{"route"}},
 	{"routes flushed", "ip route flush proto 116; ip -6 route flush proto 116", []string{"route"}},
-	{"route altered", "ip route change $s4 via 192.168.77.1 proto 116; ip -6 route change $s6 via fd77::1 metric 1024 proto 116", []string{"route"}},
-	{"route taken over", "ip route change blackhole $s4 proto 116", []string{"route"}},
+	{"route altered", "ip route change $s4 via 192.168.77.1 metric $n4 proto 116; ip -6 route change $s6 via fd77::1 metric $n6 proto 116", []string{"route"}},
+	{"route taken over", "ip route change blackhole $s4 metric $n4 proto 116", []string{"route"}},
 	{"neighbour deleted", "ip neigh del $g4 dev twill.1; ip neigh del $g6 dev twill-v6.1", []string{"neighbour"}},
 	{"neighbour altered", "ip neigh replace $g4 lladdr 02:00:00:00:00:99 dev twill.1 nud permanent; ip neigh replace $g6 lladdr 02:00:00:00:00:99 dev twill-v6.1 nud permanent", []string{"neighbour"}},
 	{"neighbour no longer permanent", "ip neigh replace $g4 lladdr $m4 dev twill.1 nud reachable", []string{"neighbour"}},
@@ -112,6 +114,7 @@ func (c *cluster) wayVariables(t *testing.T, n, to *netlab.Node) string {
 		digit := map[subnet.Family]string{subnet.IPv4: "4", subnet.IPv6: "6"}[f]
 		for name, value := range map[string]string{
 			"s": r.subnets[f].String(), "g": r.subnets[f].Addr().String(), "m": r.mac(f),
+			"n": fmt.Sprint(backend.RouteMetric(r.subnets[f])),
 		} {
 			v += name + digit + "=" + value + "\n"
 		}
@@ -128,7 +131,8 @@ func TestContention(t *testing.T) {
 	n := c.Node(1)
 	want := ours(t, n)
 	vars := c.wayVariables(t, n, c.Node(2))
-	route := c.record(t, "node2").subnets[subnet.IPv4].String()
+	p := c.record(t, "node2").subnets[subnet.IPv4]
+	route := backend.Route{Dst: p, Metric: backend.RouteMetric(p)}.Key().String()
 
 	t.Run("an entry is undone again and again", func(t *testing.T) {
 		saboteur, err := n.Start("saboteur", "sh", "-c", vars+`
@@ -137,7 +141,7 @@ func TestContention(t *testing.T) {
 		unharmed(t, []*netlab.Pod{pods[0], pods[2]}, func() {
 			s := awaitStatus(t, n, "contended", func(s overlay.Status) bool { return len(s.Contended) > 0 })
 			require.Len(t, s.Contended, 1)
-			require.Equal(t, "route "+route, s.Contended[0].Object)
+			require.Equal(t, route, s.Contended[0].Object)
 			require.GreaterOrEqual(t, s.Contended[0].Times, 6)
 			require.True(t, s.Ready)
 			require.Equal(t, "1", metric(t, n, "twill_contended_objects"))
@@ -162,7 +166,7 @@ func TestContention(t *testing.T) {
 			to := c.wayVariables(t, n, c.Node(3))
 			run(t, &n.Host, to+"ip route replace $s4 via 192.168.77.1 proto static")
 			s := awaitStatus(t, n, "named", func(s overlay.Status) bool { return len(s.Failing) == 1 })
-			require.Contains(t, s.Failing[0].Error, "of protocol static takes its place")
+			require.Contains(t, s.Failing[0].Error, "takes its place: remove that one")
 			require.True(t, s.Ready)
 			require.Contains(t, run(t, &n.Host, "ip route show proto static"), "via 192.168.77.1")
 			run(t, &n.Host, to+"ip route del $s4 proto static")
