@@ -66,7 +66,7 @@ func (c command) restore(ctx context.Context, script string) error {
 		args = append(args, "-w", strconv.Itoa(lockWait))
 	}
 	if _, err := run(ctx, script, c.restorePath, args...); err != nil {
-		return fmt.Errorf("%w%s; the input was:\n%s", err, advice(err), script)
+		return fmt.Errorf("%w%s; the input was: %s", err, advice(err), strings.ReplaceAll(strings.TrimSpace(script), "\n", "; "))
 	}
 	return nil
 }
@@ -79,7 +79,7 @@ func run(ctx context.Context, input, path string, args ...string) (string, error
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
 	cmd.WaitDelay = killWait
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("running %s: %w: %s", strings.Join(cmd.Args, " "), errors.Join(ctx.Err(), err), strings.TrimSpace(stderr.String()))
+		return "", fmt.Errorf("running %s: %w: %s", strings.Join(cmd.Args, " "), errors.Join(ctx.Err(), err), strings.Join(strings.Fields(stderr.String()), " "))
 	}
 	return stdout.String(), nil
 }
@@ -106,8 +106,6 @@ func advice(err error) string {
 		return "; this needs CAP_NET_ADMIN, for the legacy variant CAP_NET_RAW too, and to write /run/xtables.lock"
 	case has("is incompatible, use 'nft' tool"):
 		return "; another program wrote into that table what iptables cannot show (nft list ruleset); move it to a table of its own, or use nftables"
-	case has("Device or resource busy"), has("Too many links"):
-		return "; a rule of another chain leads to ours; delete it"
 	}
 	return ""
 }

@@ -38,7 +38,7 @@
 // Reading is done by github.com/coreos/go-iptables, with `iptables -S` of single
 // chains. It has no iptables-restore, which alone changes a table in one commit,
 // chain and jump together; so that is run here. The nf_tables variant is first
-// looked at over netlink: as long as all handles are what they were when it was
+// looked at over netlink: as long as its chains are what they were when they were
 // last found right, no process is run.
 //
 // It works in the network namespace of the calling thread. It imports neither
@@ -139,9 +139,9 @@ type Chains struct {
 
 // settled is what was there when a place was last found right.
 type settled struct {
-	want    []masq.Rule
-	looked  []string // the chains that were looked at
-	handles string   // of their rules, see handles
+	want   []masq.Rule
+	looked []string // the chains that were looked at
+	print  string   // of them, see fingerprint
 }
 
 // New returns the chains of one variant. It runs and asks nothing. Binaries that
@@ -191,8 +191,8 @@ func (c *Chains) Remove(ctx context.Context) error {
 
 func (c *Chains) sync(ctx context.Context, p place, want []masq.Rule) (changed bool, err error) {
 	before := c.settled[p]
-	if before.handles != "" && slices.Equal(before.want, want) {
-		if now, err := handles(ctx, p, before.looked); err == nil && now == before.handles {
+	if before.print != "" && slices.Equal(before.want, want) {
+		if now, err := fingerprint(ctx, p, before.looked); err == nil && now == before.print {
 			return false, nil
 		}
 	}
@@ -202,6 +202,9 @@ func (c *Chains) sync(ctx context.Context, p place, want []masq.Rule) (changed b
 		return false, err
 	}
 	if err := c.commands[p.family].restore(ctx, todo.script(p, want)); err != nil {
+		if todo.remove && !locked(err) { // EBUSY, which the legacy variant does not say
+			err = fmt.Errorf("%w; if a rule of another chain leads to %s, delete it", err, p.chain)
+		}
 		return false, fmt.Errorf("writing it, since %s: %w", todo, err)
 	}
 	left, err := c.compare(ctx, p, want)
@@ -214,13 +217,13 @@ func (c *Chains) sync(ctx context.Context, p place, want []masq.Rule) (changed b
 }
 
 // compare reads what is there and says what to do. Where that is nothing, it
-// takes down the handles, so that the next look needs no process.
+// takes down the chains' fingerprint, so that the next look needs no process.
 func (c *Chains) compare(ctx context.Context, p place, want []masq.Rule) (change, error) {
 	looked := []string{p.chain, p.hook}
 	before := ""
 	if c.variant == NFT {
 		var err error
-		if before, err = handles(ctx, p, looked); err != nil {
+		if before, err = fingerprint(ctx, p, looked); err != nil {
 			return change{}, err
 		}
 	}
@@ -232,13 +235,13 @@ func (c *Chains) compare(ctx context.Context, p place, want []masq.Rule) (change
 	if !todo.nothing() || before == "" {
 		return todo, nil
 	}
-	after, err := handles(ctx, p, looked)
+	after, err := fingerprint(ctx, p, looked)
 	if err != nil || after != before {
 		return todo, err
 	}
 	looked = append(looked, o.visited...)
-	if after, err = handles(ctx, p, looked); err == nil {
-		c.settled[p] = settled{want: want, looked: looked, handles: after}
+	if after, err = fingerprint(ctx, p, looked); err == nil {
+		c.settled[p] = settled{want: want, looked: looked, print: after}
 	}
 	return todo, err
 }

@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
@@ -36,11 +37,12 @@ type kernelChain struct {
 	rules  []kernelRule
 }
 
-// kernelRule is a rule and its handle. A rule never changes: what replaces it
-// has another handle.
+// kernelRule is a rule: what tells it from all others, and what it does. A
+// rule's handle alone tells nothing, since one that replaces it takes it over
+// (nf_tables_newrule).
 type kernelRule struct {
-	handle uint64
-	step   step
+	content []byte // expressions and comment as they came, but for counters' values
+	step    step
 }
 
 // readChains reads a table's handle (0: there is none) and the chains named, all
@@ -170,13 +172,13 @@ func decodeRule(m netlink.Message) (kernelRule, error) {
 	conditional := false
 	for attrs.Next() {
 		switch attrs.Type() {
-		case unix.NFTA_RULE_HANDLE:
-			r.handle = attrs.Uint64()
+		case unix.NFTA_RULE_HANDLE, unix.NFTA_RULE_COMPAT, unix.NFTA_RULE_USERDATA:
+			r.content = append(r.content, attrs.Bytes()...)
 		case unix.NFTA_RULE_EXPRESSIONS:
 			attrs.Nested(func(list *netlink.AttributeDecoder) error {
 				for list.Next() {
 					list.Nested(func(e *netlink.AttributeDecoder) error {
-						conditional = !decodeExpr(e, &r.step) || conditional
+						conditional = !decodeExpr(e, &r) || conditional
 						return nil
 					})
 				}
@@ -190,32 +192,36 @@ func decodeRule(m netlink.Message) (kernelRule, error) {
 	return r, attrs.Err()
 }
 
-// decodeExpr notes in s what an expression does to each packet, and returns
-// false if it may stop the rule, or is not known.
-func decodeExpr(attrs *netlink.AttributeDecoder, s *step) bool {
+// decodeExpr notes in r what an expression is and what it does to each packet.
+// It returns false if it may stop the rule, or is not known.
+func decodeExpr(attrs *netlink.AttributeDecoder, r *kernelRule) bool {
 	var name string
 	unconditional := false
-	for attrs.Next() {
+	for attrs.Next() { // the name comes first (nf_tables_fill_expr_info)
 		switch attrs.Type() {
 		case unix.NFTA_EXPR_NAME:
 			name = attrs.String()
+			r.content = append(r.content, name...)
 			switch name {
 			case "counter", "log":
 				unconditional = true
 			case "reject":
-				s.fate, unconditional = drops, true
+				r.step.fate, unconditional = drops, true
 			case "masq", "nat", "redir":
-				s.fate, unconditional = accepts, true
+				r.step.fate, unconditional = accepts, true
 			}
 		case unix.NFTA_EXPR_DATA:
+			if name != "counter" {
+				r.content = append(r.content, attrs.Bytes()...)
+			}
 			attrs.Nested(func(data *netlink.AttributeDecoder) error {
 				switch name {
 				case "immediate":
-					unconditional = decodeVerdict(data, s)
+					unconditional = decodeVerdict(data, &r.step)
 				case "match":
 					unconditional = decodeName(data, nftaMatchName) == "comment"
 				case "target":
-					s.fate, unconditional = fateOf(decodeName(data, nftaTargetName)), true
+					r.step.fate, unconditional = fateOf(decodeName(data, nftaTargetName)), true
 				}
 				return nil
 			})
@@ -270,22 +276,22 @@ func decodeVerdict(attrs *netlink.AttributeDecoder, s *step) bool {
 	return true
 }
 
-// handles returns the handles of the table, of the chains named and of their
-// rules as one string: as long as it is the same, so are they.
-func handles(ctx context.Context, p place, names []string) (string, error) {
+// fingerprint returns what is the same as long as the chains named and their
+// rules are: a hash, and never empty.
+func fingerprint(ctx context.Context, p place, names []string) (string, error) {
 	table, chains, err := readChains(ctx, p.family, p.table, names...)
 	if err != nil {
 		return "", err
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%d", table)
+	h := sha256.New()
+	fmt.Fprintf(h, "table %d\n", table)
 	for i, c := range chains {
-		fmt.Fprintf(&b, "; %s %d", names[i], c.handle)
+		fmt.Fprintf(h, "chain %s %d\n", names[i], c.handle)
 		for _, r := range c.rules {
-			fmt.Fprintf(&b, " %d", r.handle)
+			fmt.Fprintf(h, "%x\n", r.content)
 		}
 	}
-	return b.String(), nil
+	return string(h.Sum(nil)), nil
 }
 
 func netlinkAdvice(err error) string {
