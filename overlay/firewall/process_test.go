@@ -1,0 +1,83 @@
+package firewall_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/backend/masq"
+)
+
+var path = os.Getenv("PATH")
+
+func link(t *testing.T, program, as string) {
+	t.Helper()
+	file, err := exec.LookPath(program)
+	if err != nil {
+		t.Skipf("needs %s (package iptables)", program)
+	}
+	require.NoError(t, os.Symlink(file, as))
+}
+
+// counted puts shell scripts in the place of iptables, which write down their
+// runs; it returns what they did since it was last asked.
+func counted(t *testing.T) (runs func() string) {
+	t.Helper()
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	for _, p := range []string{"iptables", "ip6tables"} {
+		for _, suffix := range []string{"", "-restore", "-nft", "-nft-restore", "-legacy", "-legacy-restore"} {
+			file, err := exec.LookPath(p + suffix)
+			require.NoError(t, err)
+			script := fmt.Sprintf("#!/bin/sh\necho %s \"$@\" >>%s\nexec %s \"$@\"\n", p+suffix, log, file)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, p+suffix), []byte(script), 0o755))
+		}
+	}
+	t.Setenv("PATH", dir+":"+path)
+	return func() string {
+		text, err := os.ReadFile(log)
+		if err != nil {
+			return ""
+		}
+		require.NoError(t, os.Remove(log))
+		return string(text)
+	}
+}
+
+// Once all is as it should be, a look at it runs no process, whatever else is
+// going on, but where iptables-legacy is in use.
+func TestNoProcesses(t *testing.T) {
+	for _, mode := range []masq.Renderer{masq.NFTables, masq.IPTables} {
+		as(t, "nft")
+		runs := counted(t)
+		h := newHost(fresh(t), masq.AnyRenderer)
+		h.sh(t, "iptables-nft -P FORWARD DROP; ip6tables-nft -N c; ip6tables-nft -A c -j REJECT; ip6tables-nft -A FORWARD -j c")
+		h.mustSync(t, rules(mode))
+		require.NotEmpty(t, runs())
+		for range 3 {
+			require.False(t, h.mustSync(t, rules(mode)).Changed)
+		}
+		require.Empty(t, runs())
+		h.Run(t, "nft", "add table ip filter; add chain ip filter KUBE-SERVICES; add rule ip filter KUBE-SERVICES drop; add table ip other")
+		require.False(t, h.mustSync(t, rules(mode)).Changed)
+		require.Empty(t, runs())
+
+		h.Run(t, "iptables-legacy", "-P", "FORWARD", "DROP")
+		require.True(t, h.mustSync(t, rules(mode)).Changed)
+		runs()
+		h.mustSync(t, rules(mode))
+		require.NotEmpty(t, runs(), "the count works")
+	}
+
+	// Where nothing drops, no binary is even asked for more than its version.
+	runs := counted(t)
+	h := newHost(fresh(t), masq.AnyRenderer)
+	h.mustSync(t, rules(masq.AnyRenderer))
+	runs()
+	h.mustSync(t, rules(masq.AnyRenderer))
+	require.Empty(t, runs())
+}
