@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"flag"
-	"os"
 	"testing"
 	"time"
 
@@ -97,16 +96,6 @@ func TestResync(t *testing.T) {
 	require.NoError(t, parse(o.flags(), nil))
 	require.Equal(t, "5s", o.iptablesResync.String())
 	require.True(t, o.forwardRules)
-}
-
-// The operator finds every flag in the reference.
-func TestEveryFlagIsDocumented(t *testing.T) {
-	text, err := os.ReadFile("../../Documentation/configuration.md")
-	require.NoError(t, err)
-	var o options
-	o.flags().VisitAll(func(f *flag.Flag) {
-		require.Contains(t, string(text), "| `--"+f.Name+"`", "Documentation/configuration.md")
-	})
 }
 
 // A password is never told, not even in the error of a bad value beside it.

@@ -17,14 +17,14 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.StringVar(&c.CertFile, "etcd-certfile", c.CertFile, "`file` (PEM) with our client certificate")
 	fs.StringVar(&c.KeyFile, "etcd-keyfile", c.KeyFile, "`file` (PEM) with its private key")
 	fs.StringVar(&c.Username, "etcd-username", c.Username, "`name` of our etcd user")
-	fs.Var(&c.Password, "etcd-password", "its `password`; in the environment it is not visible to all processes")
+	fs.Var(&c.Password, "etcd-password", "its `password`; better in the environment, where other users cannot see it")
 }
 
 // RegisterLeaseFlags adds the flags of a node that holds a lease.
 func (c *Config) RegisterLeaseFlags(fs *flag.FlagSet) {
 	fs.DurationVar(&c.LeaseTTL, "lease-ttl", c.LeaseTTL, "how long a lease outlives its node, a `duration` such as 24h or 90m")
 	fs.Var((*minutes)(&c.RenewMargin), "subnet-lease-renew-margin",
-		"renew the lease at the latest so long before its end and at least so often, as `minutes` or duration (default 60, or half of a shorter --lease-ttl)")
+		"renew the lease at the latest so long before its end and at least so often, as `minutes` or a duration (default: 60, or half of a shorter --lease-ttl)")
 }
 
 // list is a flag.Value of comma separated strings. The first Set replaces the
