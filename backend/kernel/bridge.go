@@ -78,13 +78,14 @@ func (k *Kernel) SetBridgeMTU(ctx context.Context, name string, mtu int) error {
 
 // Behind returns the addresses in the network namespace at the other end of a
 // veth pair, but for those that mean nothing outside of it (loopback, link
-// scope). elsewhere is false when that is our own namespace, and nothing was
-// read. The kernel tells it without entering the namespace (since 5.0), to one
-// who has CAP_NET_ADMIN over it. unix.ENODEV: there is no such veth.
-func (k *Kernel) Behind(ctx context.Context, link string) (found []netip.Addr, elsewhere bool, err error) {
-	nsid, err := k.behind(link)
+// scope). index is the veth's own, which no other has after it; it is 0 when
+// the other end is in our namespace, and nothing was read. The kernel tells it
+// without entering the namespace (since 5.0), to one who has CAP_NET_ADMIN over
+// it. unix.ENODEV: there is no such veth.
+func (k *Kernel) Behind(ctx context.Context, link string) (index int, found []netip.Addr, err error) {
+	index, nsid, err := k.behind(link)
 	if err != nil || nsid < 0 {
-		return nil, false, err
+		return 0, nil, err
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		req := request(unix.RTM_GETADDR, 0, nl.NewIfAddrmsg(family),
@@ -93,34 +94,36 @@ func (k *Kernel) Behind(ctx context.Context, link string) (found []netip.Addr, e
 			return decodeBehind(msg, nsid)
 		})
 		if err != nil {
-			return nil, true, fmt.Errorf("reading the addresses in the namespace behind %s: %w", link, err)
+			return index, nil, fmt.Errorf("reading the addresses in the namespace behind %s: %w", link, err)
 		}
 		for _, a := range addresses {
 			found = append(found, a.prefix.Addr())
 		}
 	}
-	return found, true, nil
+	return index, found, nil
 }
 
-// behind returns the kernel's number for the namespace of a veth's peer, -1
-// when the peer is in ours.
-func (k *Kernel) behind(link string) (int32, error) {
+// behind returns the index of a veth and the kernel's number for the namespace
+// of its peer, -1 when that is ours.
+func (k *Kernel) behind(link string) (index int, nsid int32, err error) {
 	req := request(unix.RTM_GETLINK, 0, byName(link)...)
 	req.Sockets = k.sockets
 	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
 	if err != nil {
-		return 0, fmt.Errorf("finding link %q: %w", link, err)
+		return 0, 0, fmt.Errorf("finding link %q: %w", link, err)
 	}
-	nsid, peer := int32(-1), uint32(0)
+	nsid = -1
+	peer := uint32(0)
 	for _, msg := range msgs {
 		d, ok, err := decodeDevice(msg)
 		if err != nil || !ok || d.name != link || d.kind != "veth" {
-			return 0, fmt.Errorf("finding link %q: it is not a veth: %w", link, unix.ENODEV)
+			return 0, 0, fmt.Errorf("finding link %q: it is not a veth: %w", link, unix.ENODEV)
 		}
 		attrs, err := attributes("link", msg, unix.SizeofIfInfomsg)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
+		index = d.index
 		for _, a := range attrs {
 			switch a.Attr.Type {
 			case unix.IFLA_LINK_NETNSID:
@@ -131,9 +134,9 @@ func (k *Kernel) behind(link string) (int32, error) {
 		}
 	}
 	if peer == 0 {
-		return 0, fmt.Errorf("finding the peer of link %q: the kernel does not tell it", link)
+		return 0, 0, fmt.Errorf("finding the peer of link %q: the kernel does not tell it", link)
 	}
-	return nsid, nil
+	return index, nsid, nil
 }
 
 // decodeBehind decodes an address and makes sure that it is of the namespace

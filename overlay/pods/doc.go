@@ -20,15 +20,16 @@
 //   - no veth has an alias with its container and interface, or its address;
 //   - its address, and any other of its attachment, is on no interface behind
 //     a veth without an alias;
-//   - and there is no veth without an alias that may lead to a pod of ours
-//     and of which the addresses cannot be told (Inventory.Unknown).
+//   - and there is no veth that may lead to its pod, without an alias and
+//     with addresses that cannot be told (Inventory.Unknown). Only a veth as
+//     old as the reservation may; a Sweeper remembers which came later.
 //
 // Such a reservation has no pod: the bridge plugin makes the veth before it
 // asks for the address, and host-local reserves it under the lock. So whoever
 // holds the lock and then reads the links finds a veth for each reservation
 // whose ADD is under way or done, however long that takes and whatever the
 // clock does in the meantime; the address is then known by alias or by what is
-// behind the veth, or the veth is unknown and nothing is released. The ptp
+// behind the veth, or the veth is unknown and the address stays. The ptp
 // plugin asks for the address first. There the age alone protects an ADD, and
 // it must have passed by the monotonic clock while a Sweeper looked on.
 //

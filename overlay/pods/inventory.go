@@ -58,16 +58,21 @@ type Inventory struct {
 	// flannel or by a twill-cni which wrote no alias, an ADD that was cut
 	// off, or a veth whose alias somebody has overwritten.
 	InUse []netip.Addr
-	// Unknown names the veths that may lead to pods of ours with addresses
-	// that nobody can tell: an ADD under way, say. While there is one,
-	// nothing can be said to be unused.
-	Unknown []string
+	// Unknown are the veths that may lead to pods of ours with addresses
+	// that nobody can tell: of an ADD under way or cut off, say.
+	Unknown []Veth
+}
+
+// Veth is a host veth without an alias.
+type Veth struct {
+	Name  string
+	Index int // the kernel's, which no later veth gets; 0 when not known
 }
 
 // Kernel is what the inventory is read from; kernel.Kernel is one.
 type Kernel interface {
 	Host(ctx context.Context) (backend.Host, error)
-	Behind(ctx context.Context, link string) (found []netip.Addr, elsewhere bool, err error)
+	Behind(ctx context.Context, link string) (index int, found []netip.Addr, err error)
 }
 
 // Read makes the inventory of the pods there are now.
@@ -79,10 +84,10 @@ func Read(ctx context.Context, k Kernel, g Ground) (Inventory, error) {
 	return Take(ctx, h, g, k.Behind)
 }
 
-// Behind returns the addresses in the namespace at the other end of a veth,
-// and whether that is another namespace at all (kernel.Kernel.Behind). Its
+// Behind returns the index of a veth and the addresses in the namespace at its
+// other end; the index is 0 when that is our own (kernel.Kernel.Behind). Its
 // error is unix.ENODEV when the veth has gone.
-type Behind func(ctx context.Context, link string) (found []netip.Addr, elsewhere bool, err error)
+type Behind func(ctx context.Context, link string) (index int, found []netip.Addr, err error)
 
 // Take makes the inventory. Pods with an alias are read from h; behind is
 // asked for the veths that have none and may be ours. Those on somebody
@@ -94,16 +99,16 @@ func Take(ctx context.Context, h backend.Host, g Ground, behind Behind) (Invento
 		if _, ok := podOf(i); ok || i.Kind != kindVeth || foreign[i.Master] {
 			continue
 		}
-		found, elsewhere, err := behind(ctx, i.Name)
+		index, found, err := behind(ctx, i.Name)
 		switch {
 		case ctx.Err() != nil:
 			return Inventory{}, fmt.Errorf("looking behind veth %s: %w", i.Name, ctx.Err())
-		case err == nil && !elsewhere, errors.Is(err, unix.ENODEV):
+		case err == nil && index == 0, errors.Is(err, unix.ENODEV):
 			continue
 		case err == nil && slices.ContainsFunc(found, g.inOverlay):
 			inv.InUse = append(inv.InUse, found...)
 		default:
-			inv.Unknown = append(inv.Unknown, i.Name)
+			inv.Unknown = append(inv.Unknown, Veth{Name: i.Name, Index: index})
 		}
 	}
 	return inv, nil

@@ -86,29 +86,29 @@ func TestTake(t *testing.T) {
 		"loose":   {addr("10.5.1.5")},
 		"bare":    {addr("192.168.1.1")}, "mine": nil, "stranger": nil, "starting": nil,
 	}
-	look := func(_ context.Context, link string) ([]netip.Addr, bool, error) {
+	look := func(_ context.Context, link string) (int, []netip.Addr, error) {
 		switch found, ok := behind[link]; {
 		case ok:
-			return found, true, nil
+			return 7, found, nil
 		case link == "pair":
-			return nil, false, nil
+			return 0, nil, nil
 		case link == "gone":
-			return nil, false, unix.ENODEV
+			return 0, nil, unix.ENODEV
 		case link == "broken":
-			return nil, true, unix.EPERM
+			return 8, nil, unix.EPERM
 		}
 		t.Errorf("veth %s was looked at", link)
-		return nil, false, nil
+		return 0, nil, nil
 	}
 	g := pods.Ground{Overlay: []netip.Prefix{prefix("10.5.0.0/16"), prefix("fd00::/48")}, Bridges: []string{"mine0"}}
 	inv, err := pods.Take(t.Context(), h, g, look)
 	require.NoError(t, err)
 	require.Len(t, inv.Pods, 2)
 	require.Equal(t, []netip.Addr{addr("10.5.1.3"), addr("fd00::3"), addr("192.0.2.1"), addr("10.5.1.4"), addr("10.5.9.2"), addr("10.5.1.5")}, inv.InUse)
-	require.Equal(t, []string{"starting", "bare", "mine", "stranger", "broken"}, inv.Unknown)
+	require.Equal(t, []pods.Veth{{Name: "starting", Index: 7}, {Name: "bare", Index: 7}, {Name: "mine", Index: 7}, {Name: "stranger", Index: 7}, {Name: "broken", Index: 8}}, inv.Unknown)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = pods.Take(ctx, h, g, func(context.Context, string) ([]netip.Addr, bool, error) { return nil, false, errors.New("odd") })
+	_, err = pods.Take(ctx, h, g, func(context.Context, string) (int, []netip.Addr, error) { return 0, nil, errors.New("odd") })
 	require.ErrorIs(t, err, context.Canceled)
 }

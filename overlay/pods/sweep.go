@@ -1,6 +1,7 @@
 package pods
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +29,7 @@ type Sweeper struct {
 	Wait      time.Duration    // for host-local's lock on one network; 0: DefaultWait
 	Now       func() time.Time // nil: time.Now
 
-	seen map[sighting]time.Time // when, by the monotonic clock, each was first there
+	seen map[sighting]*history
 }
 
 // sighting is a file with its content.
@@ -39,12 +40,25 @@ type sighting struct {
 	modified          int64 // Unix time, ns
 }
 
+func sightingOf(n Network, r Reservation) sighting {
+	return sighting{n.Dir, r.Address, r.Container, r.IfName, r.Modified.UnixNano()}
+}
+
+// history is what is known of a file from earlier looks.
+type history struct {
+	since time.Time // seen first, by the monotonic clock
+	// suspects are the veths that may lead to its pod: those unknown when
+	// it was first found without one, and unknown ever since. The veth comes
+	// before the file, so a later one leads to other pods. nil: not known.
+	suspects map[Veth]bool
+}
+
 // Swept is what a sweep did.
 type Swept struct {
 	Released []Reservation
-	// Unknown names the veths for which reservations that look stale were
+	// Unknown are the veths for which reservations that look stale were
 	// kept: nobody can tell which addresses the pods behind them have.
-	Unknown []string
+	Unknown []Veth
 }
 
 // Sweep releases the stale reservations of the networks. What failed in one
@@ -58,7 +72,7 @@ func (s *Sweeper) Sweep(ctx context.Context, networks []Network) (done Swept, er
 			errs = append(errs, fmt.Errorf("sweeping the reservations of network %s in %s: %w", n.Name, n.Dir, err))
 		}
 	}
-	slices.Sort(done.Unknown)
+	slices.SortFunc(done.Unknown, func(a, b Veth) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Index, b.Index)) })
 	done.Unknown = slices.Compact(done.Unknown)
 	return done, errors.Join(errs...)
 }
@@ -104,9 +118,8 @@ func (s *Sweeper) sweep(ctx context.Context, n Network, done *Swept) error {
 }
 
 // stale returns the reservations of a network that are old and that no pod
-// holds. When there are some, but also veths of which nobody can tell the
-// addresses, it returns those veths instead.
-func (s *Sweeper) stale(ctx context.Context, root *os.Root, n Network) (stale []Reservation, unknown []string, err error) {
+// can hold, and the veths that may lead to the pods of others.
+func (s *Sweeper) stale(ctx context.Context, root *os.Root, n Network) (stale []Reservation, unknown []Veth, err error) {
 	all, err := readReservations(root, n.Name)
 	if err != nil {
 		return nil, nil, err
@@ -115,20 +128,37 @@ func (s *Sweeper) stale(ctx context.Context, root *os.Root, n Network) (stale []
 	if len(old) == 0 {
 		return nil, nil, nil
 	}
-	inv, err := s.Inventory(ctx)
+	inv, err := s.Inventory(ctx) // after the files were read, see history
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, r := range old {
-		if !inv.holds(r, all) {
-			stale = append(stale, r)
+		h := s.seen[sightingOf(n, r)]
+		if inv.holds(r, all) {
+			h.suspects = nil
+			continue
 		}
-	}
-	if len(stale) > 0 && len(inv.Unknown) > 0 {
-		return nil, inv.Unknown, nil
+		if suspects := h.suspect(inv.Unknown, n); len(suspects) > 0 {
+			unknown = append(unknown, suspects...)
+			continue
+		}
+		stale = append(stale, r)
 	}
 	slices.SortFunc(stale, func(a, b Reservation) int { return a.Address.Compare(b.Address) })
-	return stale, nil, nil
+	return stale, unknown, nil
+}
+
+// suspect returns those of the unknown veths that may lead to the pod.
+func (h *history) suspect(unknown []Veth, n Network) (suspects []Veth) {
+	left := map[Veth]bool{}
+	for _, v := range unknown {
+		if h.suspects == nil || !n.VethFirst || h.suspects[v] {
+			left[v] = true
+			suspects = append(suspects, v)
+		}
+	}
+	h.suspects = left
+	return suspects
 }
 
 // old returns those of the reservations that are older than MinAge. The time
@@ -145,12 +175,12 @@ func (s *Sweeper) old(all []Reservation, n Network) (old []Reservation) {
 	}
 	present := map[sighting]bool{}
 	for _, r := range all {
-		at := sighting{n.Dir, r.Address, r.Container, r.IfName, r.Modified.UnixNano()}
+		at := sightingOf(n, r)
 		present[at] = true
-		if _, known := s.seen[at]; !known {
-			s.seen[at] = now
+		if s.seen[at] == nil {
+			s.seen[at] = &history{since: now}
 		}
-		if now.Sub(s.seen[at]) >= minAge || n.VethFirst && now.Sub(r.Modified) >= minAge {
+		if now.Sub(s.seen[at].since) >= minAge || n.VethFirst && now.Sub(r.Modified) >= minAge {
 			old = append(old, r)
 		}
 	}
@@ -165,7 +195,7 @@ func (s *Sweeper) old(all []Reservation, n Network) (old []Reservation) {
 // forget drops what was seen of networks that are not swept any more.
 func (s *Sweeper) forget(networks []Network) {
 	if s.seen == nil {
-		s.seen = map[sighting]time.Time{}
+		s.seen = map[sighting]*history{}
 	}
 	for at := range s.seen {
 		if !slices.ContainsFunc(networks, func(n Network) bool { return n.Dir == at.dir }) {
