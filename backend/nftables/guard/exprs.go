@@ -40,6 +40,7 @@ type field struct {
 // VXLAN (RFC 7348 section 5), counted from the UDP header of 8 octets: flags
 // and reserved 4, VNI 3, reserved 1, then the inner Ethernet header of 14.
 var (
+	upperLayer     = field{expr.PayloadBaseTransportHeader, 0, 1}
 	udpDestination = field{expr.PayloadBaseTransportHeader, 2, 2}
 	vxlanVNI       = field{expr.PayloadBaseTransportHeader, 8 + 4, 3}
 	innerEtherType = field{expr.PayloadBaseTransportHeader, 8 + 8 + 12, 2}
@@ -81,13 +82,18 @@ func isNot(f field, data ...byte) match {
 	return match{load(f, register), compare(expr.CmpOpNeq, data)}
 }
 
-func meta(key expr.MetaKey, op expr.CmpOp, data byte) match {
-	return match{&expr.Meta{Key: key, Register: register}, compare(op, []byte{data})}
+// readable matches when there is such a field at all, whatever its value.
+func readable(f field) match {
+	return match{load(f, register), compare(expr.CmpOpGte, make([]byte, f.length))}
 }
 
-func family(f subnet.Family) match { return meta(expr.MetaKeyNFPROTO, expr.CmpOpEq, nfproto[f]) }
+func meta(key expr.MetaKey, data byte) match {
+	return match{&expr.Meta{Key: key, Register: register}, compare(expr.CmpOpEq, []byte{data})}
+}
 
-func protocol(p byte) match { return meta(expr.MetaKeyL4PROTO, expr.CmpOpEq, p) }
+func family(f subnet.Family) match { return meta(expr.MetaKeyNFPROTO, nfproto[f]) }
+
+func protocol(p byte) match { return meta(expr.MetaKeyL4PROTO, p) }
 
 func udpTo(port uint16) match {
 	return append(protocol(unix.IPPROTO_UDP), is(udpDestination, binary.BigEndian.AppendUint16(nil, port)...)...)

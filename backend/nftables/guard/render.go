@@ -94,13 +94,15 @@ func renderVTEP(g hygiene.Guard, sets []set) []chain {
 		)},
 		{name: "pod-to-vtep", rules: toPeers},
 		podChain(),
+		// A first fragment may end before the UDP header. Nobody needs such
+		// (RFC 7112); Linux drops them by itself since 5.11.
+		{name: "fragment", rules: []rule{
+			newRule("another protocol or port", readable(upperLayer), accept()),
+			newRule("header in another fragment", drop(hygiene.ReasonFragment)),
+		}},
 		baseChain("input", nftables.ChainHookInput, hygiene.PriorityInput,
 			newRule(describeGuard(g), udpTo(g.Port), goTo("vtep")),
-			// A first fragment may end before the UDP header (RFC 7112); Linux
-			// drops it by itself since 5.11. 255 stands for any protocol that can
-			// be read.
-			newRule("other protocols and ports", meta(expr.MetaKeyL4PROTO, expr.CmpOpNeq, unix.IPPROTO_RAW), accept()),
-			newRule("UDP header in another fragment", firstFragment(), drop(hygiene.ReasonFragment)),
+			newRule("first fragments", firstFragment(), goTo("fragment")),
 		),
 		baseChain("forward", nftables.ChainHookForward, hygiene.PriorityInput,
 			newRule("", udpTo(g.Port), goTo("pod-to-vtep")),
