@@ -104,8 +104,8 @@ func advice(err error) string {
 			"nf_tables: CONFIG_NF_TABLES, CONFIG_NFT_COMPAT); use the other variant, or nftables"
 	case has("Permission denied"), has("Operation not permitted"), has("Read-only file system"):
 		return "; this needs CAP_NET_ADMIN, for the legacy variant CAP_NET_RAW too, and to write /run/xtables.lock"
-	case has("is incompatible, use 'nft' tool"):
-		return "; another program wrote into that table what iptables cannot show (nft list ruleset); move it to a table of its own, or use nftables"
+	case has("is incompatible, use 'nft' tool"), has("CHAIN_ADD failed"):
+		return "; another program has in that table what is none of iptables' (nft list ruleset shows it); move it to a table of its own, or use nftables"
 	}
 	return ""
 }

@@ -165,7 +165,8 @@ func (c *Chains) Variant() Variant { return c.variant }
 // What was written is read back; a difference that remains is an error. One
 // family's or table's failure does not keep the others from being written; all
 // are in err. Such errors may pass (the xtables lock held by another program,
-// rules changed by others at the same time), so try again.
+// rules changed by others at the same time), so try again. The end of ctx does not
+// interrupt a listing, which may wait some seconds for the lock.
 func (c *Chains) Sync(ctx context.Context, rules masq.Rules) (changed bool, err error) {
 	var failed []error
 	for _, p := range places() {
@@ -190,6 +191,9 @@ func (c *Chains) Remove(ctx context.Context) error {
 }
 
 func (c *Chains) sync(ctx context.Context, p place, want []masq.Rule) (changed bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
 	before := c.settled[p]
 	if before.print != "" && slices.Equal(before.want, want) {
 		if now, err := fingerprint(ctx, p, before.looked); err == nil && now == before.print {
@@ -219,31 +223,46 @@ func (c *Chains) sync(ctx context.Context, p place, want []masq.Rule) (changed b
 // compare reads what is there and says what to do. Where that is nothing, it
 // takes down the chains' fingerprint, so that the next look needs no process.
 func (c *Chains) compare(ctx context.Context, p place, want []masq.Rule) (change, error) {
-	looked := []string{p.chain, p.hook}
-	before := ""
-	if c.variant == NFT {
-		var err error
-		if before, err = fingerprint(ctx, p, looked); err != nil {
+	if c.variant == Legacy {
+		o, err := c.read(ctx, p, len(want) > 0)
+		if err != nil {
 			return change{}, err
 		}
+		return diff(p, want, o), nil
+	}
+	looked := []string{p.chain, p.hook}
+	before, err := fingerprint(ctx, p, looked)
+	if err != nil {
+		return change{}, err
 	}
 	o, err := c.read(ctx, p, len(want) > 0)
 	if err != nil {
 		return change{}, err
 	}
 	todo := diff(p, want, o)
-	if !todo.nothing() || before == "" {
+	if !todo.nothing() {
 		return todo, nil
 	}
-	after, err := fingerprint(ctx, p, looked)
-	if err != nil || after != before {
+	// Only now is it known which other chains matter. They are gone through
+	// again between two looks, so that no change in the meantime is missed.
+	settled := settled{want: want, looked: append(looked, o.visited...)}
+	if settled.print, err = fingerprint(ctx, p, settled.looked); err != nil {
 		return todo, err
 	}
-	looked = append(looked, o.visited...)
-	if after, err = fingerprint(ctx, p, looked); err == nil {
-		c.settled[p] = settled{want: want, looked: looked, print: after}
+	again, visited, err := end(p, o.hook, c.reader(ctx, p))
+	if err != nil || again != o.end || !slices.Equal(visited, o.visited) {
+		return todo, err
 	}
-	return todo, err
+	for _, look := range []struct {
+		chains []string
+		want   string
+	}{{looked, before}, {settled.looked, settled.print}} {
+		if now, err := fingerprint(ctx, p, look.chains); err != nil || now != look.want {
+			return todo, err
+		}
+	}
+	c.settled[p] = settled
+	return todo, nil
 }
 
 // families are nf_tables' numbers of ours.

@@ -2,6 +2,7 @@ package iptables_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -87,16 +88,25 @@ func each(t *testing.T, test func(t *testing.T, c chains)) {
 // $own (our subnet) and $reject (a value of --reject-with).
 func (c chains) sh(t *testing.T, script string) {
 	t.Helper()
+	require.NoError(t, c.ns.Do(func() error { return c.shell(script) }))
+}
+
+// shell is sh on a thread that is in the namespace.
+func (c chains) shell(script string) error {
 	for _, words := range []string{
 		`p=iptables net=10.244.0.0/16 own=10.244.1.0/24 reject=icmp-host-prohibited`,
 		`p=ip6tables net=fd00:244::/48 own=fd00:244:0:1::/64 reject=icmp6-adm-prohibited`,
 	} {
-		c.ns.Run(t, "sh", "-ec", words+"\n"+strings.ReplaceAll(`
+		script := words + "\n" + strings.ReplaceAll(`
 			ipt() { $pSUFFIX -w 60 "$@"; }
 			ipt_restore() { $pSUFFIX-restore -w 60 "$@"; }
 			ipt_save() { $pSUFFIX-save "$@"; }
-		`, "SUFFIX", suffix(c.Variant()))+script)
+		`, "SUFFIX", suffix(c.Variant())) + script
+		if out, err := exec.Command("sh", "-ec", script).CombinedOutput(); err != nil {
+			return fmt.Errorf("%w: %s: %s", err, script, out)
+		}
 	}
+	return nil
 }
 
 var counters = regexp.MustCompile(`(?m)^#.*\n| \[\d+:\d+\]$`)
@@ -147,16 +157,15 @@ const busyHost = `ipt_restore --noflush <<-EOF
 EOF
 `
 
-// logged is a PATH of iptables' binaries which write down each run of theirs.
+// logged writes down each run of the binaries of a host.
 type logged struct{ log string }
 
-// newLogged makes them and sets PATH. Each is named as it is called and, after
-// a =, as which binary of /usr/sbin it runs.
-func newLogged(t *testing.T, names ...string) logged {
+// detectLogged returns a host with the binaries named, each as it is called and,
+// after a =, as which binary of /usr/sbin it runs.
+func detectLogged(t *testing.T, names ...string) (iptables.Host, logged) {
 	t.Helper()
 	dir := t.TempDir()
 	l := logged{filepath.Join(dir, "log")}
-	require.NoError(t, os.WriteFile(l.log, nil, 0o644))
 	for _, name := range names {
 		name, binary, _ := strings.Cut(name, "=")
 		for _, s := range []string{"", "-restore"} {
@@ -164,12 +173,28 @@ func newLogged(t *testing.T, names ...string) logged {
 			if err != nil {
 				t.Skipf("needs %s: %v", binary+s, err)
 			}
-			script := "#!/bin/sh\necho " + name + s + " \"$@\" >>" + l.log + "\nexec " + path + " \"$@\"\n"
-			require.NoError(t, os.WriteFile(filepath.Join(dir, name+s), []byte(script), 0o755))
+			script(t, dir, name+s, "echo "+name+s+" \"$@\" >>"+l.log+"; exec "+path+" \"$@\"")
 		}
 	}
+	h, err := detectIn(t, dir)
+	require.NoError(t, err)
+	l.take(t)
+	return h, l
+}
+
+func script(t *testing.T, dir, name, body string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+body+"\n"), 0o755))
+}
+
+// detectIn is Detect with a PATH of one directory.
+func detectIn(t *testing.T, dir string) (iptables.Host, error) {
+	t.Helper()
+	before := os.Getenv("PATH")
 	t.Setenv("PATH", dir)
-	return l
+	h, err := iptables.Detect(t.Context())
+	t.Setenv("PATH", before)
+	return h, err
 }
 
 // take returns the runs since it was last called, one per line.

@@ -14,17 +14,9 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
-// What unix lacks of linux/netfilter/nf_tables.h, nf_tables_compat.h and
-// linux/netfilter.h.
-const (
-	nftaTableHandle = 4
-	nftaTargetName  = 1 // of an xtables target in nf_tables
-	nftaMatchName   = 1 // of an xtables match in nf_tables
-
-	nfDrop   = 0
-	nfAccept = 1
-	nfQueue  = 3
-)
+// nftaTableHandle is NFTA_TABLE_HANDLE of linux/netfilter/nf_tables.h, which
+// unix lacks.
+const nftaTableHandle = 4
 
 // readAttempts bounds how often a reading is begun anew because the ruleset
 // changed in the middle of it.
@@ -161,119 +153,6 @@ func readChain(conn *netlink.Conn, family byte, table, name string) (kernelChain
 		c.rules = append(c.rules, r)
 	}
 	return c, nil
-}
-
-func decodeRule(m netlink.Message) (kernelRule, error) {
-	var r kernelRule
-	attrs, err := nfnetlink.Decode(m)
-	if err != nil {
-		return r, err
-	}
-	conditional := false
-	for attrs.Next() {
-		switch attrs.Type() {
-		case unix.NFTA_RULE_HANDLE, unix.NFTA_RULE_COMPAT, unix.NFTA_RULE_USERDATA:
-			r.content = append(r.content, attrs.Bytes()...)
-		case unix.NFTA_RULE_EXPRESSIONS:
-			attrs.Nested(func(list *netlink.AttributeDecoder) error {
-				for list.Next() {
-					list.Nested(func(e *netlink.AttributeDecoder) error {
-						conditional = !decodeExpr(e, &r) || conditional
-						return nil
-					})
-				}
-				return nil
-			})
-		}
-	}
-	if conditional {
-		r.step = step{}
-	}
-	return r, attrs.Err()
-}
-
-// decodeExpr notes in r what an expression is and what it does to each packet.
-// It returns false if it may stop the rule, or is not known.
-func decodeExpr(attrs *netlink.AttributeDecoder, r *kernelRule) bool {
-	var name string
-	unconditional := false
-	for attrs.Next() { // the name comes first (nf_tables_fill_expr_info)
-		switch attrs.Type() {
-		case unix.NFTA_EXPR_NAME:
-			name = attrs.String()
-			r.content = append(r.content, name...)
-			switch name {
-			case "counter", "log":
-				unconditional = true
-			case "reject":
-				r.step.fate, unconditional = drops, true
-			case "masq", "nat", "redir":
-				r.step.fate, unconditional = accepts, true
-			}
-		case unix.NFTA_EXPR_DATA:
-			if name != "counter" {
-				r.content = append(r.content, attrs.Bytes()...)
-			}
-			attrs.Nested(func(data *netlink.AttributeDecoder) error {
-				switch name {
-				case "immediate":
-					unconditional = decodeVerdict(data, &r.step)
-				case "match":
-					unconditional = decodeName(data, nftaMatchName) == "comment"
-				case "target":
-					r.step.fate, unconditional = fateOf(decodeName(data, nftaTargetName)), true
-				}
-				return nil
-			})
-		}
-	}
-	return unconditional
-}
-
-// decodeName returns the attribute attr, a string.
-func decodeName(attrs *netlink.AttributeDecoder, attr uint16) (name string) {
-	for attrs.Next() {
-		if attrs.Type() == attr {
-			name = attrs.String()
-		}
-	}
-	return name
-}
-
-// decodeVerdict decodes an immediate expression, which also loads other data.
-func decodeVerdict(attrs *netlink.AttributeDecoder, s *step) bool {
-	for attrs.Next() {
-		if attrs.Type() != unix.NFTA_IMMEDIATE_DATA {
-			continue
-		}
-		attrs.Nested(func(data *netlink.AttributeDecoder) error {
-			for data.Next() {
-				if data.Type() != unix.NFTA_DATA_VERDICT {
-					continue
-				}
-				data.Nested(func(verdict *netlink.AttributeDecoder) error {
-					for verdict.Next() {
-						switch verdict.Type() {
-						case unix.NFTA_VERDICT_CODE:
-							switch int32(verdict.Uint32()) {
-							case nfDrop:
-								s.fate = drops
-							case nfAccept, nfQueue:
-								s.fate = accepts
-							case unix.NFT_RETURN, unix.NFT_GOTO:
-								s.leaves = true
-							}
-						case unix.NFTA_VERDICT_CHAIN:
-							s.chain = verdict.String()
-						}
-					}
-					return nil
-				})
-			}
-			return nil
-		})
-	}
-	return true
 }
 
 // fingerprint returns what is the same as long as the chains named and their

@@ -283,7 +283,7 @@ func TestTransitions(t *testing.T) {
 			require.NoError(t, fresh.Remove(t.Context()))
 		}
 		require.Equal(t, before, c.save(t))
-		for range 20 {
+		for range 12 {
 			name := names[rand.IntN(len(names))]
 			what := "to " + name
 			switch rand.IntN(6) {
