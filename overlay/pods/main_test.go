@@ -33,7 +33,7 @@ var binaries = sync.OnceValues(func() (dir string, err error) {
 	}
 	built.Store(&dir)
 	const reference = "github.com/containernetworking/plugins/plugins/"
-	cmd := exec.Command("go", "-C", "../../dist/cni", "build", "-o", dir, reference+"main/bridge", reference+"main/ptp", reference+"ipam/host-local")
+	cmd := exec.Command("go", "-C", "../../dist/cni", "build", "-o", dir, reference+"main/bridge", reference+"ipam/host-local")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return dir, fmt.Errorf("building the reference plugins: %w\n%s", err, out)
