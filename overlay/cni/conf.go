@@ -9,11 +9,9 @@ import (
 	"strings"
 )
 
-// Defaults of a network config.
-const (
-	DefaultSubnetFile = "/run/twill/subnet.env"
-	DefaultDataDir    = "/var/lib/cni/twill"
-)
+// DefaultSubnetFile is the path of subnet.env unless the network config says
+// otherwise.
+const DefaultSubnetFile = "/run/twill/subnet.env"
 
 // object is a JSON object whose values are kept as they were written.
 type object = map[string]json.RawMessage
@@ -28,8 +26,6 @@ type Conf struct {
 	Type string
 	// SubnetFile is the path of subnet.env.
 	SubnetFile string
-	// DataDir holds the mark of masquerading networks, see the package.
-	DataDir string
 
 	keys     object // all of them
 	delegate object
@@ -40,7 +36,7 @@ type Conf struct {
 // ADD and CHECK do not accept is for Validate, since DEL must work with
 // whatever the config has become.
 func Load(stdin []byte) (Conf, error) {
-	c := Conf{CNIVersion: "0.1.0", SubnetFile: DefaultSubnetFile, DataDir: DefaultDataDir}
+	c := Conf{CNIVersion: "0.1.0", SubnetFile: DefaultSubnetFile}
 	if err := json.Unmarshal(stdin, &c.keys); err != nil {
 		return Conf{}, fmt.Errorf("reading the network config: %w", err)
 	}
@@ -53,7 +49,6 @@ func Load(stdin []byte) (Conf, error) {
 		{"name", &c.Name, "the network's name"},
 		{"type", &c.Type, "\"twill\""},
 		{"subnetFile", &c.SubnetFile, "the path of subnet.env"},
-		{"dataDir", &c.DataDir, "the path of a directory"},
 		{"delegate", &c.delegate, "an object with keys of the delegate plugin, such as {\"hairpinMode\":true}"},
 		{"ipam", &c.ipam, "an object with keys of the IPAM plugin, such as {\"routes\":[{\"dst\":\"10.96.0.0/12\"}]}"},
 	} {

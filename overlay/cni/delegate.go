@@ -20,28 +20,56 @@ type Delegate struct {
 	Masquerades bool
 }
 
-// Delegate returns the config for ADD. The user's keys win over our defaults:
-// ipMasq the opposite of FLANNEL_IPMASQ, mtu FLANNEL_MTU, isGateway for a
-// bridge. The IPAM plugin gets one range for each family, the user's routes
+// Delegate returns the config for ADD and STATUS. The user's keys win over our
+// defaults: ipMasq the opposite of FLANNEL_IPMASQ, mtu FLANNEL_MTU, isGateway
+// for a bridge, and masqBackend ("" for none) as ipMasqBackend of those that
+// masquerade. The IPAM plugin gets one range for each family, the user's routes
 // and one for each overlay network.
-func (c Conf) Delegate(env envfile.Env) (Delegate, error) {
+func (c Conf) Delegate(env envfile.Env, masqBackend string) (Delegate, error) {
 	ipam, err := c.ipamConf(env)
 	if err != nil {
 		return Delegate{}, c.unbuilt(err)
 	}
-	return c.build(&env, ipam, false)
+	d, conf, err := c.build(&env, ipam)
+	if err != nil {
+		return Delegate{}, c.unbuilt(err)
+	}
+	if _, users := conf["ipMasqBackend"]; d.Masquerades && !users && masqBackend != "" && slices.Contains(masqueraders, d.Type) {
+		conf["ipMasqBackend"] = masqBackend
+	}
+	if d.JSON, err = json.Marshal(conf); err != nil {
+		return Delegate{}, c.unbuilt(err)
+	}
+	return d, nil
 }
 
-// Attached returns the config for CHECK and DEL of a pod that is there
+// Attached returns the config for CHECK, DEL and GC of pods that are there
 // already. It must never fail where ADD succeeded: env is nil when subnet.env
-// is gone or cannot be read, and may have changed since ADD. masqueraded says
-// that the network has the mark of the package comment.
-func (c Conf) Attached(env *envfile.Env, masqueraded bool) (Delegate, error) {
+// is gone or cannot be read, and may have changed since ADD. prevResult
+// replaces that of the request; nil leaves it out. more is laid over all.
+func (c Conf) Attached(env *envfile.Env, prevResult json.RawMessage, more object) (Delegate, error) {
 	ipam, err := c.attachedIPAM(env)
 	if err != nil {
 		return Delegate{}, c.unbuilt(err)
 	}
-	return c.build(env, ipam, masqueraded)
+	d, conf, err := c.build(env, ipam)
+	if err != nil {
+		return Delegate{}, c.unbuilt(err)
+	}
+	if slices.Contains(masqueraders, d.Type) {
+		conf["ipMasq"], d.Masquerades = false, false // we do, see removeMasquerade
+	}
+	delete(conf, "prevResult")
+	if prevResult != nil {
+		conf["prevResult"] = prevResult
+	}
+	for k, v := range more {
+		conf[k] = v
+	}
+	if d.JSON, err = json.Marshal(conf); err != nil {
+		return Delegate{}, c.unbuilt(err)
+	}
+	return d, nil
 }
 
 func (c Conf) unbuilt(err error) error {
@@ -50,11 +78,11 @@ func (c Conf) unbuilt(err error) error {
 
 // build lays the user's keys over the defaults, and over them what the spec
 // has a plugin hand on: name, version, runtimeConfig and prevResult.
-func (c Conf) build(env *envfile.Env, ipam map[string]any, masqueraded bool) (d Delegate, err error) {
+func (c Conf) build(env *envfile.Env, ipam map[string]any) (d Delegate, conf map[string]any, err error) {
 	if d.Type, err = c.delegateType(); err != nil {
-		return Delegate{}, c.unbuilt(err)
+		return Delegate{}, nil, err
 	}
-	conf := map[string]any{}
+	conf = map[string]any{}
 	if env != nil {
 		conf["mtu"], conf["ipMasq"] = env.MTU, !env.IPMasq
 		d.Masquerades = !env.IPMasq
@@ -73,9 +101,6 @@ func (c Conf) build(env *envfile.Env, ipam map[string]any, masqueraded bool) (d 
 	if masq, err := c.userMasquerades(); err == nil && masq != nil {
 		d.Masquerades = *masq
 	}
-	if masqueraded {
-		conf["ipMasq"], d.Masquerades = true, true
-	}
 	for _, k := range []string{"prevResult", "runtimeConfig"} {
 		delete(conf, k)
 		if o := (object)(nil); decode(c.keys, k, &o, "") == nil && o != nil {
@@ -83,10 +108,15 @@ func (c Conf) build(env *envfile.Env, ipam map[string]any, masqueraded bool) (d 
 		}
 	}
 	conf["cniVersion"], conf["name"], conf["type"], conf["ipam"] = c.CNIVersion, c.Name, d.Type, ipam
-	if d.JSON, err = json.Marshal(conf); err != nil {
-		return Delegate{}, c.unbuilt(err)
+	return d, conf, nil
+}
+
+// masquerades reports whether the delegate would do so for a new pod.
+func (c Conf) masquerades(env envfile.Env) bool {
+	if masq, err := c.userMasquerades(); err == nil && masq != nil {
+		return *masq
 	}
-	return d, nil
+	return !env.IPMasq
 }
 
 // hostRange is a range of host-local's config.

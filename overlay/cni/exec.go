@@ -1,16 +1,29 @@
 package cni
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
 
-	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/types/create"
 	"golang.org/x/sys/unix"
 )
+
+// Delegates are run here and not by libcni's package invoke for two reasons: a
+// delegate must not outlive us, and invoke links an HTTP client and
+// OpenTelemetry into a program that is started for each pod.
 
 // run is a delegate plugin about to be run for one request.
 type run struct {
@@ -21,8 +34,8 @@ type run struct {
 
 // find looks the delegate up in CNI_PATH.
 func find(d Delegate, args *skel.CmdArgs) (run, error) {
-	path, err := invoke.FindInPath(d.Type, filepath.SplitList(args.Path))
-	if err != nil {
+	path, ok := findPlugin(d.Type, args.Path)
+	if !ok {
 		return run{}, types.NewError(types.ErrInvalidNetworkConfig,
 			fmt.Sprintf("finding the delegate plugin %s: it is not in CNI_PATH, which is %s", d.Type, args.Path),
 			"install the CNI reference plugins beside twill")
@@ -30,13 +43,37 @@ func find(d Delegate, args *skel.CmdArgs) (run, error) {
 	return run{d, path, args}, nil
 }
 
-func (r run) add(ctx context.Context) (types.Result, error) {
-	result, err := invoke.ExecPluginWithResult(ctx, r.path, r.JSON, r.environ("ADD", r.args.Netns), nil)
-	return result, r.describe("ADD", err)
+// findPlugin looks for a plugin, whose name is one path element, in the
+// directories of CNI_PATH.
+func findPlugin(name, path string) (string, bool) {
+	for _, dir := range filepath.SplitList(path) {
+		file := filepath.Join(dir, name)
+		if s, err := os.Stat(file); dir != "" && err == nil && s.Mode().IsRegular() {
+			return file, true
+		}
+	}
+	return "", false
+}
+
+func (r run) add(ctx context.Context, version string) (types.Result, error) {
+	out, err := r.exec(ctx, "ADD", r.args.Netns)
+	if err != nil {
+		return nil, err
+	}
+	// A plugin that does not name the version speaks that of its config.
+	if v, err := create.DecodeVersion(out); err == nil {
+		version = cmp.Or(v, version)
+	}
+	result, err := create.Create(version, out)
+	if err != nil {
+		return nil, r.failed("ADD", types.NewError(types.ErrDecodingFailure, fmt.Sprintf("reading its result: %v", err), ""))
+	}
+	return result, nil
 }
 
 func (r run) check(ctx context.Context) error {
-	return r.describe("CHECK", invoke.ExecPluginWithoutResult(ctx, r.path, r.JSON, r.environ("CHECK", r.args.Netns), nil))
+	_, err := r.exec(ctx, "CHECK", r.args.Netns)
+	return err
 }
 
 func (r run) del(ctx context.Context) error {
@@ -44,34 +81,69 @@ func (r run) del(ctx context.Context) error {
 	if !isNamespace(netns) {
 		netns = "" // the spec's way to say that it is gone
 	}
-	return r.describe("DEL", invoke.ExecPluginWithoutResult(ctx, r.path, r.JSON, r.environ("DEL", netns), nil))
+	_, err := r.exec(ctx, "DEL", netns)
+	return err
 }
 
-// environ is what the delegate gets beside our own environment.
-func (r run) environ(verb, netns string) *invoke.Args {
-	return &invoke.Args{
-		Command:       verb,
-		ContainerID:   r.args.ContainerID,
-		NetNS:         netns,
-		PluginArgsStr: r.args.Args,
-		IfName:        r.args.IfName,
-		Path:          r.args.Path,
-	}
-}
-
-// describe says which plugin failed at what. The code stays the delegate's;
-// wrapping would not do, since skel prints the innermost *types.Error alone.
-func (r run) describe(verb string, err error) error {
+// exec runs the plugin and returns what it printed. The error's code is the
+// plugin's; wrapping would not do, since skel prints the innermost
+// *types.Error alone.
+func (r run) exec(ctx context.Context, verb, netns string) ([]byte, error) {
+	env := append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+r.args.ContainerID, "CNI_NETNS="+netns,
+		"CNI_IFNAME="+r.args.IfName, "CNI_ARGS="+r.args.Args, "CNI_PATH="+r.args.Path)
+	out, stderr, err := child(ctx, r.path, r.JSON, env)
 	if err == nil {
-		return nil
+		_, _ = os.Stderr.Write(stderr)
+		return out, nil
 	}
-	e := types.NewError(types.ErrInternal, err.Error(), "")
-	errors.As(err, &e)
-	code := e.Code
-	if code == types.ErrUnknown { // a plugin that died without an error of its own
-		code = types.ErrInternal
+	e := new(types.Error)
+	if json.Unmarshal(out, e) != nil || e.Msg == "" {
+		text := strings.TrimSpace(string(out) + " " + string(stderr))
+		e = types.NewError(types.ErrInternal, strings.TrimSpace(err.Error()+" "+text), "")
 	}
-	return types.NewError(code, fmt.Sprintf("running the delegate plugin %s with %s: %s", r.Type, verb, e.Msg), e.Details)
+	return nil, r.failed(verb, e)
+}
+
+func (r run) failed(verb string, e *types.Error) error {
+	return types.NewError(cmp.Or(e.Code, types.ErrInternal),
+		fmt.Sprintf("running the delegate plugin %s with %s: %s", r.Type, verb, e.Msg), e.Details)
+}
+
+// busyPatience is for a plugin that is just being written (ETXTBSY).
+const busyPatience = 5 * time.Second
+
+// child runs a program to its end, which is also our own if that is earlier: a
+// runtime that kills an ADD will go on with DEL, and a delegate still at work
+// would then leave behind what DEL has just looked for.
+func child(ctx context.Context, path string, stdin []byte, env []string, args ...string) (stdout, stderr []byte, err error) {
+	// The kernel sends the signal when the thread ends that started the
+	// child (prctl(2), PR_SET_PDEATHSIG): keep it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	patience := time.NewTimer(busyPatience)
+	defer patience.Stop()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		cmd := exec.CommandContext(ctx, path, args...)
+		cmd.Env, cmd.Stdin = env, bytes.NewReader(stdin)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		var out, errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		err := cmd.Run()
+		if !errors.Is(err, unix.ETXTBSY) {
+			return out.Bytes(), errs.Bytes(), err
+		}
+		select {
+		case <-tick.C:
+		case <-patience.C:
+			return nil, nil, err
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
 }
 
 // isNamespace reports whether path leads to a namespace. The file that a

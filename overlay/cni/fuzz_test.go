@@ -22,11 +22,11 @@ func FuzzConf(f *testing.F) {
 			return
 		}
 		valid := conf.Validate() == nil
-		if d, err := conf.Delegate(e); valid && err == nil {
+		if d, err := conf.Delegate(e, ""); valid && err == nil {
 			checkDelegate(t, conf, d, "10.5.52.0/24")
 		}
 		for _, known := range []*envfile.Env{nil, &e} {
-			d, err := conf.Attached(known, false)
+			d, err := conf.Attached(known, nil, nil)
 			if valid {
 				require.NoError(t, err)
 				checkDelegate(t, conf, d, "")

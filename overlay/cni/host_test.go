@@ -33,7 +33,8 @@ var binaries = sync.OnceValues(func() (dir string, err error) {
 	const reference = "github.com/containernetworking/plugins/plugins/"
 	for _, args := range [][]string{
 		{"build", "-o", filepath.Join(dir, "twill"), "../../cmd/twill-cni"},
-		{"-C", "../../dist/cni", "build", "-o", dir, reference + "main/bridge", reference + "main/ptp", reference + "ipam/host-local"},
+		{"-C", "../../dist/cni", "build", "-o", dir, reference + "main/bridge", reference + "main/ptp", reference + "main/macvlan", reference + "ipam/host-local",
+			reference + "meta/portmap", reference + "meta/bandwidth", reference + "meta/tuning", "github.com/containernetworking/cni/cnitool"},
 	} {
 		cmd := exec.Command("go", args...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

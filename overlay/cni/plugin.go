@@ -2,14 +2,17 @@ package cni
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"path/filepath"
+	"encoding/json"
+	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/types/create"
 
+	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/envfile"
 )
 
@@ -24,9 +27,11 @@ type Plugin struct {
 // with a code of the spec, or the delegate's.
 func (p Plugin) Funcs(ctx context.Context) skel.CNIFuncs {
 	return skel.CNIFuncs{
-		Add:   func(args *skel.CmdArgs) error { return p.add(ctx, args) },
-		Check: func(args *skel.CmdArgs) error { return p.check(ctx, args) },
-		Del:   func(args *skel.CmdArgs) error { return p.del(ctx, args) },
+		Add:    func(args *skel.CmdArgs) error { return p.add(ctx, args) },
+		Check:  func(args *skel.CmdArgs) error { return p.check(ctx, args) },
+		Del:    func(args *skel.CmdArgs) error { return p.del(ctx, args) },
+		GC:     func(args *skel.CmdArgs) error { return p.gc(ctx, args) },
+		Status: func(args *skel.CmdArgs) error { return p.status(ctx, args) },
 	}
 }
 
@@ -39,68 +44,124 @@ func (p Plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	delegate, err := conf.Delegate(env)
-	if err != nil {
-		return invalid(err)
-	}
-	plugin, err := find(delegate, args)
+	plugin, err := conf.toAdd(ctx, args, env)
 	if err != nil {
 		return err
 	}
-	if delegate.Masquerades {
-		if err := conf.markMasquerading(); err != nil {
-			return types.NewError(types.ErrIOFailure, err.Error(), "")
+	result, err := plugin.add(ctx, conf.CNIVersion)
+	var now *current.Result
+	if err == nil {
+		if now, err = current.NewResultFromResult(result); err != nil {
+			err = plugin.failed("ADD", types.NewError(types.ErrDecodingFailure, err.Error(), ""))
 		}
 	}
-	result, err := plugin.add(ctx)
+	if err == nil {
+		err = conf.mark(ctx, args, now)
+	}
 	if err != nil {
 		// The spec, section 4: a plugin whose delegate fails on ADD runs it
 		// again with DEL, so that nothing stays behind. Should that fail too,
 		// the runtime's own DEL after a failed ADD is the retry.
-		_ = plugin.del(ctx)
+		_ = p.del(ctx, args)
 		return err
 	}
-	return types.PrintResult(result, conf.CNIVersion)
+	return types.PrintResult(now, conf.CNIVersion)
 }
 
-// check and del do not need subnet.env: a pod is what it is, also while the
-// node has no subnet or has another one.
-
-func (p Plugin) check(ctx context.Context, args *skel.CmdArgs) error {
-	conf, err := loadValid(args.StdinData)
-	if err != nil {
-		return err
+func (c Conf) toAdd(ctx context.Context, args *skel.CmdArgs, env envfile.Env) (run, error) {
+	backend := ""
+	if c.masquerades(env) && nftUsable(ctx) {
+		backend = masqPlugin
 	}
-	plugin, err := conf.attached(args)
+	d, err := c.Delegate(env, backend)
 	if err != nil {
-		return err
+		return run{}, invalid(err)
 	}
-	return plugin.check(ctx)
+	return find(d, args)
 }
 
+// del does not need subnet.env, nor does CHECK: a pod is what it is, also
+// while the node has no subnet or has another one.
 func (p Plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	conf, err := Load(args.StdinData)
 	if err != nil {
 		return invalid(err)
 	}
-	plugin, err := conf.attached(args)
+	raw, result := conf.prevResult()
+	plugin, err := conf.attached(args, raw, nil)
 	if err != nil {
 		return err
 	}
-	return plugin.del(ctx)
+	if !isNamespace(args.Netns) {
+		if err := conf.unlink(ctx, args); err != nil {
+			return err
+		}
+	}
+	if err := plugin.del(ctx); err != nil {
+		return err
+	}
+	a := types.GCAttachment{ContainerID: args.ContainerID, IfName: args.IfName}
+	if err := removeMasquerade(ctx, conf.Name, a, allAddresses(result)); err != nil {
+		return ioFailure(err)
+	}
+	return nil
 }
 
-func (c Conf) attached(args *skel.CmdArgs) (run, error) {
+// prevResult returns the request's prevResult, nil where it is not one: a
+// runtime's cache may have been cut off by a power loss.
+func (c Conf) prevResult() (json.RawMessage, *current.Result) {
+	raw, ok := c.keys["prevResult"]
+	if !ok {
+		return nil, nil
+	}
+	// A runtime writes the version into the result; libcni's own check is the
+	// same.
+	result, err := create.Create(c.CNIVersion, raw)
+	if err != nil {
+		return nil, nil
+	}
+	now, err := current.NewResultFromResult(result)
+	if err != nil {
+		return nil, nil
+	}
+	return raw, now
+}
+
+func (c Conf) attached(args *skel.CmdArgs, prevResult json.RawMessage, more object) (run, error) {
 	var known *envfile.Env
 	if env, err := envfile.Read(c.SubnetFile); err == nil {
 		known = &env
 	}
-	_, err := os.Stat(c.masqueradeMark())
-	delegate, err := c.Attached(known, err == nil)
+	delegate, err := c.Attached(known, prevResult, more)
 	if err != nil {
 		return run{}, invalid(err)
 	}
 	return find(delegate, args)
+}
+
+// allAddresses returns those of a result, nil of nil.
+func allAddresses(r *current.Result) (all []netip.Addr) {
+	if r == nil {
+		return nil
+	}
+	for _, ip := range r.IPs {
+		if a, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			all = append(all, a.Unmap())
+		}
+	}
+	return all
+}
+
+// addressesOf returns the addresses of a result by family, and whether it has
+// at most one of each.
+func addressesOf(r *current.Result) (by subnet.PerFamily[netip.Addr], single bool) {
+	single = true
+	for _, a := range allAddresses(r) {
+		f := subnet.FamilyOf(a)
+		single = single && !by[f].IsValid()
+		by[f] = a
+	}
+	return by, single
 }
 
 func loadValid(stdin []byte) (Conf, error) {
@@ -115,22 +176,9 @@ func loadValid(stdin []byte) (Conf, error) {
 }
 
 func invalid(err error) error {
+	var e *types.Error
+	if errors.As(err, &e) {
+		return e
+	}
 	return types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
-}
-
-// masqueradeMark is the file of the package comment; skel has checked that the
-// name is one path element.
-func (c Conf) masqueradeMark() string {
-	return filepath.Join(c.DataDir, c.Name+".ipmasq")
-}
-
-func (c Conf) markMasquerading() error {
-	if err := os.MkdirAll(c.DataDir, 0o755); err != nil {
-		return fmt.Errorf("noting that the delegate masquerades for network %q: %w", c.Name, err)
-	}
-	f, err := os.OpenFile(c.masqueradeMark(), os.O_CREATE|os.O_WRONLY, 0o644)
-	if err != nil {
-		return fmt.Errorf("noting that the delegate masquerades for network %q: %w", c.Name, err)
-	}
-	return f.Close()
 }

@@ -1,6 +1,7 @@
 package cni
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -11,7 +12,7 @@ import (
 
 // confKeys are the keys of a network config: ours, and those which the CNI
 // spec has the runtime insert or pass on.
-var confKeys = []string{"args", "capabilities", "cniVersion", "dataDir", "delegate", "dns", "ipam", "name", "prevResult", "runtimeConfig", "subnetFile", "type"}
+var confKeys = []string{"args", "capabilities", "cniVersion", "dataDir", "delegate", "device", "dns", "ipam", "name", "prevResult", "runtimeConfig", "spoofCheck", "subnetFile", "type"}
 
 // Validate reports the first thing that ADD cannot accept; the error names the
 // key, the value and what is allowed.
@@ -30,7 +31,13 @@ func (c Conf) validate() error {
 	if odd {
 		return fmt.Errorf(`%s is not a key of type twill; want one of %s, and keys of the delegate plugin in "delegate"`, k, strings.Join(confKeys, ", "))
 	}
-	for _, path := range []struct{ key, value string }{{"subnetFile", c.SubnetFile}, {"dataDir", c.DataDir}} {
+	// flannel's plugin keeps its state in dataDir; we have none, and the key is
+	// accepted.
+	var dataDir string
+	if err := decode(c.keys, "dataDir", &dataDir, "the path of a directory"); err != nil {
+		return err
+	}
+	for _, path := range []struct{ key, value string }{{"subnetFile", c.SubnetFile}, {"dataDir", cmp.Or(dataDir, "/")}} {
 		if !filepath.IsAbs(path.value) {
 			return fmt.Errorf("%s is %q; want an absolute path", path.key, path.value)
 		}
@@ -40,11 +47,44 @@ func (c Conf) validate() error {
 			return err
 		}
 	}
+	if _, err := c.spoofCheck(); err != nil {
+		return err
+	}
+	if _, err := c.hasDevice(); err != nil {
+		return err
+	}
 	if err := c.validateDelegate(); err != nil {
 		return err
 	}
 	return c.validateIPAM()
 }
+
+// spoofCheck reports whether the daemon is to hold the pods of this network to
+// their own source addresses; false for pods that carry others' (keepalived, a
+// VPN).
+func (c Conf) spoofCheck() (bool, error) {
+	check := true
+	err := decode(c.keys, "spoofCheck", &check, "true or false")
+	return check, err
+}
+
+// hasDevice reports whether the subnet has a VXLAN device that STATUS can look
+// for: with "device": "none" it has not (the backend alloc).
+func (c Conf) hasDevice() (bool, error) {
+	const want = `"auto" (the VXLAN device that carries the subnet's address) or "none" (the backend makes none)`
+	device := deviceAuto
+	err := decode(c.keys, "device", &device, want)
+	if err == nil && device != deviceAuto && device != deviceNone {
+		err = unlike("device", c.keys["device"], want)
+	}
+	return device != deviceNone, err
+}
+
+// The values of the key device.
+const (
+	deviceAuto = "auto"
+	deviceNone = "none"
+)
 
 func (c Conf) validateDelegate() error {
 	if err := checkCase("delegate", c.delegate, "args", "cniVersion", "dns", "ipMasq", "ipam", "isGateway", "mtu", "name", "prevResult", "runtimeConfig", "type"); err != nil {

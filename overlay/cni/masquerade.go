@@ -1,0 +1,182 @@
+package cni
+
+import (
+	"context"
+	"crypto/sha512"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend/kernel"
+	"github.com/twill-net/twill/subnet"
+)
+
+// With ipMasq the reference plugins masquerade each pod by rules of its own,
+// which they name by hashes of network, container and interface
+// (pkg/ip/ipmasq_*.go, pkg/utils/utils.go of containernetworking/plugins). On
+// DEL they remove them only if the namespace is there and still has the
+// interface, and only if the config says ipMasq then; and one of two
+// interfaces of a container takes the iptables chain of both with it. So they
+// are not asked to: what there is, is found by name and removed here, whatever
+// has become of the rest. Where there is nothing, that costs a question to the
+// kernel and no process.
+
+const (
+	masqTable  = "cni_plugins_masquerade"
+	masqChain  = "masq_checks"
+	masqPlugin = "nftables" // ipMasqBackend
+)
+
+// masqueraders are the delegates that use those rules.
+var masqueraders = []string{"bridge", "ptp"}
+
+// digest returns the first n hexadecimal digits of SHA-512.
+func digest(s string, n int) string {
+	sum := sha512.Sum512([]byte(s))
+	return hex.EncodeToString(sum[:])[:n]
+}
+
+// iptablesChain is the chain of a container, of all its interfaces.
+func iptablesChain(network, container string) string { return "CNI-" + digest(network+container, 24) }
+
+// nftComment is what the comment of an attachment's rules begins with, and
+// with no container, that of all of a network.
+func nftComment(network string, a types.GCAttachment) string {
+	s := digest(network, 16) + "-"
+	if a.ContainerID != "" {
+		s += digest(a.IfName+":"+a.ContainerID, 16)
+	}
+	return s
+}
+
+// nftUsable reports whether the delegate can masquerade by nftables. Its rules
+// are found again by container and interface, and by GC, which those of
+// iptables are not.
+func nftUsable(ctx context.Context) bool {
+	if _, err := exec.LookPath("nft"); err != nil {
+		return false
+	}
+	return chainsThere(ctx, kernel.Chain{Family: unix.NFPROTO_INET, Table: masqTable, Name: masqChain}) == nil
+}
+
+func chainsThere(ctx context.Context, c kernel.Chain) error {
+	k, err := kernel.New(kernel.Config{})
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	_, err = k.Chains(ctx, c)
+	return err
+}
+
+// removeMasquerade removes the rules of one attachment, whose addresses are
+// known or nil.
+func removeMasquerade(ctx context.Context, network string, a types.GCAttachment, addresses []netip.Addr) error {
+	k, err := kernel.New(kernel.Config{})
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	chain := iptablesChain(network, a.ContainerID)
+	there, err := k.Chains(ctx,
+		kernel.Chain{Family: unix.NFPROTO_INET, Table: masqTable, Name: masqChain},
+		kernel.Chain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: chain},
+		kernel.Chain{Family: unix.NFPROTO_IPV6, Table: "nat", Name: chain})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	if there[0] {
+		prefix := nftComment(network, a)
+		errs = append(errs, removeNFT(ctx, func(comment string) bool { return strings.HasPrefix(comment, prefix) }))
+	}
+	for _, f := range subnet.Families {
+		for _, t := range natTables(f, there[1+int(f)]) {
+			errs = append(errs, t.remove(ctx, chain, addresses))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// collectMasquerade removes the rules of all attachments to a network but
+// those that stay.
+func collectMasquerade(ctx context.Context, network string, stay []types.GCAttachment) error {
+	k, err := kernel.New(kernel.Config{})
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	const hook = "POSTROUTING"
+	there, err := k.Chains(ctx,
+		kernel.Chain{Family: unix.NFPROTO_INET, Table: masqTable, Name: masqChain},
+		kernel.Chain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: hook},
+		kernel.Chain{Family: unix.NFPROTO_IPV6, Table: "nat", Name: hook})
+	if err != nil {
+		return err
+	}
+	var errs []error
+	if there[0] {
+		errs = append(errs, removeNFT(ctx, func(comment string) bool {
+			return strings.HasPrefix(comment, nftComment(network, types.GCAttachment{})) &&
+				!slices.ContainsFunc(stay, func(a types.GCAttachment) bool { return strings.HasPrefix(comment, nftComment(network, a)) })
+		}))
+	}
+	for _, f := range subnet.Families {
+		for _, t := range natTables(f, there[1+int(f)]) {
+			errs = append(errs, t.collect(ctx, network, stay))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeNFT deletes the rules whose comments are meant.
+func removeNFT(ctx context.Context, meant func(comment string) bool) error {
+	out, err := tool(ctx, "", "nft", "-j", "list", "chain", "inet", masqTable, masqChain)
+	if err != nil {
+		return err
+	}
+	var list struct {
+		NFTables []struct {
+			Rule struct {
+				Handle  int
+				Comment string
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		return fmt.Errorf("reading the rules of table inet %s: %w", masqTable, err)
+	}
+	var script strings.Builder
+	for _, o := range list.NFTables {
+		if o.Rule.Handle != 0 && meant(o.Rule.Comment) {
+			fmt.Fprintf(&script, "delete rule inet %s %s handle %d\n", masqTable, masqChain, o.Rule.Handle)
+		}
+	}
+	if script.Len() == 0 {
+		return nil
+	}
+	_, err = tool(ctx, script.String(), "nft", "-f", "-")
+	return err
+}
+
+// tool runs a command of the host's firewall.
+func tool(ctx context.Context, stdin, name string, args ...string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("removing rules of a masquerading delegate: %w", err)
+	}
+	out, stderr, err := child(ctx, path, []byte(stdin), os.Environ(), args...)
+	if err != nil {
+		return "", fmt.Errorf("removing rules of a masquerading delegate: %s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(stderr)))
+	}
+	return string(out), nil
+}

@@ -1,0 +1,150 @@
+package cni
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	current "github.com/containernetworking/cni/pkg/types/100"
+	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend/kernel"
+	"github.com/twill-net/twill/overlay/pods"
+)
+
+// pair is the host's namespace and a pod's.
+type pair struct {
+	host, pod *kernel.Kernel
+	netns     *os.File
+}
+
+// enter opens both; the error's code is 3 when the pod is gone.
+func enter(args *skel.CmdArgs) (*pair, error) {
+	netns, err := os.Open(args.Netns)
+	if err != nil || !isNamespace(args.Netns) {
+		if netns != nil {
+			netns.Close()
+		}
+		return nil, types.NewError(types.ErrUnknownContainer,
+			fmt.Sprintf("opening the network namespace of container %s: %s is not one: the container is gone", args.ContainerID, args.Netns), "")
+	}
+	p := &pair{netns: netns}
+	if p.host, err = kernel.New(kernel.Config{}); err == nil {
+		p.pod, err = kernel.New(kernel.Config{NetNS: int(netns.Fd())})
+	}
+	if err != nil {
+		p.close()
+		return nil, ioFailure(err)
+	}
+	return p, nil
+}
+
+func (p *pair) close() {
+	for _, k := range []*kernel.Kernel{p.host, p.pod} {
+		if k != nil {
+			k.Close()
+		}
+	}
+	p.netns.Close()
+}
+
+// hostEnd returns the host's end of the attachment, "" when it has none
+// (macvlan) or has one that the delegate did not list, which is somebody
+// else's (host-device). A result before version 0.3.0 lists nothing.
+func (p *pair) hostEnd(ctx context.Context, args *skel.CmdArgs, r *current.Result) (string, error) {
+	name, ok, err := p.host.HostEnd(ctx, p.pod, args.IfName)
+	if err != nil || !ok {
+		return "", err
+	}
+	for _, i := range r.Interfaces {
+		if i.Name == name && i.Sandbox == "" {
+			return name, nil
+		}
+	}
+	if len(r.Interfaces) == 0 {
+		return name, nil
+	}
+	return "", nil
+}
+
+// mark writes who the pod is into the alias of the host veth, if there is one,
+// and tells the MTU that the pod has, which CHECK then holds it to.
+func (c Conf) mark(ctx context.Context, args *skel.CmdArgs, r *current.Result) error {
+	alias, err := c.alias(args, r)
+	if err != nil {
+		return err
+	}
+	p, err := enter(args)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	link, err := p.hostEnd(ctx, args, r)
+	if err != nil {
+		return ioFailure(err)
+	}
+	if link != "" {
+		if err := p.host.SetAlias(ctx, link, alias); err != nil {
+			return ioFailure(fmt.Errorf("marking the pod: %w", err))
+		}
+	}
+	for _, i := range r.Interfaces {
+		if i.Name == args.IfName && i.Sandbox != "" && i.Mtu == 0 {
+			eth0, err := p.pod.Interface(ctx, args.IfName)
+			if err != nil {
+				return ioFailure(err)
+			}
+			i.Mtu = eth0.MTU
+		}
+	}
+	return nil
+}
+
+// alias returns the alias of the attachment. It has no addresses where the
+// daemon is not to guard the pod: that is asked for, or the pod has several
+// addresses of a family, which an alias does not hold.
+func (c Conf) alias(args *skel.CmdArgs, r *current.Result) (string, error) {
+	guarded, err := c.spoofCheck()
+	if err != nil {
+		return "", invalid(err)
+	}
+	pod := pods.Named(c.Name, args.ContainerID, args.IfName)
+	if addresses, single := addressesOf(r); guarded && single {
+		pod.Addresses = addresses
+	}
+	alias, err := pods.Format(pod)
+	if err != nil {
+		return "", types.NewError(types.ErrInvalidEnvironmentVariables, err.Error(), "")
+	}
+	return alias, nil
+}
+
+// unlink deletes the host's end of a pod whose namespace was not given or is
+// not where it was, but is alive: something still holds it open, and with it
+// the addresses that are about to be released.
+func (c Conf) unlink(ctx context.Context, args *skel.CmdArgs) error {
+	k, err := kernel.New(kernel.Config{})
+	if err != nil {
+		return ioFailure(err)
+	}
+	defer k.Close()
+	host, err := k.Host(ctx)
+	if err != nil {
+		return ioFailure(fmt.Errorf("looking for the veth of container %s: %w", args.ContainerID, err))
+	}
+	var errs []error
+	for _, p := range pods.From(host) {
+		if p.Is(c.Name, args.ContainerID, args.IfName) {
+			errs = append(errs, k.DeleteVeth(ctx, p.Link))
+		}
+	}
+	if err := errors.Join(errs...); err != nil && !errors.Is(err, unix.ENODEV) {
+		return ioFailure(err)
+	}
+	return nil
+}
+
+func ioFailure(err error) error { return types.NewError(types.ErrIOFailure, err.Error(), "") }
