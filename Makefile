@@ -8,6 +8,7 @@ MAKEFLAGS   += --no-builtin-rules --no-print-directory
 GO       ?= go
 FUZZTIME ?= 10s
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+BIN      ?= bin
 export GO FUZZTIME VERSION
 
 # Static, without paths of the building machine, without symbol tables.
@@ -23,10 +24,14 @@ help: ## list the targets
 
 .PHONY: build
 build: ## bin/twilld, bin/twill, bin/twill-cni and the reference CNI plugins in bin/cni
-	@echo "building $(VERSION) into bin (the first time takes a minute or two)"
-	mkdir -p bin/cni
-	$(STATIC) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
-	$(STATIC) -C dist/cni build -trimpath -ldflags '$(CNI_LDFLAGS)' -o ../../bin/cni/ tool
+	@echo "building $(VERSION) into $(BIN) (the first time takes a minute or two)"
+	mkdir -p $(BIN)/cni
+	$(STATIC) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+	$(STATIC) -C dist/cni build -trimpath -ldflags '$(CNI_LDFLAGS)' -o $(abspath $(BIN))/cni/ tool
+
+.PHONY: packages
+packages: ## Debian packages in bin/packages; GOARCH=arm64 for another architecture
+	@dist/make/packages
 
 .PHONY: demo
 demo: build ## three nodes, one overlay, on this machine: shown, repaired, taken down (root)
