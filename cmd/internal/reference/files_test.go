@@ -20,7 +20,8 @@ func cniKeys() [][]string {
 		{"name", "", "the network's name. host-local keeps the reservations under it, in `/var/lib/cni/networks/<name>`"},
 		{"cniVersion", "`0.1.0`", "version of the CNI spec, up to `1.1.0`"},
 		{"subnetFile", "`" + cni.DefaultSubnetFile + "`", "twilld's `--subnet-file`"},
-		{"dataDir", "`" + cni.DefaultDataDir + "`", "folder for an empty file `<name>.ipmasq`, made where the delegate masquerades (twilld without `--ip-masq`)"},
+		{"spoofCheck", "`true`", "`false`: twilld does not hold the pods to their own source addresses, for pods that route for others"},
+		{"device", "`auto`", "what STATUS looks for: `auto`, the VXLAN device with the subnet's address, or `none`, with the backend `alloc`"},
 		{"delegate", "`{}`", "keys of the delegate plugin, handed on; `delegate.type` is `bridge` unless given"},
 		{"ipam", "`{}`", "keys of the IPAM plugin, handed on; `ipam.type` is `host-local` unless given. Subnets are not allowed here, they come from subnet.env; `rangeStart`, `rangeEnd` and `gateway` narrow them"},
 		{"capabilities", "", "read by the runtime, which hands over what it has of them in `runtimeConfig`"},
@@ -28,6 +29,7 @@ func cniKeys() [][]string {
 		{"prevResult", "", "from the runtime, handed on"},
 		{"args", "", "handed on"},
 		{"dns", "", "handed on"},
+		{"dataDir", "", "of flannel's plugin: accepted, and of no use, as there is no state"},
 	}
 }
 
