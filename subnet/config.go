@@ -85,6 +85,9 @@ type VXLAN struct {
 	DirectRouting bool // plain routes to peers that are on link
 }
 
+// ForLease returns the part of the config that a lease depends on.
+func (c Config) ForLease() Config { return Config{Networks: c.Networks, Backend: c.Backend} }
+
 // Covers reports, as an error that says why not, whether a lease fits the
 // config: its subnets lie in the networks of the families that are on.
 func (c Config) Covers(l Lease) error {
