@@ -13,17 +13,31 @@ import (
 
 // ApplyBridge makes changes of Address objects on bridges, which are not ours
 // but the CNI plugin's; as Apply does, in the order given and with as many
-// errors. The order is the caller's: of the IPv4 addresses on a link, the
-// kernel lists first what was put first (net/ipv4/devinet.c).
+// errors, but that after a failure the rest of the same bridge and family is
+// not tried: an old address shall not go before the new one is there. The
+// order is the caller's: of the IPv4 addresses on a link, the kernel lists
+// first what was put first (net/ipv4/devinet.c).
 func (k *Kernel) ApplyBridge(ctx context.Context, changes []backend.Change) []error {
+	type series struct {
+		link   string
+		family uint8
+	}
 	b := &batch{k: k, devices: map[string]device{}}
+	failed := map[series]error{}
 	errs := make([]error, len(changes))
 	for i, c := range changes {
+		key := c.Key()
+		of := series{key.Name, family(key.Prefix.Addr())}
+		if before := failed[of]; before != nil {
+			errs[i] = fmt.Errorf("%s: not tried after a failure: %w", doing(c), before)
+			continue
+		}
 		err := ctx.Err()
 		if err == nil {
 			err = b.applyBridge(c)
 		}
 		if err != nil {
+			failed[of] = err
 			errs[i] = fmt.Errorf("%s: %w", doing(c), advise(c, err))
 		}
 	}

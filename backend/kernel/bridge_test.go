@@ -57,6 +57,16 @@ func TestApplyBridge(t *testing.T) {
 		require.NoError(t, ns.ApplyBridge(t.Context(), []backend.Change{{Have: old}})[0])
 		require.Equal(t, []netip.Prefix{now.Prefix, six.Prefix}, ns.prefixes("cni0"))
 	}
+	// What fails holds up the rest of IPv4, and not IPv6.
+	bad := backend.Neighbor{Link: "cni0", IP: addr("10.5.9.9")}
+	ns.run("ip address add 10.5.3.1/24 dev cni0")
+	third := backend.Address{Link: "cni0", Prefix: prefix("10.5.3.1/24")}
+	errs := ns.ApplyBridge(t.Context(), []backend.Change{{Want: bad}, {Have: third}, {Have: six}})
+	require.Error(t, errs[0])
+	require.ErrorContains(t, errs[1], "deleting address 10.5.3.1/24 dev cni0: not tried after a failure: ")
+	require.NoError(t, errs[2])
+	require.Equal(t, []netip.Prefix{now.Prefix, third.Prefix}, ns.prefixes("cni0"))
+
 	gone := backend.Address{Link: "nobr0", Prefix: old.Prefix}
 	require.NoError(t, ns.ApplyBridge(t.Context(), []backend.Change{{Have: gone}})[0])
 	require.ErrorIs(t, ns.ApplyBridge(t.Context(), []backend.Change{{Want: gone}})[0], unix.ENODEV)

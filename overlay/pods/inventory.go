@@ -47,7 +47,7 @@ func podOf(i backend.Interface) (Pod, bool) {
 
 // Ground says which veths without an alias may lead to pods of ours.
 type Ground struct {
-	Overlay []netip.Prefix // the overlay networks, of both families
+	Overlay []netip.Prefix // the overlay networks, of both families; none: every bridge may be ours
 	Bridges []string       // on which our networks put pods, as their configs say; DefaultBridge always counts
 }
 
@@ -130,7 +130,7 @@ func (g Ground) foreignBridges(h backend.Host) map[string]bool {
 			addressed = addressed || !ip.IsLinkLocalUnicast()
 			ours = ours || g.inOverlay(ip)
 		}
-		foreign[i.Name] = addressed && !ours
+		foreign[i.Name] = addressed && !ours && len(g.Overlay) > 0
 	}
 	for _, i := range h.Interfaces {
 		if Ours(i.Alias) {

@@ -107,6 +107,14 @@ func TestTake(t *testing.T) {
 	require.Equal(t, []netip.Addr{addr("10.5.1.3"), addr("fd00::3"), addr("192.0.2.1"), addr("10.5.1.4"), addr("10.5.9.2"), addr("10.5.1.5")}, inv.InUse)
 	require.Equal(t, []pods.Veth{{Name: "starting", Index: 7}, {Name: "bare", Index: 7}, {Name: "mine", Index: 7}, {Name: "stranger", Index: 7}, {Name: "broken", Index: 8}}, inv.Unknown)
 
+	// Who does not know the overlay takes no bridge for another's.
+	docker := host(bridge("docker0", 1500, "172.17.0.1/16"), veth("docker", "docker0", ""))
+	inv, err = pods.Take(t.Context(), docker, pods.Ground{}, func(context.Context, string) (int, []netip.Addr, error) {
+		return 9, []netip.Addr{addr("172.17.0.2")}, nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, pods.Inventory{Unknown: []pods.Veth{{Name: "docker", Index: 9}}}, inv)
+
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = pods.Take(ctx, h, g, func(context.Context, string) (int, []netip.Addr, error) { return 0, nil, errors.New("odd") })
