@@ -16,10 +16,11 @@ type desired struct {
 	mu     sync.RWMutex
 	byNode map[string][]backend.Object
 	index  backend.State
+	shared map[backend.Key]int // in how many more plans the object of a key is: of some permits
 }
 
 func newDesired() *desired {
-	return &desired{byNode: map[string][]backend.Object{}, index: backend.State{}}
+	return &desired{byNode: map[string][]backend.Object{}, index: backend.State{}, shared: map[backend.Key]int{}}
 }
 
 // wants reports whether the object is what we want under that key; nil is
@@ -50,7 +51,7 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 			if _, seen := before[k]; !seen {
 				before[k] = d.index[k]
 			}
-			delete(d.index, k)
+			d.forget(k)
 		}
 	}
 	after := map[backend.Key]bool{}
@@ -61,8 +62,15 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 		}
 		d.byNode[node] = objects
 		for _, o := range objects {
-			d.index[o.Key()] = o
-			after[o.Key()] = true
+			k := o.Key()
+			if other, there := d.index[k]; there {
+				d.shared[k]++
+				if _, seen := before[k]; !seen {
+					before[k] = other
+				}
+			}
+			d.index[k] = o
+			after[k] = true
 		}
 	}
 	var changes []backend.Change
@@ -72,12 +80,25 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 		}
 	}
 	for k, have := range before {
-		if !after[k] && have != nil && k.Kind != backend.KindSysctl {
+		if !after[k] && have != nil && d.index[k] == nil && k.Kind != backend.KindSysctl {
 			changes = append(changes, backend.Change{Have: have})
 		}
 	}
 	backend.SortChanges(changes)
 	return changes
+}
+
+// forget takes an object out of the index, unless another plan has it too.
+// Called with the lock held.
+func (d *desired) forget(k backend.Key) {
+	switch n := d.shared[k]; n {
+	case 0:
+		delete(d.index, k)
+	case 1:
+		delete(d.shared, k)
+	default:
+		d.shared[k] = n - 1
+	}
 }
 
 // has reports whether there is a plan for a node.

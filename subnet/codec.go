@@ -64,27 +64,30 @@ func DecodeKey(key string) (PerFamily[netip.Prefix], error) {
 	return subnets, nil
 }
 
-// value is flannel's lease value. NodeName and MachineID are Twill's own;
-// flannel's reader passes over them.
+// value is flannel's lease value. SourceIP, SourceIPv6, NodeName and MachineID
+// are Twill's own; flannel's reader passes over them.
 type value struct {
 	PublicIP      netip.Addr      `json:"PublicIP"` // 0.0.0.0 for none: flannel's reader takes no null
 	PublicIPv6    *netip.Addr     `json:"PublicIPv6"`
 	BackendType   string          `json:"BackendType,omitempty"`
 	BackendData   json.RawMessage `json:"BackendData,omitempty"`
 	BackendV6Data json.RawMessage `json:"BackendV6Data,omitempty"`
+	SourceIP      netip.Addr      `json:"SourceIP,omitzero"`
+	SourceIPv6    netip.Addr      `json:"SourceIPv6,omitzero"`
 	NodeName      string          `json:"NodeName,omitempty"`
 	MachineID     string          `json:"MachineID,omitempty"`
 }
 
 // valueMembers are the names of value's members.
-var valueMembers = []string{"PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data", "NodeName", "MachineID"}
+var valueMembers = []string{"PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data", "SourceIP", "SourceIPv6", "NodeName", "MachineID"}
 
 // EncodeValue returns the lease as flannel and Twill write it under its key.
 // Members that we do not know (Extra) are kept. A lease that DecodeValue would
 // not take is an error.
 func EncodeValue(l Lease) ([]byte, error) {
 	v := value{
-		PublicIP: netip.IPv4Unspecified(), BackendType: l.BackendType, NodeName: l.Node, MachineID: l.MachineID,
+		PublicIP: netip.IPv4Unspecified(), BackendType: l.BackendType, NodeName: l.Node,
+		SourceIP: l.Sources[IPv4], SourceIPv6: l.Sources[IPv6], MachineID: l.MachineID,
 		BackendData: json.RawMessage(l.BackendData[IPv4]), BackendV6Data: json.RawMessage(l.BackendData[IPv6]),
 	}
 	if a := l.PublicIPs[IPv4]; a.IsValid() {
@@ -159,9 +162,13 @@ func DecodeValue(subnets PerFamily[netip.Prefix], b []byte) (Lease, error) {
 func (l *Lease) setMember(name string, raw json.RawMessage, extra map[string]json.RawMessage) error {
 	switch name {
 	case "PublicIP":
-		return l.setPublicIP(IPv4, raw)
+		return setHost(&l.PublicIPs[IPv4], IPv4, raw)
 	case "PublicIPv6":
-		return l.setPublicIP(IPv6, raw)
+		return setHost(&l.PublicIPs[IPv6], IPv6, raw)
+	case "SourceIP":
+		return setHost(&l.Sources[IPv4], IPv4, raw)
+	case "SourceIPv6":
+		return setHost(&l.Sources[IPv6], IPv6, raw)
 	case "BackendType":
 		return setWord(&l.BackendType, raw)
 	case "BackendData":
@@ -177,7 +184,8 @@ func (l *Lease) setMember(name string, raw json.RawMessage, extra map[string]jso
 	return nil
 }
 
-func (l *Lease) setPublicIP(f Family, raw json.RawMessage) error {
+// setHost reads the address of a node.
+func setHost(dst *netip.Addr, f Family, raw json.RawMessage) error {
 	s, err := stringOrNull(raw)
 	if err != nil || s == "" {
 		return err
@@ -192,7 +200,7 @@ func (l *Lease) setPublicIP(f Family, raw json.RawMessage) error {
 	if a.IsMulticast() || a.IsLoopback() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
 		return fmt.Errorf("%s cannot be the address of a node", a)
 	}
-	l.PublicIPs[f] = a
+	*dst = a
 	return nil
 }
 

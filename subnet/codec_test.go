@@ -111,6 +111,15 @@ func TestValues(t *testing.T) {
 			want: subnet.Lease{PublicIPs: ips("", "fd00::3"), BackendType: "vxlan", BackendData: subnet.PerFamily[string]{"", vxlanV6Data}},
 		},
 		{
+			name: "behind NAT",
+			doc: `{"PublicIP":"192.168.64.3","PublicIPv6":"fd00::3","BackendType":"vxlan","BackendData":` + vxlanData +
+				`,"SourceIP":"10.0.2.15","SourceIPv6":"fd02::15","NodeName":"a"}`,
+			want: subnet.Lease{
+				Node: "a", PublicIPs: ips("192.168.64.3", "fd00::3"), Sources: ips("10.0.2.15", "fd02::15"),
+				BackendType: "vxlan", BackendData: subnet.PerFamily[string]{vxlanData},
+			},
+		},
+		{
 			name:  "no address, in each spelling",
 			doc:   `{"PublicIP":null,"PublicIPv6":"::","BackendType":"vxlan","BackendData":null,"BackendV6Data":null,"NodeName":null}`,
 			want:  subnet.Lease{BackendType: "vxlan"},

@@ -12,6 +12,7 @@ type Lease struct {
 	MachineID   string // tells two machines of one name apart; "" when unknown
 	Subnets     PerFamily[netip.Prefix]
 	PublicIPs   PerFamily[netip.Addr] // the tunnel endpoints
+	Sources     PerFamily[netip.Addr] // where its tunnel packets come from, if not from PublicIPs (NAT one way)
 	BackendType string                // "" in a reservation nobody has taken yet
 	BackendData PerFamily[string]     // compact JSON, by the tunnel's family; "" for none
 	Extra       string                // members of the value that we do not know, as compact JSON object; "" for none
@@ -60,6 +61,7 @@ type Claim struct {
 	MachineID   string
 	Config      Config
 	PublicIPs   PerFamily[netip.Addr]
+	Sources     PerFamily[netip.Addr] // see Lease
 	BackendType string
 	BackendData PerFamily[string]
 	Previous    PerFamily[netip.Prefix] // preferred while nobody holds them
@@ -68,7 +70,7 @@ type Claim struct {
 // Announcement returns the lease that the claim makes of the subnets.
 func (c Claim) Announcement(subnets PerFamily[netip.Prefix]) Lease {
 	return Lease{
-		Node: c.Node, MachineID: c.MachineID, Subnets: subnets, PublicIPs: c.PublicIPs,
+		Node: c.Node, MachineID: c.MachineID, Subnets: subnets, PublicIPs: c.PublicIPs, Sources: c.Sources,
 		BackendType: c.BackendType, BackendData: c.BackendData,
 	}
 }

@@ -161,14 +161,14 @@ func Host(cfg subnet.Config, _ subnet.Lease) []backend.Object {
 
 // Peer returns the Permits of a peer: for each underlay address that it
 // announces one to speak at all, and one for each of its subnets. A peer whose
-// packets come from another address than it announces (NAT that is not
-// symmetric) is a stranger.
+// packets come from an address that it does not announce (NAT of what it sends)
+// is a stranger.
 func Peer(cfg subnet.Config, _, peer subnet.Lease) []backend.Object {
 	if cfg.Backend.Type != subnet.BackendVXLAN {
 		return nil
 	}
 	var permits []backend.Object
-	for _, outer := range peer.PublicIPs {
+	for _, outer := range append(peer.PublicIPs[:], peer.Sources[:]...) {
 		if !outer.IsValid() {
 			continue
 		}

@@ -53,6 +53,8 @@ func TestPeer(t *testing.T) {
 	only4, only6 := peer, peer
 	only4.PublicIPs[subnet.IPv6] = netip.Addr{}
 	only6.PublicIPs[subnet.IPv4] = netip.Addr{}
+	nat := only4
+	nat.Sources[subnet.IPv4] = addr("10.0.2.15")
 	mapped := only4
 	mapped.PublicIPs[subnet.IPv4] = addr("::ffff:192.0.2.2")
 	from4 := []string{"permit 192.0.2.2", "permit 192.0.2.2 from 10.244.2.0/24", "permit 192.0.2.2 from fd00:244:0:2::/64"}
@@ -62,10 +64,12 @@ func TestPeer(t *testing.T) {
 		peer subnet.Lease
 		want []string
 	}{
-		"dual stack underlay":          {dual, peer, append(from4[:3:3], from6...)},
-		"IPv6 pods in IPv4":            {dual, only4, from4},
-		"IPv4 pods in IPv6":            {dual, only6, from6},
-		"an IPv4-mapped address":       {dual, mapped, from4},
+		"dual stack underlay":    {dual, peer, append(from4[:3:3], from6...)},
+		"IPv6 pods in IPv4":      {dual, only4, from4},
+		"IPv4 pods in IPv6":      {dual, only6, from6},
+		"an IPv4-mapped address": {dual, mapped, from4},
+		"NAT one way": {dual, nat, append(from4[:3:3],
+			"permit 10.0.2.15", "permit 10.0.2.15 from 10.244.2.0/24", "permit 10.0.2.15 from fd00:244:0:2::/64")},
 		"a family that is off":         {config("10.244.0.0/16"), peer, []string{from4[0], from4[1], from6[0], from6[1]}},
 		"a peer that announces none":   {dual, subnet.Lease{Subnets: peer.Subnets}, nil},
 		"a backend without any tunnel": {subnet.Config{Backend: subnet.Backend{Type: subnet.BackendAlloc}}, peer, nil},

@@ -115,10 +115,13 @@ func (p *Planner) MTU() subnet.PerFamily[int] {
 // Announce fills in what peers must know of this node's tunnels.
 func (p *Planner) Announce(c subnet.Claim) subnet.Claim {
 	c.BackendType = subnet.BackendVXLAN
-	c.PublicIPs, c.BackendData = subnet.PerFamily[netip.Addr]{}, subnet.PerFamily[string]{}
+	c.PublicIPs, c.Sources, c.BackendData = subnet.PerFamily[netip.Addr]{}, subnet.PerFamily[netip.Addr]{}, subnet.PerFamily[string]{}
 	for f, t := range p.tunnels {
 		if t.on {
 			c.PublicIPs[f] = p.underlay.PublicIPs[f]
+			if own := p.underlay.Addresses[f]; own != c.PublicIPs[f] {
+				c.Sources[f] = own
+			}
 			c.BackendData[f] = Data{VNI: p.cfg.Backend.VXLAN.VNI, VtepMAC: t.mac}.Encode()
 		}
 	}

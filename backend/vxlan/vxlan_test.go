@@ -305,7 +305,8 @@ func TestAnnounce(t *testing.T) {
 		},
 		{
 			"both behind NAT", overlayDual, nat,
-			`{"PublicIP":"203.0.113.1","PublicIPv6":"2001:db8:f::1","BackendType":"vxlan","BackendData":` + data4 + `,"BackendV6Data":` + data6 + `,"NodeName":"a","MachineID":"m"}`,
+			`{"PublicIP":"203.0.113.1","PublicIPv6":"2001:db8:f::1","BackendType":"vxlan","BackendData":` + data4 + `,"BackendV6Data":` + data6 +
+				`,"SourceIP":"192.0.2.1","SourceIPv6":"2001:db8::1","NodeName":"a","MachineID":"m"}`,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
