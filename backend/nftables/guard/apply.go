@@ -47,7 +47,18 @@ func (t *Tables) Apply(ctx context.Context, changes []backend.Change) []error {
 		t.try(ctx, tables, changes[i:end], errs[i:end])
 	}
 	t.verify(ctx, tables, changes, errs)
+	if slices.ContainsFunc(changes, func(c backend.Change) bool { return c.Want == nil && c.Key().Kind == backend.KindGuard }) {
+		t.clear(ctx)
+	}
 	return errs
+}
+
+// clear removes the tables if nothing is left in them that anybody would miss.
+// Should that fail, nothing is lost but tidiness.
+func (t *Tables) clear(ctx context.Context) {
+	if left, err := t.Observe(ctx); err == nil && len(left) == 0 {
+		_ = t.Remove(ctx)
+	}
 }
 
 // wasBroken reports whether a change is of a Guard whose tables must be made

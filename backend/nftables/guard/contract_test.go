@@ -1,24 +1,329 @@
 package guard_test
 
 import (
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/hygiene"
+	"github.com/twill-net/twill/subnet"
 )
 
-func TestFirst(t *testing.T) {
+func TestNothingIsThereBeforeAndAfter(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
 	require.NoError(t, ns.tables().Supported(t.Context()))
+	require.NoError(t, ns.tables().Remove(t.Context()))
+	require.Empty(t, ns.observe(t))
+	require.Empty(t, ns.run(t, "nft", "list", "ruleset"), "a probe leaves nothing")
+	ns.reach(t, whole())
+	require.NoError(t, ns.tables().Remove(t.Context()))
 	require.Empty(t, ns.observe(t))
 	require.Empty(t, ns.run(t, "nft", "list", "ruleset"))
+
 	ns.reach(t, whole())
-	t.Log(ns.run(t, "nft", "list", "ruleset"))
-	require.Empty(t, backend.Diff(whole(), ns.observe(t)))
 	ns.reach(t, state())
-	require.NoError(t, ns.tables().Remove(t.Context()))
-	require.NoError(t, ns.tables().Remove(t.Context()))
-	require.Empty(t, ns.run(t, "nft", "list", "ruleset"))
+	require.Empty(t, ns.run(t, "nft", "list", "ruleset"), "without the last object, the tables go too")
+}
+
+// foreign is a table of someone else, with our names in it.
+const foreign = `table inet other {
+	counter stranger {
+		packets 0 bytes 0
+	}
+
+	set peers-ipv4 {
+		type ipv4_addr
+		elements = { 192.0.2.2 }
+	}
+
+	chain input {
+		type filter hook input priority filter - 10; policy accept;
+		ip saddr @peers-ipv4 counter name "stranger" drop
+	}
+}
+table bridge other {
+	chain prerouting {
+		type filter hook prerouting priority dstnat - 10; policy accept;
+	}
+}
+`
+
+// Between any two states one Diff is enough, whichever they are, and nobody
+// else's tables are touched.
+func TestConverges(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("SEED"); s != "" {
+		var err error
+		seed, err = strconv.ParseUint(s, 10, 64)
+		require.NoError(t, err)
+	}
+	t.Logf("replay with SEED=%d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	ns := newNamespace(t)
+	ns.pipe(t, foreign, "nft", "-f", "-")
+	for range 60 {
+		ns.reach(t, randomState(random))
+	}
+	ns.reach(t, state())
+	require.Equal(t, foreign, ns.run(t, "nft", "list", "ruleset"))
+}
+
+func randomState(random *rand.Rand) backend.State {
+	s := backend.State{}
+	put := func(o backend.Object) {
+		if random.IntN(3) > 0 {
+			s[o.Key()] = o
+		}
+	}
+	g := hygiene.Guard{VNI: random.Uint32N(1 << 24), Port: uint16(random.Uint32()), Networks: dual.Networks}
+	if f := random.IntN(3); f < len(g.Networks) {
+		g.Networks[f] = netip.Prefix{}
+	}
+	put(g)
+	for _, outer := range []string{"192.0.2.2", "192.0.2.3", "2001:db8::2"} {
+		put(permit(outer))
+		for _, inner := range []string{"10.244.2.0/24", "10.244.3.0/25", "10.244.4.7/32", "10.0.0.0/8", "fd00:244:0:2::/64", "fd00:244::/55", "::/0"} {
+			put(permit(outer, inner))
+		}
+	}
+	for _, link := range []string{"veth1", "veth23456789012"} {
+		addresses := []string{"10.244.1.2", "fd00:244:0:1::2", "10.244.1.3"}
+		put(pod(link, addresses[:random.IntN(4)]...))
+	}
+	return s
+}
+
+// Each way of tampering is seen, undone, and leaves the rest as it was.
+func TestRepairs(t *testing.T) {
+	t.Parallel()
+	handle := func(pattern string) string { // of the first rule that holds the pattern
+		return `h=$(nft -a list table inet twill-vtep | grep -m1 '` + pattern + `' | sed 's/.*handle //'); `
+	}
+	const altered, broken, element = hygiene.Altered, hygiene.Broken, hygiene.Whole
+	for name, c := range map[string]struct {
+		tamper string
+		want   hygiene.Condition
+	}{
+		"rule deleted":             {handle("no peer") + `nft delete rule inet twill-vtep peer handle $h`, altered},
+		"rule added":               {`nft insert rule inet twill-vtep input accept`, altered},
+		"rule with a set added":    {`nft add rule inet twill-vtep inner ip saddr { 192.0.2.7, 192.0.2.8 } accept`, altered},
+		"rule with others' things": {`nft insert rule inet twill-vtep input ct state new accept`, altered},
+		"rule altered, port":       {handle("udp dport") + `nft replace rule inet twill-vtep input handle $h udp dport 8473 goto vtep comment '"vni 1 port 8472 network 10.244.0.0/16 fd00:244::/48"'`, altered},
+		"rule altered, comment":    {handle("udp dport") + `nft replace rule inet twill-vtep input handle $h udp dport 8472 goto vtep comment '"vni 2 port 8472 network 10.244.0.0/16 fd00:244::/48"'`, altered},
+		"rule altered, verdict":    {handle("foreign VNI") + `nft replace rule inet twill-vtep vtep handle $h @th,96,24 != 0x1 drop comment '"foreign VNI"'`, altered},
+		"rule altered, mask":       {handle("not from a pod") + `nft replace rule inet twill-vtep inner-ipv4 handle $h @th,336,32 '&' 0xff000000 != 0xa000000 accept comment '"not from a pod"'`, altered},
+		"rules in another order":   {handle("foreign VNI") + `nft "delete rule inet twill-vtep vtep handle $h; add rule inet twill-vtep vtep @th,96,24 != 0x1 accept comment \"foreign VNI\""`, altered},
+		"chain flushed":            {`nft flush chain inet twill-vtep input`, altered},
+		"chain deleted":            {`nft "flush chain bridge twill-pods prerouting; delete chain bridge twill-pods prerouting"`, altered},
+		"table flushed":            {`nft flush table inet twill-vtep`, altered},
+		"policy":                   {`nft 'chain inet twill-vtep forward { policy drop; }'`, broken},
+		"priority":                 {`nft 'flush chain inet twill-vtep input; delete chain inet twill-vtep input; add chain inet twill-vtep input { type filter hook input priority 7; }'`, broken},
+		"chain added":              {`nft 'add chain inet twill-vtep extra { type filter hook input priority 0; policy drop; }'`, broken},
+		"set added":                {`nft 'add set inet twill-vtep extra { type ipv4_addr; }'`, broken},
+		"counter added":            {`nft add counter bridge twill-pods extra`, broken},
+		"set of another kind":      {`nft 'flush chain inet twill-vtep peer; flush chain inet twill-vtep pod-to-vtep; delete set inet twill-vtep peers-ipv4; add set inet twill-vtep peers-ipv4 { type ipv4_addr; flags interval; }'`, broken},
+		"all may pass":             {`nft 'add element inet twill-vtep peers-ipv4 { * }'`, broken},
+		"counter deleted":          {`nft flush table bridge twill-pods && nft delete counter bridge twill-pods spoofed-source`, altered},
+		"table dormant":            {`nft add table inet twill-vtep '{ flags dormant; }'`, broken},
+		"one table deleted":        {`nft delete table bridge twill-pods`, altered},
+		"the other table deleted":  {`nft delete table inet twill-vtep`, altered},
+		"element added":            {`nft add element inet twill-vtep peers-ipv6 '{ 2001:db8::bad }'`, element},
+		"mapped element added":     {`nft add element inet twill-vtep peers-ipv6 '{ ::ffff:192.0.2.2 }'`, element},
+		"inner element added":      {`nft add element inet twill-vtep ipv4-24-in-ipv4 '{ 192.0.2.2 . 10.244.9.77 }'`, element},
+		"element deleted":          {`nft delete element inet twill-vtep peers-ipv4 '{ 192.0.2.2 }'`, element},
+		"set flushed":              {`nft flush set inet twill-vtep ipv6-64-in-ipv6`, element},
+		"pod's address added":      {`nft add element bridge twill-pods pods-ipv4 '{ "veth1" . 10.244.1.9 }'`, element},
+		"pod's address deleted":    {`nft delete element inet twill-vtep pods-ipv4 '{ "veth1" . 10.244.1.2 }'`, element},
+		"pod's port deleted":       {`nft delete element bridge twill-pods pod-ports '{ "veth2" }'`, element},
+		"pods added":               {`nft add element bridge twill-pods pod-ports '{ "veth9" }'`, element},
+		"all sets flushed":         {`nft flush set bridge twill-pods pod-ports && nft flush set bridge twill-pods pods-ipv4 && nft flush set bridge twill-pods pods-ipv6`, element},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ns := newNamespace(t)
+			ns.reach(t, whole())
+			before, raw := listing(ns, t), ns.run(t, "nft", "-s", "list", "ruleset")
+			ns.run(t, "sh", "-ec", c.tamper)
+			require.False(t, raw == ns.run(t, "nft", "-s", "list", "ruleset"), "not tampered with")
+			have := ns.observe(t)
+			require.NotEqual(t, whole(), have)
+			require.Equal(t, c.want, have[dual.Key()].(hygiene.Guard).Condition)
+			ns.reach(t, whole())
+			require.Equal(t, before, listing(ns, t))
+			require.Empty(t, backend.Diff(whole(), ns.observe(t)))
+		})
+	}
+}
+
+// listing is the ruleset, its lines sorted, since a new element or chain may
+// have another place.
+func listing(ns namespace, t *testing.T) []string {
+	lines := slices.Collect(strings.Lines(ns.run(t, "nft", "-s", "list", "ruleset")))
+	slices.Sort(lines)
+	return lines
+}
+
+// While all rules are written again, or a subnet of a new length comes, the
+// permits stay, and so do the counters.
+func TestRewriteKeepsPermits(t *testing.T) {
+	t.Parallel()
+	n := newTopology(t)
+	stranger := func() { n.outside.send(t, at[0].stranger, at[0].uplink, 8472, vxlan(1, nil)) }
+	n.dropped(t, hygiene.ReasonStranger, stranger)
+	want := n.node.observe(t)
+	n.node.run(t, "nft", "flush", "chain", "inet", "twill-vtep", "input")
+	n.node.reach(t, want)
+	n.dropped(t, hygiene.ReasonStranger, stranger)
+	require.Equal(t, uint64(2), n.drops(t)[string(hygiene.ReasonStranger)])
+
+	device := n.node.tap(t, "twill.1")
+	narrow := permit("192.0.2.2", "10.244.3.0/30")
+	send := func(text, from string) func() {
+		return func() {
+			n.outside.send(t, at[0].peer, at[0].uplink, 8472, vxlan(1, inner(addr(from), at[0].pod1, text)))
+		}
+	}
+	n.dropped(t, hygiene.ReasonInnerSource, send("", "10.244.3.1"))
+	require.Equal(t, []error{nil}, n.node.tables().Apply(t.Context(), []backend.Change{{Want: narrow}}))
+	n.passes(t, device, "a new length", send("a new length", "10.244.3.1"))
+	n.dropped(t, hygiene.ReasonInnerSource, send("", "10.244.3.4"))
+	require.Equal(t, []error{nil}, n.node.tables().Apply(t.Context(), []backend.Change{{Have: narrow}}))
+	n.dropped(t, hygiene.ReasonInnerSource, send("", "10.244.3.1"))
+	require.Equal(t, want, n.node.observe(t))
+}
+
+// One that cannot be applied keeps no other out, and what is so already is no
+// error.
+func TestErrorsAreOnesOwn(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	ns.reach(t, whole())
+	var changes []backend.Change
+	for i := range 40 {
+		o := permit(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}).String())
+		changes = append(changes, backend.Change{Want: o}, backend.Change{Have: permit("198.51.100.1", "10.9.8.0/29")}, backend.Change{Have: permit("2001:db8::99")})
+	}
+	changes = slices.Insert(changes, 17, backend.Change{Want: backend.Link{Name: "twill.1"}})
+	for i, err := range ns.tables().Apply(t.Context(), changes) {
+		if i == 17 {
+			require.ErrorContains(t, err, "the guard holds no link")
+			continue
+		}
+		require.NoError(t, err)
+	}
+	want := whole()
+	for i := range 40 {
+		o := permit(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}).String())
+		want[o.Key()] = o
+	}
+	require.Equal(t, want, ns.observe(t))
+
+	// A guard that someone saw was there with its permits.
+	ns.run(t, "nft", "flush", "ruleset")
+	seen := dual
+	seen.Condition = hygiene.Altered
+	errs := ns.tables().Apply(t.Context(), []backend.Change{{Have: seen, Want: dual}})
+	require.ErrorContains(t, errs[0], "observe it again")
+	require.Empty(t, ns.observe(t))
+}
+
+func TestWithoutBridge(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	tables := ns.tables().WithoutBridge()
+	for _, want := range []backend.State{whole(), {}} {
+		have, err := tables.Observe(t.Context())
+		require.NoError(t, err)
+		for _, err := range tables.Apply(t.Context(), backend.Diff(want, have)) {
+			require.NoError(t, err)
+		}
+		have, err = tables.Observe(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, want, have)
+		require.NotContains(t, ns.run(t, "nft", "list", "ruleset"), "table bridge")
+	}
+}
+
+// many is a state of n peers with subnets of both families.
+func many(n int) backend.State {
+	cfg := subnet.Config{Backend: subnet.Backend{Type: subnet.BackendVXLAN, VXLAN: subnet.VXLAN{VNI: 1, Port: 8472}}}
+	for f, p := range []string{"10.0.0.0/8", "fd00::/16"} {
+		cfg.Networks[f].Network = prefix(p)
+	}
+	s := backend.NewState(hygiene.Host(cfg, subnet.Lease{})...)
+	for i := range n {
+		hi, lo := byte(i>>8), byte(i)
+		maps.Copy(s, backend.NewState(hygiene.Peer(cfg, subnet.Lease{}, subnet.Lease{
+			PublicIPs: subnet.PerFamily[netip.Addr]{
+				netip.AddrFrom4([4]byte{172, 16, hi, lo}), netip.AddrFrom16([16]byte{0x20, 1, 14: hi, 15: lo}),
+			},
+			Subnets: subnet.PerFamily[netip.Prefix]{
+				netip.PrefixFrom(netip.AddrFrom4([4]byte{10, hi, lo, 0}), 24),
+				netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 6: hi, 7: lo}), 64),
+			},
+		})...))
+	}
+	return s
+}
+
+// All come back, however many there are.
+func TestManyAfterFlush(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	want := many(2000)
+	for range 2 {
+		ns.reach(t, want)
+		ns.run(t, "nft", "flush", "ruleset")
+	}
+}
+
+func BenchmarkPeers(b *testing.B) {
+	for _, n := range []int{1, 20_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			ns := newNamespace(b)
+			tables, want := ns.tables(), many(n)
+			apply := func(b *testing.B, changes ...backend.Change) {
+				for _, err := range tables.Apply(b.Context(), changes) {
+					require.NoError(b, err)
+				}
+			}
+			b.Run("all", func(b *testing.B) {
+				for range b.N {
+					b.StopTimer()
+					require.NoError(b, tables.Remove(b.Context()))
+					b.StartTimer()
+					apply(b, backend.Diff(want, ns.observe(b))...)
+				}
+			})
+			b.Run("observe", func(b *testing.B) {
+				for range b.N {
+					require.Len(b, ns.observe(b), len(want))
+				}
+			})
+			b.Run("one", func(b *testing.B) {
+				o := permit("192.0.2.2", "10.200.2.0/24")
+				for range b.N {
+					apply(b, backend.Change{Want: o})
+					apply(b, backend.Change{Have: o})
+				}
+			})
+			b.Run("rules", func(b *testing.B) {
+				g := want[dual.Key()]
+				for range b.N {
+					apply(b, backend.Change{Have: g, Want: g})
+				}
+			})
+		})
+	}
 }

@@ -123,7 +123,7 @@ func (o observed) broken(table nfnetlink.Table) bool {
 			return true
 		}
 	}
-	known := len(o.chains) + len(o.sets) + o.anonymous + o.counters
+	known := len(o.chains) + len(o.sets) + o.counters
 	return o.flags != 0 || o.strange > 0 || int(o.use) != known
 }
 

@@ -21,10 +21,8 @@ type observed struct {
 	use    uint32 // chains, sets, objects and flowtables
 	chains map[string]chain
 	sets   []set
-	// What else is under names that we know, or may be there for a while: sets
-	// that rules of others brought along, and sets which are not of our making.
-	anonymous, strange int
-	counters           int
+	strange  int // sets which are not of our making
+	counters int // those of ours
 }
 
 // readAttempts bounds how often a listing is begun anew because the ruleset
@@ -98,7 +96,8 @@ func readSets(conn *netlink.Conn, table nfnetlink.Table) (observed, error) {
 		s, ok := parseSet(table, name)
 		switch {
 		case flags&unix.NFT_SET_ANONYMOUS != 0:
-			o.anonymous++
+			// Goes with the rule that it belongs to, and is not counted in use
+			// (nf_tables_commit).
 		case !ok || keyLen != s.keyLen() || flags&^uint32(nftables.NFT_SET_CONCAT) != 0:
 			o.strange++
 		default:

@@ -56,9 +56,12 @@ func (w *transaction) plan(c backend.Change) error {
 	case hygiene.Pod:
 		if h.Altered {
 			w.altered = append(w.altered, h)
+		} else {
+			w.del = append(w.del, elementsOf(h, w.tables)...)
 		}
+	case hygiene.Permit:
+		w.del = append(w.del, elementsOf(h, w.tables)...)
 	}
-	w.del = append(w.del, elementsOf(c.Have, w.tables)...)
 	if g, ok := c.Want.(hygiene.Guard); ok {
 		w.unguard, w.guard = false, &g
 	}

@@ -1,0 +1,23 @@
+package guard
+
+import "github.com/mdlayher/netlink"
+
+// WithoutBridge makes the tables those of a kernel without nf_tables for
+// bridges.
+func (t *Tables) WithoutBridge() *Tables {
+	t.probed, t.bridge = true, false
+	return t
+}
+
+// DecodeElements returns how many elements of ours a message has.
+func DecodeElements(data []byte) (int, error) {
+	elements, err := decodeElements(netlink.Message{Data: data})
+	for _, e := range elements {
+		if e.set.role == rolePeers || e.set.role == roleInner {
+			e.permit()
+		} else {
+			e.link()
+		}
+	}
+	return len(elements), err
+}

@@ -1,0 +1,143 @@
+package guard_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/hygiene"
+)
+
+// watch watches the tables until the test ends.
+func (ns namespace) watch(t *testing.T) <-chan backend.Event {
+	t.Helper()
+	events := make(chan backend.Event, 1<<16)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- ns.tables().Watch(ctx, func(e backend.Event) { events <- e }) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-done, "cancelling is no error")
+	})
+	require.Equal(t, backend.Event{Resync: true}, next(t, events))
+	return events
+}
+
+func next(t *testing.T, events <-chan backend.Event) backend.Event {
+	t.Helper()
+	select {
+	case e := <-events:
+		return e
+	case <-time.After(patience):
+		require.Fail(t, "no event")
+		return backend.Event{}
+	}
+}
+
+// until reads events to the first that is like the one wanted.
+func until(t *testing.T, events <-chan backend.Event, want backend.Event) {
+	t.Helper()
+	for next(t, events) != want {
+	}
+}
+
+func of(o backend.Object) backend.Event { return backend.Event{Key: o.Key(), Object: o} }
+
+func gone(o backend.Object) backend.Event { return backend.Event{Key: o.Key()} }
+
+// The last that is told of each object is what was written, so that whoever
+// wants it knows it for an echo.
+func TestWatchEchoes(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	events := ns.watch(t)
+	told := func(want backend.State, n int) {
+		have := backend.State{}
+		for len(have) != n || len(backend.Diff(want, present(have))) > 0 {
+			e := next(t, events)
+			require.False(t, e.Resync, "an own write is no reason to look at all")
+			have[e.Key] = e.Object
+		}
+	}
+	ns.reach(t, whole())
+	told(whole(), len(whole()))
+
+	other := pod("veth1", "10.244.1.9")
+	require.Equal(t, []error{nil}, ns.tables().Apply(t.Context(), []backend.Change{{Have: whole()[other.Key()], Want: other}}))
+	told(backend.NewState(other), 1)
+	g := dual
+	g.VNI = 9
+	require.Equal(t, []error{nil}, ns.tables().Apply(t.Context(), []backend.Change{{Have: dual, Want: g}}))
+	told(backend.NewState(g), 1)
+	require.Equal(t, []error{nil, nil}, ns.tables().Apply(t.Context(), []backend.Change{{Have: other}, {Have: permit("192.0.2.2")}}))
+	told(backend.State{}, 2)
+	narrow := permit("192.0.2.2", "10.244.2.0/30") // needs a new set and a rule
+	require.Equal(t, []error{nil}, ns.tables().Apply(t.Context(), []backend.Change{{Want: narrow}}))
+	told(backend.NewState(narrow, g), 2)
+}
+
+func present(s backend.State) backend.State {
+	p := backend.State{}
+	for k, o := range s {
+		if o != nil {
+			p[k] = o
+		}
+	}
+	return p
+}
+
+func TestWatchTells(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	ns.reach(t, whole())
+	ns.pipe(t, foreign, "nft", "-f", "-")
+	events := ns.watch(t)
+	altered := dual
+	altered = hygiene.Guard{Condition: hygiene.Altered}
+	for _, c := range []struct {
+		command string
+		want    backend.Event
+	}{
+		{"add element inet other peers-ipv4 { 192.0.2.99 }", backend.Event{}}, // none of ours
+		{"add element inet twill-vtep peers-ipv4 { 192.0.2.66 }", of(permit("192.0.2.66"))},
+		{"delete element inet twill-vtep peers-ipv4 { 192.0.2.66 }", gone(permit("192.0.2.66"))},
+		{"delete element inet twill-vtep ipv6-64-in-ipv4 { 192.0.2.2 . fd00:244:0:2:: }", gone(permit("192.0.2.2", "fd00:244:0:2::/64"))},
+		{"add element inet twill-vtep ipv6-64-in-ipv4 { 192.0.2.2 . fd00:244:0:2:: }", of(permit("192.0.2.2", "fd00:244:0:2::/64"))},
+		{"flush set inet twill-vtep peers-ipv6", gone(permit("2001:db8::2"))},
+		{"delete element inet twill-vtep pods-ipv4 { \"veth1\" . 10.244.1.2 }", of(hygiene.Pod{Link: "veth1", Altered: true})},
+		{"add element inet twill-vtep pods-ipv4 { \"veth1\" . 10.244.1.2 }", of(pod("veth1", "10.244.1.2", "fd00:244:0:1::2"))},
+		{"add rule inet twill-vtep input drop", of(altered)},
+		{"flush table bridge twill-pods", of(altered)},
+		{"add chain inet twill-vtep extra", backend.Event{Resync: true}},
+		{"delete table bridge twill-pods", backend.Event{Resync: true}},
+		{"flush ruleset", backend.Event{Resync: true}},
+	} {
+		ns.run(t, "nft", c.command)
+		if c.want == (backend.Event{}) {
+			continue
+		}
+		require.Equal(t, c.want, next(t, events), c.command)
+	}
+	require.Empty(t, events)
+}
+
+// What is lost of the notifications is told of, once there is room again.
+func TestWatchManyChanges(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	events := ns.watch(t)
+	want := many(1500)
+	ns.reach(t, want)
+	have := backend.State{}
+	for len(backend.Diff(want, present(have))) > 0 {
+		e := next(t, events)
+		if e.Resync {
+			have = ns.observe(t)
+			continue
+		}
+		have[e.Key] = e.Object
+	}
+}
