@@ -86,6 +86,7 @@ const (
 	taskKernel = "kernel watch"
 	taskRules  = "rule watch"
 	taskGuard  = "hygiene watch"
+	taskSweep  = "sweep"
 )
 
 // Config is what an Agent is made of.
@@ -105,6 +106,9 @@ type Config struct {
 	FullPass   time.Duration // between two looks at everything
 	Release    bool          // give the lease up when stopped
 
+	PodLinks   PodLinks // nil: bridges and reserved addresses are left alone
+	CNIConfDir string   // of the runtimes' network configs
+
 	// Drops returns how many packets the guard dropped, by reason; nil without one.
 	Drops func(ctx context.Context) (map[string]uint64, error)
 
@@ -123,6 +127,8 @@ type Agent struct {
 	kernel   Kernel
 	firewall Firewall
 	guard    Guard // nil where there is none
+	ground   ground
+	sweepNow chan struct{} // capacity 1
 
 	inbox   *inbox
 	claims  chan subnet.Claim // the newest claim that nobody took yet; capacity 1
@@ -135,7 +141,7 @@ type Agent struct {
 func New(cfg Config, store Store, kernel Kernel, firewall Firewall, guard Guard) *Agent {
 	a := &Agent{
 		cfg: cfg, store: store, kernel: kernel, firewall: firewall, guard: guard,
-		claims:  make(chan subnet.Claim, 1),
+		claims: make(chan subnet.Claim, 1), sweepNow: make(chan struct{}, 1),
 		desired: newDesired(),
 		state:   newState(),
 		board:   newBoard(cfg),
@@ -163,6 +169,9 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 	}
 	if a.guard != nil {
 		tasks[taskGuard] = func(ctx context.Context) error { return a.guard.Watch(ctx, a.onGuard) }
+	}
+	if a.cfg.PodLinks != nil {
+		tasks[taskSweep] = a.sweep
 	}
 	for name, task := range tasks {
 		g.Go(func() error { a.supervise(ctx, name, task); return nil })

@@ -52,6 +52,9 @@ const (
 	partRules    = "rules"
 	partForward  = "forwarding"
 	partGuard    = "hygiene"
+	partBridge   = "pods' bridge"
+	partSweep    = "sweep of reserved addresses"
+	partCNI      = "CNI config"
 )
 
 // problem sets or, with a nil error, clears what is wrong with a part, and
@@ -197,6 +200,16 @@ func (b *board) objectWorks(k backend.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.failing, k)
+}
+
+// stranded notes the pods that are not in our subnet, and reports whether
+// they are others than before.
+func (b *board) stranded(pods []string) (news bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	news = !slices.Equal(b.status.Stranded, pods)
+	b.status.Stranded = pods
+	return news
 }
 
 // shadows notes which of our routes have no effect, and why, and returns those

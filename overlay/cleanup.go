@@ -11,12 +11,17 @@ import (
 	"github.com/twill-net/twill/backend"
 )
 
+// Remover removes what is ours from a part of the host's packet filter.
+type Remover interface {
+	Remove(ctx context.Context) error
+}
+
 // Cleanup removes all that carries our mark from the host: devices, routes,
 // rules, and the files named, with their directories where nothing else is in
 // them. It returns what it removed, and goes on where something cannot be
 // removed. Settings of the host that others may rely on by now, forwarding,
 // stay.
-func Cleanup(ctx context.Context, k Kernel, rules interface{ Remove(context.Context) error }, files ...string) (removed []string, err error) {
+func Cleanup(ctx context.Context, k Kernel, rules []Remover, files ...string) (removed []string, err error) {
 	var errs []error
 	have, err := k.Observe(ctx, nil)
 	if err != nil {
@@ -30,8 +35,10 @@ func Cleanup(ctx context.Context, k Kernel, rules interface{ Remove(context.Cont
 			removed = append(removed, changes[i].Key().String())
 		}
 	}
-	if err := rules.Remove(ctx); err != nil {
-		errs = append(errs, err)
+	for _, r := range rules {
+		if err := r.Remove(ctx); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	for _, f := range files {
 		switch err := os.Remove(f); {

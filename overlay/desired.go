@@ -63,11 +63,12 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 		d.byNode[node] = objects
 		for _, o := range objects {
 			k := o.Key()
-			if other, there := d.index[k]; there {
+			other, there := d.index[k]
+			if there {
 				d.shared[k]++
-				if _, seen := before[k]; !seen {
-					before[k] = other
-				}
+			}
+			if _, seen := before[k]; !seen {
+				before[k] = other
 			}
 			d.index[k] = o
 			after[k] = true

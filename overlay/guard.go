@@ -9,7 +9,6 @@ import (
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/hygiene"
-	"github.com/twill-net/twill/overlay/pods"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -120,21 +119,4 @@ func (a *Agent) peerObjects(own, peer subnet.Lease) ([]backend.Object, error) {
 		objects = append(objects, hygiene.Peer(a.state.active, own, peer)...)
 	}
 	return objects, err
-}
-
-// takePods notes the pods of this node, and reports whether others are there
-// than before.
-func (a *Agent) takePods(host backend.Host) bool {
-	var now []pods.Pod
-	for _, i := range host.Interfaces {
-		if p, err := pods.Parse(i.Alias); err == nil {
-			p.Link, p.Bridge = i.Name, i.Master
-			now = append(now, p)
-		}
-	}
-	if slices.Equal(now, a.state.pods) {
-		return false
-	}
-	a.state.pods = now
-	return true
 }

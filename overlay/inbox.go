@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
@@ -244,6 +245,18 @@ func (b *inbox) peer(id string) (subnet.Lease, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.snapshot.Peer(id)
+}
+
+// taken reports whether a peer has a subnet that overlaps p.
+func (b *inbox) taken(p netip.Prefix) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, id := range b.snapshot.Peers() {
+		if l, ok := b.snapshot.Peer(id); ok && l.Subnets[subnet.FamilyOf(p.Addr())].Overlaps(p) {
+			return true
+		}
+	}
+	return false
 }
 
 // isInSync reports whether the store's first full list has arrived, before

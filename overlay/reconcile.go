@@ -100,7 +100,7 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	}
 
 	replan := a.takeConfig(n.config)
-	other, others := a.takeHost(ctx)
+	host, other, others := a.takeHost(ctx)
 	replan, hosts = replan || other, hosts || others
 	if replan {
 		replan = a.newPlanner()
@@ -127,25 +127,29 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	read, links, guard := a.program(ctx, now, planned, n.drift)
 	rules := a.syncRules(ctx, now)
 	a.showShadows()
+	if host != nil {
+		a.syncBridges(ctx, *host)
+	}
 	a.conclude(now, read, links, rules)
 	return earliest(a.nextDue(now, read && links && guard && rules), recheck)
 }
 
 // takeHost looks at the host's interfaces again, and reports whether the
-// underlay and whether the pods are others than before.
-func (a *Agent) takeHost(ctx context.Context) (underlay, pods bool) {
+// underlay and whether the pods are others than before. It returns nil when
+// nothing had to be looked at, or it could not be.
+func (a *Agent) takeHost(ctx context.Context) (seen *backend.Host, underlay, pods bool) {
 	s := a.state
 	if !s.host {
-		return false, false
+		return nil, false, false
 	}
 	host, err := a.kernel.Host(ctx)
 	if err != nil {
-		return a.noUnderlay(ctx, err), false
+		return nil, a.noUnderlay(ctx, err), false
 	}
 	s.host = false
 	a.board.readBack(time.Now())
 	a.takeRoutes(host)
-	return a.takeUnderlay(ctx, host), a.takePods(host)
+	return &host, a.takeUnderlay(ctx, host), a.takePods(host)
 }
 
 func (a *Agent) noUnderlay(ctx context.Context, err error) (changed bool) {
@@ -202,7 +206,12 @@ func (a *Agent) newPlanner() bool {
 		return false
 	}
 	s.planner, s.active = p, cfg
-	claim := p.Announce(subnet.Claim{Node: a.cfg.Node, MachineID: a.cfg.MachineID, Config: cfg})
+	a.ground.setOverlay(cfg)
+	select {
+	case a.sweepNow <- struct{}{}:
+	default:
+	}
+	claim := p.Announce(subnet.Claim{Node: a.cfg.Node, MachineID: a.cfg.MachineID, Config: cfg.ForLease()})
 	if claim != s.claim {
 		s.claim = claim
 		claim.Previous = a.previous()
@@ -238,6 +247,10 @@ func (a *Agent) takeHeld(h subnet.Held) {
 		log.Info("lease held")
 	case s.held.Lease.Subnets != h.Lease.Subnets:
 		log.WithField("before", prefixes(s.held.Lease.Subnets)).Warn("lease is another one: pods of the old subnet are cut off")
+	}
+	if s.held == nil || s.held.Lease.Subnets != h.Lease.Subnets {
+		s.host = true // the pods' bridge has to follow
+		a.inbox.poke()
 	}
 	s.held = &h
 }

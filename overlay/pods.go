@@ -1,0 +1,195 @@
+package overlay
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/overlay/pods"
+	"github.com/twill-net/twill/subnet"
+)
+
+// PodLinks is what the CNI plugins made on this host, as the kernel shows it.
+type PodLinks interface {
+	pods.Kernel
+	// ApplyBridge makes changes of addresses on bridges, in their order.
+	ApplyBridge(ctx context.Context, changes []backend.Change) []error
+	SetBridgeMTU(ctx context.Context, name string, mtu int) error
+}
+
+// The time between two looks for addresses that are reserved for pods which
+// are gone: what is younger than ten minutes stays anyhow. It is shorter where
+// nobody could tell what is behind a veth: an ADD was under way, perhaps one
+// that finds no address.
+const (
+	sweepInterval      = 5 * time.Minute
+	sweepIntervalShort = 30 * time.Second
+)
+
+// ground is what tells the pods of this node from other containers. The
+// reconciler knows the networks, the sweep the bridges.
+type ground struct {
+	mu sync.Mutex
+	pods.Ground
+}
+
+func (g *ground) get() pods.Ground {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.Ground
+}
+
+func (g *ground) setOverlay(cfg subnet.Config) {
+	var networks []netip.Prefix
+	for _, n := range cfg.Networks {
+		if n.Enabled() {
+			networks = append(networks, n.Network)
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.Overlay = networks
+}
+
+func (g *ground) setBridges(networks []pods.Network) {
+	var bridges []string
+	for _, n := range networks {
+		if n.Bridge != "" {
+			bridges = append(bridges, n.Bridge)
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.Bridges = bridges
+}
+
+// takePods notes the pods of this node, and reports whether others are there
+// than before.
+func (a *Agent) takePods(host backend.Host) bool {
+	now := pods.From(host)
+	if slices.Equal(now, a.state.pods) {
+		return false
+	}
+	a.state.pods = now
+	return true
+}
+
+// syncBridges gives the pods' bridges the gateway of our subnet, and names the
+// pods that are left in another one.
+func (a *Agent) syncBridges(ctx context.Context, host backend.Host) {
+	s := a.state
+	if a.cfg.PodLinks == nil || s.held == nil {
+		return
+	}
+	g := a.ground.get()
+	node := pods.Node{Overlay: g.Overlay, Subnets: s.held.Lease.Subnets, Bridges: g.Bridges, Taken: a.inbox.taken}
+	inv := pods.Inventory{Pods: s.pods}
+	plan := pods.Bridges(host, inv, node)
+	var errs []error
+	if len(plan.Changes) > 0 { // the pods without an alias count, too; they cost a look each
+		var err error
+		if inv, err = pods.Take(ctx, host, g, a.cfg.PodLinks.Behind); err != nil {
+			errs = append(errs, err)
+		} else {
+			plan = pods.Bridges(host, inv, node)
+			errs = append(errs, a.cfg.PodLinks.ApplyBridge(ctx, plan.Changes)...)
+		}
+	}
+	for _, m := range plan.MTUs {
+		errs = append(errs, a.cfg.PodLinks.SetBridgeMTU(ctx, m.Bridge, m.Want))
+	}
+	a.tellBridges(ctx, plan, slices.DeleteFunc(errs, func(err error) bool { return err == nil }))
+	a.showStranded(plan.Stranded)
+}
+
+func (a *Agent) tellBridges(ctx context.Context, plan pods.BridgePlan, errs []error) {
+	if ctx.Err() != nil {
+		return
+	}
+	if len(errs) > 0 {
+		if a.board.problem(partBridge, errs[0]) {
+			a.cfg.Log.WithError(errs[0]).Warn("the pods' bridge could not be brought up to date, will retry")
+		}
+		a.state.host = true // the next full pass looks again
+		return
+	}
+	a.board.problem(partBridge, nil)
+	for _, c := range plan.Changes {
+		a.cfg.Log.WithField("change", c.String()).Info("bridge follows the subnet")
+	}
+	for _, m := range plan.MTUs {
+		a.cfg.Log.WithFields(logrus.Fields{"interface": m.Bridge, "before": m.Have, "mtu": m.Want}).Info("bridge follows the MTU of its pods")
+	}
+}
+
+// showStranded names the pods that have an address outside of our subnets:
+// no peer finds a way to them.
+func (a *Agent) showStranded(stranded []pods.Pod) {
+	var names []string
+	for _, p := range stranded {
+		names = append(names, fmt.Sprintf("%s/%s %s", p.Container, p.IfName, strings.Join(addrs(p.Addresses), ",")))
+	}
+	if a.board.stranded(names) && len(names) > 0 {
+		a.cfg.Log.WithField("pods", names).Warn("pods have addresses outside of this node's subnet and must be made anew: peers cannot reach them")
+	}
+}
+
+// sweep releases, from time to time, the addresses that host-local reserves
+// for pods which are gone.
+func (a *Agent) sweep(ctx context.Context) error {
+	sweeper := pods.Sweeper{Inventory: func(ctx context.Context) (pods.Inventory, error) {
+		return pods.Read(ctx, a.cfg.PodLinks, a.ground.get())
+	}}
+	due := time.NewTimer(sweepInterval)
+	defer due.Stop()
+	for {
+		next := sweepInterval
+		if len(a.ground.get().Overlay) > 0 && a.sweepOnce(ctx, &sweeper) { // else nobody knows which pods are ours
+			next = sweepIntervalShort
+		}
+		due.Reset(next)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-due.C:
+		case <-a.sweepNow:
+		}
+	}
+}
+
+// sweepOnce reports whether it is worth a look again soon.
+func (a *Agent) sweepOnce(ctx context.Context, sweeper *pods.Sweeper) (again bool) {
+	networks, left, err := pods.Networks(a.cfg.CNIConfDir)
+	if err == nil {
+		a.ground.setBridges(networks)
+		var done pods.Swept
+		done, err = sweeper.Sweep(ctx, networks)
+		for _, r := range done.Released {
+			a.cfg.Log.WithFields(logrus.Fields{"network": r.Network, "address": r.Address.String(), "container": r.Container}).Info("released the address of a pod that is gone")
+		}
+		if again = len(done.Unknown) > 0; again {
+			a.cfg.Log.WithField("interfaces", done.Unknown).Debug("addresses of pods that seem gone stay reserved: nobody can tell what is behind these")
+		}
+		for _, l := range left {
+			a.cfg.Log.WithField("reason", l).Debug("a network is not swept")
+		}
+	}
+	if a.board.problem(partSweep, err) && err != nil && ctx.Err() == nil {
+		a.cfg.Log.WithError(err).Warn("addresses of pods that are gone could not be released, will retry")
+	}
+	var shadowed error
+	if path, yes := pods.Shadowed(a.cfg.CNIConfDir); yes {
+		shadowed = fmt.Errorf("runtimes take %s, which sorts before ours: pods are not on this network", path)
+	}
+	if a.board.problem(partCNI, shadowed) && shadowed != nil {
+		a.cfg.Log.WithError(shadowed).Warn("another CNI config comes first")
+	}
+	return again
+}

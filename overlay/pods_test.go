@@ -1,0 +1,154 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/subnet"
+)
+
+// memLinks is a host whose bridges can be changed.
+type memLinks struct {
+	*memKernel
+	broken error // of the next change
+}
+
+func (l *memLinks) Behind(context.Context, string) (int, []netip.Addr, error) {
+	return 0, nil, errors.New("nobody asks")
+}
+
+func (l *memLinks) ApplyBridge(_ context.Context, changes []backend.Change) []error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	errs := make([]error, len(changes))
+	for i, c := range changes {
+		if errs[i], l.broken = l.broken, nil; errs[i] != nil {
+			continue
+		}
+		b := l.link(c.Key().Name)
+		b.Addresses = slices.DeleteFunc(slices.Clone(b.Addresses), func(a backend.InterfaceAddress) bool { return a.Prefix == c.Key().Prefix })
+		if c.Want != nil {
+			b.Addresses = append(b.Addresses, backend.InterfaceAddress{Prefix: c.Key().Prefix, Usable: true})
+		}
+	}
+	return errs
+}
+
+func (l *memLinks) SetBridgeMTU(_ context.Context, name string, mtu int) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.link(name).MTU = mtu
+	return nil
+}
+
+func (l *memLinks) link(name string) *backend.Interface {
+	i := slices.IndexFunc(l.host.Interfaces, func(i backend.Interface) bool { return i.Name == name })
+	return &l.host.Interfaces[i]
+}
+
+func (l *memLinks) add(more ...backend.Interface) {
+	l.mu.Lock()
+	l.host.Interfaces = append(l.host.Interfaces, more...)
+	tell := l.tell
+	l.mu.Unlock()
+	if tell != nil {
+		tell(backend.Event{Host: true})
+	}
+}
+
+func (l *memLinks) bridge() (addresses []string, mtu int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b := l.link("cni0")
+	for _, a := range b.Addresses {
+		addresses = append(addresses, a.Prefix.String())
+	}
+	return addresses, b.MTU
+}
+
+// The bridge follows when the node gets another subnet; pods that are left in
+// the old one are named, and no longer when they have gone.
+func TestBridgeFollowsTheSubnet(t *testing.T) {
+	links := &memLinks{}
+	b := start(t, func(c *Config, k *memKernel) {
+		links.memKernel, c.PodLinks = k, links
+		c.CNIConfDir = t.TempDir()
+		links.add(backend.Interface{Name: "cni0", Kind: "bridge", MTU: 1400, Addresses: []backend.InterfaceAddress{
+			{Prefix: netip.MustParsePrefix("10.244.1.1/24"), Usable: true},
+		}}, backend.Interface{Name: "veth1", Kind: "veth", MTU: 1450, Master: "cni0", Alias: "twill:cbr0/c1/eth0/10.244.1.7/"})
+	})
+	b.ready(peer(2, "n2"))
+	b.eventually("the bridge has its ports' MTU", func() bool { _, mtu := links.bridge(); return mtu == 1450 })
+	require.Empty(t, b.agent.Status().Stranded)
+
+	links.mu.Lock()
+	links.broken = errors.New("adding address 10.244.5.1/24 dev cni0: not now")
+	links.mu.Unlock()
+	own := peer(5, "n1").Lease
+	own.PublicIPs[subnet.IPv4] = netip.MustParseAddr("192.168.0.1")
+	b.store.helds <- subnet.Held{Lease: own}
+	b.eventually("the trouble is told", func() bool {
+		return slices.ContainsFunc(b.agent.Status().Problems, func(p Problem) bool { return p.What == partBridge })
+	})
+	links.add()
+	b.eventually("the gateway is ours, and that of the pod's old subnet stays behind it", func() bool {
+		have, _ := links.bridge()
+		return slices.Equal(have, []string{"10.244.5.1/24", "10.244.1.1/24"})
+	})
+	b.eventually("the pod is named", func() bool {
+		return slices.Equal(b.agent.Status().Stranded, []string{"c1/eth0 10.244.1.7"})
+	})
+	require.Contains(t, b.agent.Status().Text(), "pod c1/eth0 10.244.1.7: not in this node's subnet")
+
+	links.mu.Lock()
+	links.host.Interfaces = slices.DeleteFunc(links.host.Interfaces, func(i backend.Interface) bool { return i.Name == "veth1" })
+	links.mu.Unlock()
+	links.add()
+	b.eventually("the old gateway goes with the last pod", func() bool {
+		have, _ := links.bridge()
+		return slices.Equal(have, []string{"10.244.5.1/24"})
+	})
+	b.eventually("all is well", func() bool { s := b.agent.Status(); return len(s.Stranded) == 0 && len(s.Problems) == 0 })
+}
+
+// Addresses of pods that did not survive a reboot are free at once.
+func TestStaleReservationsAreReleased(t *testing.T) {
+	conf, data := t.TempDir(), t.TempDir()
+	write := func(path, text string, age time.Duration) {
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+		then := time.Now().Add(-age)
+		require.NoError(t, os.Chtimes(path, then, then))
+	}
+	write(conf+"/10-twill.conflist", `{"name": "cbr0", "cniVersion": "1.0.0", "plugins": [
+		{"type": "twill", "ipam": {"dataDir": "`+data+`"}}]}`, 0)
+	write(conf+"/05-other.conflist", `{"name": "other", "cniVersion": "1.0.0", "plugins": [{"type": "macvlan"}]}`, 0)
+	stale, fresh, live := data+"/cbr0/10.244.1.2", data+"/cbr0/10.244.1.3", data+"/cbr0/10.244.1.4"
+	write(stale, "gone\r\neth0", time.Hour)
+	write(fresh, "new\r\neth0", time.Minute)
+	write(live, "c1\r\neth0", time.Hour)
+
+	b := start(t, func(c *Config, k *memKernel) {
+		links := &memLinks{memKernel: k}
+		c.PodLinks, c.CNIConfDir = links, conf
+		links.add(backend.Interface{Name: "veth1", Kind: "veth", Alias: "twill:cbr0/c1/eth0/10.244.1.4/"})
+	})
+	b.ready(peer(2, "n2"))
+	b.eventually("the stale one is gone", func() bool { _, err := os.Stat(stale); return os.IsNotExist(err) })
+	require.FileExists(t, fresh)
+	require.FileExists(t, live)
+	b.eventually("what comes before our config is named", func() bool {
+		return slices.ContainsFunc(b.agent.Status().Problems, func(p Problem) bool {
+			return p.What == partCNI && p.Error == "runtimes take "+conf+"/05-other.conflist, which sorts before ours: pods are not on this network"
+		})
+	})
+}
