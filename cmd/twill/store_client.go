@@ -37,13 +37,12 @@ func storeClient(cmd *cobra.Command) func(*cobra.Command) (clientv3.Config, erro
 			return clientv3.Config{}, err
 		}
 		tlsConfig, err := clientTLS(c, cmd.ErrOrStderr())
-		return clientv3.Config{
+		return etcdserver.FailFast(clientv3.Config{
 			Endpoints: c.Endpoints, DialTimeout: c.DialTimeout,
 			// A peer that has gone is noticed in the middle of a snapshot.
 			DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
 			TLS: tlsConfig, Username: c.Username, Password: string(c.Password), Logger: zap.NewNop(),
-			DialOptions: etcdserver.FailFast(), MaxUnaryRetries: 1,
-		}, err
+		}), err
 	}
 }
 

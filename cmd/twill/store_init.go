@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"os/user"
 	"path/filepath"
 	"strings"
@@ -65,7 +66,7 @@ when something is to be signed.` + storeEnvHelp,
 		if err := printCerts(cmd.OutOrStdout(), o.Dir, certs); err != nil {
 			return err
 		}
-		printUse(cmd.OutOrStdout(), dir, certs[1].Names[0])
+		printUse(cmd.OutOrStdout(), dir, reached(append(o.Hosts, certs[1].Names...)))
 		return nil
 	}
 	return c
@@ -116,6 +117,17 @@ func printCerts(w io.Writer, dir string, certs []pki.Cert) error {
 		}, "\t"))
 	}
 	return t.Flush()
+}
+
+// reached chooses by which of its names a server is told of: an address, which
+// needs no DNS, if it is not loopback's.
+func reached(names []string) string {
+	for _, name := range names {
+		if a, err := netip.ParseAddr(name); err == nil && !a.IsLoopback() {
+			return name
+		}
+	}
+	return names[0]
 }
 
 // printUse says what to do with the files. The store's own user may read the

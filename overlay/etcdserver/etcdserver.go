@@ -176,6 +176,9 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		return err
 	}
 	defer lock.Close()
+	if err := checkData(c.DataDir); err != nil {
+		return fmt.Errorf("starting etcd in %s: %w%s", c.DataDir, err, hint(err, c.DataDir))
+	}
 	cfg.GRPCAdditionalServerOptions = []grpc.ServerOption{endStreams(ctx)}
 	etcd, err := g.start(cfg)
 	if err != nil {

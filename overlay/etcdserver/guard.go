@@ -90,9 +90,13 @@ func hint(err error, dir string) string {
 	case errors.Is(err, syscall.EIO):
 		return fmt.Sprintf(": the disk of %s fails: replace it and restore a backup there: twill store restore FILE", dir)
 	case errors.As(err, new(damaged)):
-		return fmt.Sprintf(": the data is damaged beyond what a power cut does. Move %s away and restore a backup: twill store restore FILE --data-dir %[1]s. "+
-			"With no backup start empty: running nodes announce themselves again with the subnets they have; "+
-			"put the network config (twill config set) and reservations (twill reserve) back", dir)
+		return fmt.Sprintf(`: the data is damaged beyond what a power cut does. Take it away:
+  mv %[1]s/member %[1]s-damaged
+and restore the newest that is sound, either its database or a backup:
+  twill store restore --skip-hash-check %[1]s-damaged/snap/db --data-dir %[1]s
+  twill store restore FILE --data-dir %[1]s
+With neither start empty: running nodes announce themselves again with the subnets they have. Then put the
+network config (twill config set) and reservations (twill reserve) back.`, dir)
 	}
 	return ""
 }

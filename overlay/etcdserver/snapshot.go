@@ -94,17 +94,20 @@ func Inspect(path string) (Snapshot, error) {
 	return inspectDB(path)
 }
 
-func inspectDB(path string) (s Snapshot, err error) {
-	defer func() {
-		if p := recover(); p != nil { // bbolt, of a page that makes no sense
-			err = fmt.Errorf("reading the database %s: %v", path, p)
-		}
-	}()
-	st, err := snapshot.NewV3(zap.NewNop()).Status(path)
+func inspectDB(path string) (Snapshot, error) {
+	st, err := readStatus(path)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("reading the database %s: %w", path, err)
 	}
 	return Snapshot{Path: path, Revision: st.Revision, Keys: st.TotalKey, Size: st.TotalSize, Version: st.Version}, nil
+}
+
+func readStatus(path string) (_ snapshot.Status, err error) {
+	defer recovered(&err)()
+	if err := walkDB(path); err != nil {
+		return snapshot.Status{}, err
+	}
+	return snapshot.NewV3(zap.NewNop()).Status(path)
 }
 
 // checkHash compares the SHA-256 at the end of a snapshot with its content.

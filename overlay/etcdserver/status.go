@@ -30,15 +30,16 @@ func ask(ctx context.Context, cfg clientv3.Config, do func(context.Context) erro
 	return err
 }
 
-// FailFast returns the options of a client whose requests fail while nobody
-// can be reached, with the reason that dialing gave. They would wait for a
-// connection until their timeout otherwise, and then know no reason.
-func FailFast() []grpc.DialOption {
-	return []grpc.DialOption{
-		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+// FailFast makes requests of a client fail while nobody can be reached, with
+// the reason that dialing gave. They would wait for a connection until their
+// timeout otherwise, and then know no reason.
+func FailFast(cfg clientv3.Config) clientv3.Config {
+	cfg.MaxUnaryRetries = 1 // etcd's client counts tries
+	cfg.DialOptions = append(cfg.DialOptions, grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
-		}),
-	}
+		}))
+	return cfg
 }
 
 // Status is how one endpoint of an etcd is.

@@ -130,7 +130,7 @@ func Init(o Options) ([]Cert, error) {
 		}
 		made = append(made, c)
 	}
-	if err := os.Chown(filepath.Join(o.Dir, ServerKey), uid, gid); err != nil {
+	if err := os.Chown(filepath.Join(o.Dir, ServerKey), uid, gid); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("giving the server's key to --owner: %w", err)
 	}
 	if err := errors.Join(durable.SyncDir(o.Dir), durable.SyncDir(filepath.Dir(filepath.Clean(o.Dir)))); err != nil {
