@@ -2,6 +2,7 @@ package cni_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,25 +26,38 @@ import (
 // host-local; a namespace stands for the host, others for its pods.
 
 // binaries is the CNI directory of the test run, twill and its delegates,
-// built when first asked for: fuzzing needs none.
+// built when first asked for: fuzzing needs none. The reference plugins are
+// links to what go keeps of the tools that dist/cni pins.
 var binaries = sync.OnceValues(func() (dir string, err error) {
 	if dir, err = os.MkdirTemp("", "twill-cni-"); err != nil {
 		return "", err
 	}
-	const reference = "github.com/containernetworking/plugins/plugins/"
-	for _, args := range [][]string{
-		{"build", "-o", filepath.Join(dir, "twill"), "../../cmd/twill-cni"},
-		{"-C", "../../dist/cni", "build", "-o", dir, reference + "main/bridge", reference + "main/ptp", reference + "main/macvlan", reference + "ipam/host-local",
-			reference + "meta/portmap", reference + "meta/bandwidth", reference + "meta/tuning", "github.com/containernetworking/cni/cnitool"},
-	} {
-		cmd := exec.Command("go", args...)
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return dir, fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, out)
+	if _, err := golang("build", "-o", filepath.Join(dir, "twill"), "../../cmd/twill-cni"); err != nil {
+		return dir, err
+	}
+	for _, tool := range []string{"bridge", "ptp", "macvlan", "host-local", "portmap", "bandwidth", "tuning", "cnitool"} {
+		path, err := golang("-C", "../../dist/cni", "tool", "-n", tool)
+		if err != nil {
+			return dir, err
+		}
+		if err := os.Symlink(path, filepath.Join(dir, tool)); err != nil {
+			return dir, err
 		}
 	}
 	return dir, nil
 })
+
+func golang(args ...string) (string, error) {
+	cmd := exec.Command("go", args...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, &stderr)
+	}
+	return strings.TrimSpace(string(out)), nil
+}
 
 var built atomic.Bool
 
@@ -81,6 +95,7 @@ func ip(t *testing.T, args ...string) string {
 // host is a node: a namespace, its subnet.env and its directories.
 type host struct {
 	ns, bin, subnetFile, dataDir, ipamDir string
+	path                                  string // CNI_PATH; "": bin
 }
 
 func newHost(t *testing.T, subnetEnv string) host {
@@ -142,7 +157,7 @@ func (h host) run(verb string, r request, c conf) ([]byte, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", h.ns, filepath.Join(h.bin, "twill"))
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+r.container, "CNI_IFNAME="+r.ifname,
-		"CNI_NETNS="+r.netns, "CNI_PATH="+h.bin, "CNI_ARGS="+r.args)
+		"CNI_NETNS="+r.netns, "CNI_PATH="+cmp.Or(h.path, h.bin), "CNI_ARGS="+r.args)
 	cmd.Stdin = bytes.NewReader(stdin)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -224,6 +239,39 @@ func (h host) veths(t *testing.T) (names []string) {
 		names = append(names, l.IfName)
 	}
 	return names
+}
+
+// alias returns that of the one veth on the host.
+func (h host) alias(t *testing.T) string {
+	t.Helper()
+	aliases := h.aliases(t)
+	require.Len(t, aliases, 1)
+	return aliases[0]
+}
+
+// aliases returns those of the veths on the host, "" where there is none.
+func (h host) aliases(t *testing.T) (aliases []string) {
+	t.Helper()
+	var ls []struct{ IfAlias string }
+	require.NoError(t, json.Unmarshal([]byte(ip(t, "-n", h.ns, "-j", "link", "show", "type", "veth")), &ls))
+	for _, l := range ls {
+		aliases = append(aliases, l.IfAlias)
+	}
+	return aliases
+}
+
+// device makes the VXLAN device of the host's subnets.
+func (h host) device(t *testing.T, name string, vni int, addrs ...string) {
+	t.Helper()
+	local := "192.0.2.1"
+	if strings.Contains(name, "v6") {
+		local = "2001:db8::1"
+	}
+	ip(t, "-n", h.ns, "link", "add", name, "type", "vxlan", "id", fmt.Sprint(vni), "dstport", "8472", "local", local)
+	ip(t, "-n", h.ns, "link", "set", name, "up")
+	for _, a := range addrs {
+		ip(t, "-n", h.ns, "addr", "add", a, "dev", name)
+	}
 }
 
 // reaches pings until it is answered: addresses settle and neighbours resolve.

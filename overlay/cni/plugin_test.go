@@ -198,8 +198,8 @@ func TestAddFails(t *testing.T) {
 
 	for want, keys := range map[string]conf{
 		`checking the network config "cbr0": hairpinMode is not a key of type twill; want one of args, capabilities, cniVersion, dataDir, delegate, device, dns, ipam, name, prevResult, runtimeConfig, spoofCheck, subnetFile, type, and keys of the delegate plugin in "delegate"`: {"hairpinMode": true},
-		`finding the delegate plugin ipvlan: it is not in CNI_PATH, which is ` + h.bin + `; install the CNI reference plugins beside twill`:                                                                                                                     {"delegate": conf{"type": "ipvlan"}},
-		`building the delegate's config for network "cbr0": ipam.rangeEnd is 10.5.53.9; want an address of the node's subnet, 10.5.52.0/24`:                                                                                                                      {"ipam": conf{"rangeEnd": "10.5.53.9"}},
+		`finding the delegate plugin ipvlan: it is not in CNI_PATH, which is ` + h.bin + `; install the CNI reference plugins beside twill`:                                                                                                                                          {"delegate": conf{"type": "ipvlan"}},
+		`building the delegate's config for network "cbr0": ipam.rangeEnd is 10.5.53.9; want an address of the node's subnet, 10.5.52.0/24`:                                                                                                                                          {"ipam": conf{"rangeEnd": "10.5.53.9"}},
 	} {
 		_, err := h.run("ADD", attach("pod", ns), h.conf(keys))
 		require.EqualError(t, err, want)
