@@ -133,15 +133,16 @@ func TestLeaseKeyIsTouched(t *testing.T) {
 			require.Contains(t, env, "SUBNET="+gateway+"\n")
 		}
 
-		// The bridge has its old address still, and with it keeps out the
-		// route to the thief. That is said, until the pods are made anew.
-		awaitStatus(t, n, "the bridge's route is named", func(s overlay.Status) bool {
-			return strings.Contains(s.Text(), "a foreign route "+was.subnets[subnet.IPv4].String()+" dev cni0 takes its place")
+		// The bridge has the new gateway, and not the old one, which would
+		// keep out the route to the thief. The pod that is left is named, until
+		// it is made anew.
+		awaitStatus(t, n, "the pod is named", func(s overlay.Status) bool {
+			return len(s.Failing) == 0 && len(s.Stranded) == 1 && strings.Contains(s.Stranded[0], pods[1].Addrs[subnet.IPv4].String())
 		})
-		require.NoError(t, n.DelPod(t.Context(), pods[1]))
-		run(t, &n.Host, "ip link del cni0")
 		c.awaitWays(t, n)
+		require.NoError(t, n.DelPod(t.Context(), pods[1]))
 		pods[1] = addPod(t, n, "anew")
+		awaitStatus(t, n, "none is left", func(s overlay.Status) bool { return len(s.Stranded) == 0 })
 		requirePings(t, pods...)
 		c.delete(t, was.key)
 		c.awaitWays(t, n)
