@@ -259,12 +259,12 @@ func TestDamagedData(t *testing.T) {
 			_, err := etcdserver.Restore(etcdserver.RestoreConfig{
 				Snapshot: filepath.Join(away, "snap/db"), DataDir: s.cfg.DataDir, Name: "twill", SkipHashCheck: true, BumpRevision: 1000,
 			})
-			switch {
-			case tt.dbLost:
+			if tt.dbLost {
 				require.ErrorContains(t, err, "reading the database "+away+"/snap/db")
-			default:
-				require.NoError(t, err)
-			case name == "the end of the log is gone": // one of them will do
+				return
+			}
+			require.NoError(t, err)
+			if name == "the end of the log is gone" { // one of them will do
 				s.start(t)
 				s.requireAcked(t, acked)
 				s.end(syscall.SIGTERM)
