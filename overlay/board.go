@@ -152,15 +152,18 @@ func (b *board) held(h subnet.Held) {
 	b.status.Lease = &l
 }
 
-// firewall notes where the rules are.
-func (b *board) firewall(r masq.Report) {
+// firewall notes where the rules are, and reports whether they are elsewhere
+// than before.
+func (b *board) firewall(r masq.Report) (moved bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	st := FireStatus{Mode: r.Mode, Forward: r.Forward}
 	for _, x := range r.Blocked {
 		st.Blocked = append(st.Blocked, Blocked(x))
 	}
+	before := b.status.Firewall
 	b.status.Firewall = &st
+	return before == nil || before.Mode != st.Mode || !slices.Equal(before.Forward, st.Forward)
 }
 
 func (b *board) mtu(mtu int) {

@@ -309,7 +309,9 @@ func (a *Agent) syncRules(ctx context.Context, now time.Time) bool {
 		return true
 	}
 	if err == nil {
-		a.board.firewall(report)
+		// Where others drop is not for us to say: that it changed is no repair.
+		moved := a.board.firewall(report)
+		planned = planned || moved && !report.Proper
 		blocked := blocked(report)
 		if a.board.problem(partForward, blocked) && blocked != nil {
 			a.cfg.Log.WithError(blocked).Warn("another program's firewall drops what is forwarded")

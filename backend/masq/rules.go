@@ -36,6 +36,7 @@ const (
 // Report is what became of rules.
 type Report struct {
 	Changed bool      // something had to be written
+	Proper  bool      // and it was in the rules proper, not only in accepts in chains of others
 	Mode    string    // who renders them: nftables, iptables-nft, iptables-legacy
 	Forward []string  // other programs' chains that have our accepts, sorted: "ip filter FORWARD (iptables-nft)"
 	Blocked []Blocked // chains that drop what is forwarded, and cannot be given our accepts

@@ -106,6 +106,7 @@ func (f *Firewall) Sync(ctx context.Context, rules masq.Rules) (masq.Report, err
 	} else {
 		report.Changed, err = f.table.Sync(ctx, rules)
 	}
+	report.Proper = report.Changed
 	f.noteLegacy()
 	if err != nil {
 		return report, fmt.Errorf("holding the rules in %s: %w", m, err)
