@@ -98,6 +98,90 @@ func TestDelWithoutNamespace(t *testing.T) {
 	}
 }
 
+// A namespace that is not where it was may be alive: something holds it open,
+// and its pod would go on with an address that is given out again.
+func TestDelOfALostNamespace(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Env)
+	ns, other := netns(t), netns(t)
+	held, err := os.Open(netnsPath(ns))
+	require.NoError(t, err)
+	t.Cleanup(func() { held.Close() })
+	r := attach("pod", ns)
+	h.add(t, r, h.conf(nil))
+	h.add(t, attach("other", other), h.conf(nil))
+	ip(t, "netns", "del", ns)
+	require.Len(t, h.veths(t), 2, "it lives")
+	for range 2 {
+		_, err := h.run("DEL", r, h.conf(nil))
+		require.NoError(t, err)
+		require.Equal(t, []string{"twill:cbr0/other/eth0/10.5.52.3/"}, h.aliases(t))
+		require.Equal(t, []string{"10.5.52.3"}, h.reserved(t))
+	}
+}
+
+// A runtime's cache that was cut off does not keep DEL from its work, nor do
+// files of host-local's that were.
+func TestDelWithBrokenState(t *testing.T) {
+	t.Parallel()
+	for _, delegate := range []string{"bridge", "ptp", "macvlan"} {
+		for _, prev := range []any{"", "half", conf{}, []any{}, conf{"ips": "x"}, conf{"cniVersion": "0.9.0"}, conf{"cniVersion": "1.1.0", "ips": []any{conf{"address": "10.5."}}}} {
+			h := newHost(t, v4Env)
+			ip(t, "-n", h.ns, "link", "add", "up0", "type", "veth", "peer", "name", "up1")
+			ip(t, "-n", h.ns, "link", "set", "up0", "up")
+			ns := netns(t)
+			c := h.conf(conf{"delegate": conf{"type": delegate, "master": "up0"}})
+			h.add(t, attach("pod", ns), c)
+			for _, name := range []string{"10.5.52.66", "last_reserved_ip.0"} {
+				require.NoError(t, os.WriteFile(filepath.Join(h.ipamDir, "cbr0", name), nil, 0o600))
+			}
+			c["prevResult"] = prev
+			_, err := h.run("DEL", attach("pod", ns), c)
+			require.NoError(t, err, "%s %v", delegate, prev)
+			require.Len(t, links(t, ns), 1)
+			require.Equal(t, []string{"10.5.52.66"}, h.reserved(t))
+		}
+	}
+}
+
+// What is no request is refused with the spec's codes, and nothing is lost.
+func TestBadRequests(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Env)
+	ns := netns(t)
+	h.add(t, attach("pod", ns), h.conf(nil))
+	good := attach("pod", ns)
+	for _, c := range []struct {
+		name string
+		edit func(r *request, c conf)
+		code uint
+	}{
+		{"no container", func(r *request, _ conf) { r.container = "" }, 4},
+		{"bad container", func(r *request, _ conf) { r.container = "../x" }, 4},
+		{"no interface", func(r *request, _ conf) { r.ifname = "" }, 4},
+		{"bad interface", func(r *request, _ conf) { r.ifname = "much-too-long-a-name" }, 4},
+		{"no name", func(_ *request, c conf) { c["name"] = "" }, 7},
+		{"bad name", func(_ *request, c conf) { c["name"] = "../cbr0" }, 7},
+		{"name is no name", func(_ *request, c conf) { c["name"] = 7 }, 6},
+		{"version from tomorrow", func(_ *request, c conf) { c["cniVersion"] = "9.0.0" }, 1},
+		{"delegate is no object", func(_ *request, c conf) { c["delegate"] = "bridge" }, 7},
+	} {
+		for _, verb := range []string{"ADD", "DEL", "CHECK"} {
+			r, conf := good, h.conf(nil)
+			c.edit(&r, conf)
+			_, err := h.run(verb, r, conf)
+			require.Error(t, err, "%s: %s", c.name, verb)
+			if verb != "CHECK" { // where skel looks at the version in another place
+				requireCode(t, c.code, err)
+			}
+		}
+	}
+	_, err := h.run("UPDATE", good, h.conf(nil))
+	require.EqualError(t, err, "unknown CNI_COMMAND: UPDATE")
+	require.Equal(t, []string{"10.5.52.2"}, h.reserved(t))
+	require.Len(t, h.veths(t), 1)
+}
+
 // DEL of what never was, on a host that never had anything.
 func TestDelOfNothing(t *testing.T) {
 	t.Parallel()
