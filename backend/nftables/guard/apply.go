@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/mdlayher/netlink"
@@ -84,10 +85,12 @@ func (t *Tables) try(ctx context.Context, tables []nfnetlink.Table, changes []ba
 	}
 }
 
-// hopeless reports whether an error is about no single change.
+// hopeless reports whether an error is about no single change, nor about their
+// number. A commit that fails is answered once, and the library waits for one
+// answer per message.
 func hopeless(err error) bool {
 	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOMEM) ||
-		errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EMSGSIZE)
+		errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // commit applies changes as one transaction.
@@ -149,36 +152,71 @@ func (t *Tables) check(ctx context.Context, w transaction) error {
 }
 
 // verify reads back what was added, when it was more than one message: the
-// length of one is a 16-bit number, and elements too many are lost without a
-// word.
+// length of one is a 16-bit number, and elements beyond are lost without a
+// word. So the last of each message tells.
 func (t *Tables) verify(ctx context.Context, tables []nfnetlink.Table, changes []backend.Change, errs []error) {
-	want := map[element]int{}
-	sets := map[set]bool{}
+	bySet := map[set][]int{}
+	lastOf := map[set]element{}
+	check := func(conn *netlink.Conn, s set) {
+		err := find(conn, lastOf[s])
+		if errors.Is(err, unix.ENOENT) {
+			err = errors.New("it is not there afterwards: another program writes to our tables")
+		}
+		for _, i := range bySet[s] {
+			if err != nil && errs[i] == nil {
+				errs[i] = fmt.Errorf("reading back %s: %w", changes[i], err)
+			}
+		}
+		delete(bySet, s)
+	}
+	if len(changes) <= maxElements {
+		return
+	}
+	conn, err := t.dial(ctx)
+	if err != nil {
+		return // whoever applied so many will look at all before long
+	}
+	defer func() { _ = conn.Close() }()
 	for i, c := range changes {
 		if c.Want == nil || errs[i] != nil {
 			continue
 		}
 		for _, e := range elementsOf(c.Want, tables) {
-			want[e], sets[e.set] = i, true
-		}
-	}
-	if len(want) <= maxElements {
-		return
-	}
-	err := t.stable(ctx, func(conn *netlink.Conn) error {
-		missing := want
-		for s := range sets {
-			elements, err := readElements(conn, s)
-			if err != nil {
-				return err
-			}
-			for _, e := range elements {
-				delete(missing, e)
+			bySet[e.set], lastOf[e.set] = append(bySet[e.set], i), e
+			if len(bySet[e.set]) == maxElements {
+				check(conn, e.set)
 			}
 		}
-		return nil
+		if (i+1)%maxChanges == 0 { // a transaction, and so a message, ends
+			for s := range bySet {
+				check(conn, s)
+			}
+		}
+	}
+	for s := range bySet {
+		check(conn, s)
+	}
+}
+
+// find returns an error, ENOENT, if an element is not there.
+func find(conn *netlink.Conn, e element) error {
+	attrs, err := nfnetlink.Encode(func(a *netlink.AttributeEncoder) {
+		a.String(unix.NFTA_SET_ELEM_LIST_TABLE, e.set.table.Name)
+		a.String(unix.NFTA_SET_ELEM_LIST_SET, e.set.name())
+		a.Nested(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func(list *netlink.AttributeEncoder) error {
+			list.Nested(unix.NFTA_LIST_ELEM, func(elem *netlink.AttributeEncoder) error {
+				elem.Nested(unix.NFTA_SET_ELEM_KEY, func(key *netlink.AttributeEncoder) error {
+					key.Bytes(unix.NFTA_DATA_VALUE, []byte(e.key))
+					return nil
+				})
+				return nil
+			})
+			return nil
+		})
 	})
-	for _, i := range want {
-		errs[i] = errors.Join(err, fmt.Errorf("%s: it is not there afterwards; another program writes to our tables", changes[i]))
+	if err != nil {
+		return err
 	}
+	_, err = conn.Execute(nfnetlink.Message(e.set.table.Family, unix.NFT_MSG_GETSETELEM, 0, attrs))
+	return err
 }

@@ -1,7 +1,8 @@
 package guard_test
 
 import (
-	"maps"
+	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -12,10 +13,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/hygiene"
-	"github.com/twill-net/twill/subnet"
 )
 
 func TestNothingIsThereBeforeAndAfter(t *testing.T) {
@@ -203,6 +204,43 @@ func TestRewriteKeepsPermits(t *testing.T) {
 	require.Equal(t, want, n.node.observe(t))
 }
 
+// While the rules are written again and again, no packet of a peer is dropped
+// and none of a stranger gets in.
+func TestRewriteUnderTraffic(t *testing.T) {
+	t.Parallel()
+	n := newTopology(t)
+	device := n.node.tap(t, "twill.1")
+	before := n.drops(t)
+	done := make(chan error)
+	go func() {
+		var err error
+		for i := 0; i < 100 && err == nil; i++ {
+			g := dual
+			if i%2 == 0 {
+				g.Networks[0] = prefix("10.244.0.0/15")
+			}
+			err = n.node.tables().Apply(context.Background(), []backend.Change{{Want: g}})[0]
+		}
+		done <- err
+	}()
+	strangers := uint64(0)
+	for i := 0; ; i++ {
+		text := fmt.Sprintf("packet %d.", i)
+		n.outside.send(t, at[0].peer, at[0].uplink, 8472, vxlan(1, inner(at[0].remote, at[0].pod1, text)))
+		n.outside.send(t, at[0].stranger, at[0].uplink, 8472, vxlan(1, nil))
+		strangers++
+		device.awaits(t, text)
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+			before[string(hygiene.ReasonStranger)] += strangers
+			n.counted(t, before)
+			return
+		default:
+		}
+	}
+}
+
 // One that cannot be applied keeps no other out, and what is so already is no
 // error.
 func TestErrorsAreOnesOwn(t *testing.T) {
@@ -255,26 +293,16 @@ func TestWithoutBridge(t *testing.T) {
 	}
 }
 
-// many is a state of n peers with subnets of both families.
-func many(n int) backend.State {
-	cfg := subnet.Config{Backend: subnet.Backend{Type: subnet.BackendVXLAN, VXLAN: subnet.VXLAN{VNI: 1, Port: 8472}}}
-	for f, p := range []string{"10.0.0.0/8", "fd00::/16"} {
-		cfg.Networks[f].Network = prefix(p)
-	}
-	s := backend.NewState(hygiene.Host(cfg, subnet.Lease{})...)
-	for i := range n {
-		hi, lo := byte(i>>8), byte(i)
-		maps.Copy(s, backend.NewState(hygiene.Peer(cfg, subnet.Lease{}, subnet.Lease{
-			PublicIPs: subnet.PerFamily[netip.Addr]{
-				netip.AddrFrom4([4]byte{172, 16, hi, lo}), netip.AddrFrom16([16]byte{0x20, 1, 14: hi, 15: lo}),
-			},
-			Subnets: subnet.PerFamily[netip.Prefix]{
-				netip.PrefixFrom(netip.AddrFrom4([4]byte{10, hi, lo, 0}), 24),
-				netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 6: hi, 7: lo}), 64),
-			},
-		})...))
-	}
-	return s
+// How Apply knows that nothing was lost of a long list.
+func TestFind(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	ns.reach(t, whole())
+	find := func(o backend.Object) error { return ns.tables().Find(t.Context(), o.(hygiene.Permit)) }
+	require.NoError(t, find(permit("192.0.2.2")))
+	require.NoError(t, find(permit("2001:db8::2", "fd00:244:0:2::/64")))
+	require.ErrorIs(t, find(permit("192.0.2.3")), unix.ENOENT)
+	require.ErrorIs(t, find(permit("2001:db8::2", "fd00:244:0:3::/64")), unix.ENOENT)
 }
 
 // All come back, however many there are.
@@ -285,45 +313,5 @@ func TestManyAfterFlush(t *testing.T) {
 	for range 2 {
 		ns.reach(t, want)
 		ns.run(t, "nft", "flush", "ruleset")
-	}
-}
-
-func BenchmarkPeers(b *testing.B) {
-	for _, n := range []int{1, 20_000} {
-		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			ns := newNamespace(b)
-			tables, want := ns.tables(), many(n)
-			apply := func(b *testing.B, changes ...backend.Change) {
-				for _, err := range tables.Apply(b.Context(), changes) {
-					require.NoError(b, err)
-				}
-			}
-			b.Run("all", func(b *testing.B) {
-				for range b.N {
-					b.StopTimer()
-					require.NoError(b, tables.Remove(b.Context()))
-					b.StartTimer()
-					apply(b, backend.Diff(want, ns.observe(b))...)
-				}
-			})
-			b.Run("observe", func(b *testing.B) {
-				for range b.N {
-					require.Len(b, ns.observe(b), len(want))
-				}
-			})
-			b.Run("one", func(b *testing.B) {
-				o := permit("192.0.2.2", "10.200.2.0/24")
-				for range b.N {
-					apply(b, backend.Change{Want: o})
-					apply(b, backend.Change{Have: o})
-				}
-			})
-			b.Run("rules", func(b *testing.B) {
-				g := want[dual.Key()]
-				for range b.N {
-					apply(b, backend.Change{Have: g, Want: g})
-				}
-			})
-		})
 	}
 }

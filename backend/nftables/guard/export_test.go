@@ -1,6 +1,13 @@
 package guard
 
-import "github.com/mdlayher/netlink"
+import (
+	"context"
+	"errors"
+
+	"github.com/mdlayher/netlink"
+
+	"github.com/twill-net/twill/backend/hygiene"
+)
 
 // WithoutBridge makes the tables those of a kernel without nf_tables for
 // bridges.
@@ -20,4 +27,13 @@ func DecodeElements(data []byte) (int, error) {
 		}
 	}
 	return len(elements), err
+}
+
+// Find reports whether the kernel has an element of a Permit.
+func (t *Tables) Find(ctx context.Context, p hygiene.Permit) error {
+	conn, err := t.dial(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(find(conn, permitElement(p)), conn.Close())
 }

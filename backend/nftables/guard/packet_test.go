@@ -130,12 +130,17 @@ func (n topology) drops(t *testing.T) map[string]uint64 {
 // dropped fails unless what send sends is dropped, once, for the reason.
 func (n topology) dropped(t *testing.T, r hygiene.Reason, send func()) {
 	t.Helper()
-	before := n.drops(t)
-	want := maps.Clone(before)
+	want := n.drops(t)
 	want[string(r)]++
 	send()
+	n.counted(t, want)
+}
+
+// counted waits for these counters.
+func (n topology) counted(t *testing.T, want map[string]uint64) {
+	t.Helper()
 	have := n.drops(t)
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline) && maps.Equal(before, have); {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline) && !maps.Equal(want, have); {
 		have = n.drops(t)
 	}
 	require.Equal(t, want, have)

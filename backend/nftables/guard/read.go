@@ -16,11 +16,11 @@ import (
 
 // observed is what the kernel has under the name of one of our tables.
 type observed struct {
-	exists bool
-	flags  uint32
-	use    uint32 // chains, sets, objects and flowtables
-	chains map[string]chain
-	sets   []set
+	exists   bool
+	flags    uint32
+	use      uint32 // chains, sets, objects and flowtables
+	chains   map[string]chain
+	sets     []set
 	strange  int // sets which are not of our making
 	counters int // those of ours
 }
