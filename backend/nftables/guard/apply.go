@@ -105,8 +105,7 @@ func (t *Tables) commit(ctx context.Context, tables []nfnetlink.Table, changes [
 	if err != nil {
 		return err
 	}
-	err = w.look(conn)
-	if err = errors.Join(err, conn.Close()); err != nil {
+	if err := errors.Join(w.look(conn), conn.Close()); err != nil {
 		return err
 	}
 	c, err := t.conn(ctx)

@@ -23,7 +23,7 @@ func DecodeElements(data []byte) (int, error) {
 		if e.set.role == rolePeers || e.set.role == roleInner {
 			e.permit()
 		} else {
-			e.link()
+			_ = e.link()
 		}
 	}
 	return len(elements), err

@@ -192,3 +192,9 @@ func (r rule) form(t nftables.TableFamily) string {
 	}
 	return form
 }
+
+// comment returns a rule's comment.
+func (r rule) comment() string {
+	text, _ := userdata.GetString(r.userdata, userdata.TypeComment)
+	return text
+}

@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -287,17 +286,10 @@ func decodeExpr(family byte, attrs *netlink.AttributeDecoder) (expr.Any, error) 
 	if !ok {
 		return nil, nil
 	}
-	if name == "immediate" {
-		loaded := &expr.Immediate{}
+	if loaded := (&expr.Immediate{}); name == "immediate" {
 		if err := expr.Unmarshal(family, data, loaded); err != nil || loaded.Register != unix.NFT_REG_VERDICT {
 			return nil, err
 		}
 	}
 	return e, expr.Unmarshal(family, data, e)
-}
-
-// comment returns a rule's comment.
-func (r rule) comment() string {
-	text, _ := userdata.GetString(r.userdata, userdata.TypeComment)
-	return text
 }

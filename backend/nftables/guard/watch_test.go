@@ -37,13 +37,6 @@ func next(t *testing.T, events <-chan backend.Event) backend.Event {
 	}
 }
 
-// until reads events to the first that is like the one wanted.
-func until(t *testing.T, events <-chan backend.Event, want backend.Event) {
-	t.Helper()
-	for next(t, events) != want {
-	}
-}
-
 func of(o backend.Object) backend.Event { return backend.Event{Key: o.Key(), Object: o} }
 
 func gone(o backend.Object) backend.Event { return backend.Event{Key: o.Key()} }

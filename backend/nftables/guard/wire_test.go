@@ -133,7 +133,6 @@ func (ns namespace) send(t *testing.T, from, to netip.Addr, port uint16, payload
 			return err
 		}
 		defer func() { _ = c.Close() }()
-		// An earlier answer may be waiting for this socket, by way of ICMP.
 		_, err = c.Write(payload)
 		return err
 	}))
@@ -143,7 +142,8 @@ func (ns namespace) send(t *testing.T, from, to netip.Addr, port uint16, payload
 func (ns namespace) sendRaw(t *testing.T, to netip.Addr, packets ...[]byte) {
 	t.Helper()
 	require.NoError(t, ns.do(func() error {
-		domain, sa := unix.AF_INET, unix.Sockaddr(&unix.SockaddrInet4{})
+		domain := unix.AF_INET
+		var sa unix.Sockaddr
 		if to.Is6() {
 			domain, sa = unix.AF_INET6, &unix.SockaddrInet6{Addr: to.As16()}
 		} else {
