@@ -52,7 +52,7 @@ func TestStoreLate(t *testing.T) {
 
 	require.NoError(t, c.Store.Restart())
 	awaitReady(t, n, p, m)
-	require.NotContains(t, m.await(t, p, "STATUS=ready: ", "0 peers"), "does not answer")
+	require.NotContains(t, m.await(t, p, "STATUS=ready: ", "ways to 0 peers"), "does not answer")
 
 	// From now on the store may come and go: the status says so.
 	require.NoError(t, c.Store.Kill(t.Context()))
@@ -83,7 +83,7 @@ func TestNetworkLate(t *testing.T) {
 			subnet.PerFamily[string]{"", "nodad"}[f])
 	}
 	awaitReady(t, n, p, m)
-	m.await(t, p, "STATUS=ready: ", "1 peers")
+	m.await(t, p, "STATUS=ready: ", "ways to 1 peers")
 	requirePings(t, "pod", n, peer)
 }
 
@@ -135,7 +135,7 @@ func TestLife(t *testing.T) {
 	p, peerP := start(t, c, n, m), start(t, c, peer, peerM)
 	awaitReady(t, n, p, m)
 	awaitReady(t, peer, peerP, peerM)
-	m.await(t, p, "STATUS=ready: ", "1 peers")
+	m.await(t, p, "STATUS=ready: ", "ways to 1 peers")
 	pods := requirePings(t, "pod", n, peer)
 	before := ours(t, n)
 
@@ -162,7 +162,7 @@ func TestLife(t *testing.T) {
 		m.forget()
 		require.NoError(t, p.Restart())
 		awaitReady(t, n, p, m)
-		m.await(t, p, "STATUS=ready: ", "1 peers")
+		m.await(t, p, "STATUS=ready: ", "ways to 1 peers")
 	}
 	for _, flow := range flows {
 		require.NoError(t, flow.Await(t.Context(), 10))
@@ -179,7 +179,7 @@ func TestLife(t *testing.T) {
 	m = newManager(t, n)
 	p = start(t, c, n, m)
 	awaitReady(t, n, p, m)
-	m.await(t, p, "STATUS=ready: ", "1 peers")
+	m.await(t, p, "STATUS=ready: ", "ways to 1 peers")
 	require.Equal(t, before, ours(t, n), "the same subnet, the same MAC, nothing else")
 	requirePings(t, "later", n, peer)
 	require.Empty(t, run(t, &n.Host, "cd /run/twill; ls -A | grep -vxE 'subnet.env|twilld.sock' || true"))

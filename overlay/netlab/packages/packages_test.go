@@ -1,0 +1,250 @@
+package packages
+
+import (
+	"context"
+	_ "embed"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
+	"github.com/twill-net/twill/subnet"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience bounds what a failing test costs.
+const patience = 45 * time.Second
+
+//go:embed systemctl.sh
+var systemctl string
+
+// debs are the packages of one version.
+type debs struct{ twill, plugins string }
+
+// build makes the packages of the binaries under test, as `make packages` does.
+func build(t *testing.T, version string) debs {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "../../../dist/make/packages", dir)
+	cmd.Env = append(os.Environ(), "VERSION="+version, "BINARIES="+filepath.Dir(netlabtest.Binaries(t).Twilld))
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	files := strings.Fields(string(out))
+	require.Len(t, files, 2, "%s", out)
+	require.Equal(t, dir, filepath.Dir(files[0]))
+	return debs{files[0], files[1]}
+}
+
+// run runs a script on a host and returns what it writes.
+func run(t *testing.T, h *netlab.Host, script string, args ...string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	out, err := h.Exec(ctx, append([]string{"sh", "-euc", script, "sh"}, args...)...)
+	require.NoError(t, err)
+	return out
+}
+
+// dpkg runs dpkg(1) on a node, whose database is the node's own.
+func dpkg(t *testing.T, n *netlab.Node, args ...string) string {
+	t.Helper()
+	return run(t, &n.Host, `exec dpkg --log=/run/dpkg.log --force-unsafe-io "$@" </dev/null`, args...)
+}
+
+// furnish gives a node a /usr of its own and our systemctl, and takes away what
+// the lab has put where the packages put theirs.
+func furnish(t *testing.T, n *netlab.Node) {
+	t.Helper()
+	run(t, &n.Host, `
+		mkdir /run/usr
+		mount -t tmpfs -o mode=755 tmpfs /run/usr
+		mkdir /run/usr/upper /run/usr/work
+		mount -t overlay -o lowerdir=/usr,upperdir=/run/usr/upper,workdir=/run/usr/work overlay /usr
+		umount /opt/cni/bin /var/lib/twill
+		rmdir /opt/cni/bin /opt/cni /var/lib/twill
+		rm -f /usr/sbin/policy-rc.d
+		printf %s "$1" >/usr/bin/systemctl.new
+		chmod +x /usr/bin/systemctl.new
+		mv /usr/bin/systemctl.new /usr/bin/systemctl
+		: >/run/systemctl.log`, systemctl)
+}
+
+// calls returns what systemctl was called with since the last time.
+func calls(t *testing.T, n *netlab.Node) []string {
+	t.Helper()
+	out := run(t, &n.Host, "cat /run/systemctl.log; : >/run/systemctl.log")
+	return strings.FieldsFunc(out, func(r rune) bool { return r == '\n' })
+}
+
+// names finds what is called after us, but what the lab and systemctl.sh made.
+func names(t *testing.T, n *netlab.Node) string {
+	t.Helper()
+	return run(t, &n.Host, `find /etc /usr /opt /var/lib /run -xdev -name '*twill*' -not -path '/run/units/*' -not -path '/var/lib/dpkg/*' -not -path '/usr/src/*' -not -path '/usr/local/*' | sort`)
+}
+
+// kernel shows what is in the kernel with our mark.
+func kernel(t *testing.T, n *netlab.Node) string {
+	t.Helper()
+	return run(t, &n.Host, `
+		ip -o link | grep -F ' twill' || true
+		ip -4 route show table all proto 116
+		ip -6 route show table all proto 116
+		nft list tables | grep -F twill || true`)
+}
+
+// same reports whether two files have the same content.
+func same(t *testing.T, a, b string) bool {
+	t.Helper()
+	err := exec.CommandContext(t.Context(), "cmp", a, b).Run()
+	return err == nil
+}
+
+func TestPackages(t *testing.T) {
+	t.Parallel()
+	v1, v2 := build(t, "v1.0.0"), build(t, "v1.1.0-rc.1-3-gabcdef0")
+	require.Equal(t, "twill_1.1.0~rc.1+3.gabcdef0", strings.TrimSuffix(filepath.Base(v2.twill), "_"+architecture(t)+".deb"))
+	again := build(t, "v1.0.0")
+	require.True(t, same(t, v1.twill, again.twill) && same(t, v1.plugins, again.plugins), "reproducible")
+	require.False(t, same(t, v1.twill, v2.twill))
+
+	t.Run("life", func(t *testing.T) { t.Parallel(); testLife(t, v1, v2) })
+	t.Run("chroot", func(t *testing.T) { t.Parallel(); testInChroot(t, v1) })
+}
+
+// testLife is the life of the packages on a node in use.
+func testLife(t *testing.T, v1, v2 debs) {
+	c := netlabtest.New(t, netlab.Options{Nodes: 2})
+	n, peer := c.Node(1), c.Node(2)
+	furnish(t, n)
+	run(t, &n.Host, "mkdir -p /run/systemd/system")
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(n.Exec(context.WithoutCancel(t.Context()), "sh", "-c", "cat /run/dpkg.log; tail -n 30 /run/units/*.log"))
+		}
+	})
+
+	// Installed, nothing runs: where etcd is must be said first.
+	dpkg(t, n, "--install", v1.twill, v1.plugins)
+	require.Equal(t, []string{"daemon-reload"}, calls(t, n))
+	require.Empty(t, kernel(t, n))
+	require.Equal(t, "640 root", strings.TrimSpace(run(t, &n.Host, "stat -c '%a %U' /etc/twill/twilld.env")))
+	require.Contains(t, run(t, &n.Host, "getent passwd twill-store"), "nologin")
+	run(t, &n.Host, "test -e /run/xtables.lock; twilld --version; twill --version")
+
+	run(t, &n.Host, `printf 'TWILLD_ETCD_ENDPOINTS=%s\nTWILLD_IP_MASQ=true\nTWILLD_HEALTHZ_IP=127.0.0.1\nTWILLD_HEALTHZ_PORT=8471\n' "$1" >>/etc/twill/twilld.env
+		systemctl start twilld`, strings.Join(c.EtcdEndpoints(), ","))
+	daemon, err := peer.StartTwilld()
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, node := range c.Nodes {
+		require.NoError(t, node.WaitReady(ctx, daemon))
+		require.NoError(t, node.WaitPeers(ctx, daemon, 1))
+	}
+	var pods []*netlab.Pod
+	for _, node := range c.Nodes {
+		pod, err := node.AddPod(t.Context(), "pod") // by the plugins of the packages on n
+		require.NoError(t, err)
+		pods = append(pods, pod)
+	}
+	calls(t, n)
+
+	flows := talk(t, pods)
+	before, pid := kernel(t, n), mainPID(t, n)
+	require.NotEmpty(t, before)
+	dpkg(t, n, "--install", v2.twill, v2.plugins)
+	require.Equal(t, []string{"daemon-reload", "--no-block try-restart twill-store.service", "--no-block try-restart twilld.service"}, calls(t, n))
+	require.NotEqual(t, pid, mainPID(t, n), "restarted")
+	require.NoError(t, n.WaitReady(ctx, daemon))
+	require.Contains(t, run(t, &n.Host, "cat /etc/twill/twilld.env"), "TWILLD_HEALTHZ_PORT=8471\n", "what the admin wrote stays")
+
+	// Etcd is down: the upgrade does not wait for it. And a host whose policy
+	// is that packages restart nothing.
+	require.NoError(t, c.Store.Kill(t.Context()))
+	dpkg(t, n, "--install", v1.twill)
+	pid = mainPID(t, n)
+	run(t, &n.Host, "printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d")
+	dpkg(t, n, "--install", v2.twill)
+	require.Equal(t, pid, mainPID(t, n))
+	require.NoError(t, c.Store.Restart())
+	require.NoError(t, n.WaitReady(ctx, daemon))
+	requireNoLoss(t, flows)
+	require.Equal(t, before, kernel(t, n))
+
+	require.NoError(t, n.DelPod(t.Context(), pods[0]))
+	calls(t, n)
+	dpkg(t, n, "--remove", "twill", "twill-cni-plugins")
+	require.Equal(t, "stop twill-store-backup.timer twill-store-backup.service twill-store.service twilld.service", calls(t, n)[0])
+	require.Empty(t, kernel(t, n))
+	require.Equal(t, "/etc/twill\n/etc/twill/twill-store.env\n/etc/twill/twilld.env\n", names(t, n), "configuration, no more")
+
+	dpkg(t, n, "--purge", "twill", "twill-cni-plugins")
+	require.Empty(t, names(t, n))
+	require.NoDirExists(t, n.Path("/opt/cni"))
+}
+
+func architecture(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "dpkg", "--print-architecture").Output()
+	require.NoError(t, err)
+	return strings.TrimSpace(string(out))
+}
+
+// mainPID returns the process of twilld.service.
+func mainPID(t *testing.T, n *netlab.Node) string {
+	t.Helper()
+	return run(t, &n.Host, "cat /run/units/twilld.service")
+}
+
+// talk lets one pod ping the other in both families.
+func talk(t *testing.T, pods []*netlab.Pod) (flows []*netlab.Flow) {
+	t.Helper()
+	for _, f := range subnet.Families {
+		flow, err := pods[0].PingContinuously(t.Context(), pods[1].Addrs[f], 10*time.Millisecond)
+		require.NoError(t, err)
+		require.NoError(t, flow.Await(t.Context(), 10))
+		flows = append(flows, flow)
+	}
+	return flows
+}
+
+func requireNoLoss(t *testing.T, flows []*netlab.Flow) {
+	t.Helper()
+	for _, flow := range flows {
+		require.NoError(t, flow.Await(t.Context(), 10))
+		loss, err := flow.Stop()
+		require.NoError(t, err)
+		require.Zero(t, loss.Lost(), "%+v", loss)
+	}
+}
+
+// testInChroot: in a chroot there is no systemd, and the kernel is that of
+// somebody else, who may be running twilld: packages come and go without
+// touching it.
+func testInChroot(t *testing.T, v debs) {
+	c := netlabtest.New(t, netlab.Options{Nodes: 1})
+	n := c.Node(1)
+	daemon, err := n.StartTwilld("--state-dir=/run/elsewhere/state", "--subnet-file=/run/elsewhere/subnet.env", "--socket=/run/elsewhere/sock")
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, n.WaitReady(ctx, daemon))
+	before := kernel(t, n)
+	furnish(t, n)
+
+	dpkg(t, n, "--install", v.twill)
+	dpkg(t, n, "--install", v.twill)
+	dpkg(t, n, "--remove", "twill")
+	dpkg(t, n, "--purge", "twill")
+	require.Empty(t, calls(t, n))
+	require.Empty(t, names(t, n))
+	require.Equal(t, before, kernel(t, n))
+}
