@@ -178,7 +178,7 @@ func (l *lab) eventuallyPings(t *testing.T) {
 // and without built-in chains as they are when nobody has written to them.
 func others(t *testing.T, h *netlab.Host) string {
 	t.Helper()
-	return sh(t, h, `nft list ruleset | sed '/^table inet twill/,/^}/d; /^table ip6* \(filter\|nat\) /,/^}/d; /"twill: /d'
+	return sh(t, h, `nft list ruleset | sed '/^table [a-z]* twill/,/^}/d; /^table ip6* \(filter\|nat\) /,/^}/d; /"twill: /d'
 		for v in nft legacy; do for p in ip ip6; do for table in nat filter; do
 			if [ $v = nft ]; then nft list table $p $table >/dev/null 2>&1 || continue
 			else grep -q $table /proc/net/${p}_tables_names || continue; fi
@@ -186,7 +186,7 @@ func others(t *testing.T, h *netlab.Host) string {
 		done; done; done`)
 }
 
-// ours is what is ours in a host's firewalls, in lines without counters.
+// ours is what is ours in a host's firewalls, but for VTEP hygiene.
 func ours(t *testing.T, h *netlab.Host) string {
 	t.Helper()
 	return sh(t, h, `nft list table inet twill 2>/dev/null || :
