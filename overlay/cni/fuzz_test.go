@@ -21,6 +21,14 @@ func FuzzConf(f *testing.F) {
 		if err != nil {
 			return
 		}
+		var keys map[string]json.RawMessage
+		require.NoError(t, json.Unmarshal(stdin, &keys))
+		if conf.HasPrevResult() {
+			require.Contains(t, keys, "prevResult")
+		}
+		if listed, err := conf.ListsAttachments(); err == nil && listed {
+			require.True(t, keys["cni.dev/valid-attachments"] != nil || keys["cni.dev/attachments"] != nil, "never a list of our own")
+		}
 		valid := conf.Validate() == nil
 		if d, err := conf.Delegate(e, ""); valid && err == nil {
 			checkDelegate(t, conf, d, "10.5.52.0/24")

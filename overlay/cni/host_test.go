@@ -3,7 +3,6 @@ package cni_test
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -147,28 +146,36 @@ func attach(container, netns string) request {
 	return request{container: container, ifname: "eth0", netns: netnsPath(netns)}
 }
 
-// run calls the plugin on the host; a failure is the *types.Error it printed.
-func (h host) run(verb string, r request, c conf) ([]byte, error) {
+// command is one call of the plugin on the host.
+func (h host) command(verb string, r request, c conf) (cmd *exec.Cmd, stdout, stderr *bytes.Buffer, err error) {
 	stdin, err := json.Marshal(c)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	cmd = exec.Command("ip", "netns", "exec", h.ns, filepath.Join(h.bin, "twill"))
+	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+r.container, "CNI_IFNAME="+r.ifname,
+		"CNI_NETNS="+r.netns, "CNI_PATH="+cmp.Or(h.path, h.bin), "CNI_ARGS="+r.args)
+	stdout, stderr = new(bytes.Buffer), new(bytes.Buffer)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), stdout, stderr
+	return cmd, stdout, stderr, nil
+}
+
+// run calls the plugin; a failure is the *types.Error it printed.
+func (h host) run(verb string, r request, c conf) ([]byte, error) {
+	cmd, stdout, stderr, err := h.command(verb, r, c)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", h.ns, filepath.Join(h.bin, "twill"))
-	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+r.container, "CNI_IFNAME="+r.ifname,
-		"CNI_NETNS="+r.netns, "CNI_PATH="+cmp.Or(h.path, h.bin), "CNI_ARGS="+r.args)
-	cmd.Stdin = bytes.NewReader(stdin)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	deadline := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	defer deadline.Stop()
 	err = cmd.Run()
 	if stderr.Len() > 0 {
-		return nil, fmt.Errorf("%s wrote to stderr: %s", verb, stderr.Bytes())
+		return nil, fmt.Errorf("%s wrote to stderr: %s", verb, stderr)
 	}
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 		e := new(types.Error)
 		if err := json.Unmarshal(stdout.Bytes(), e); err != nil {
-			return nil, fmt.Errorf("%s printed no error of the spec but %q: %w", verb, stdout.Bytes(), exit)
+			return nil, fmt.Errorf("%s printed no error of the spec but %q: %w", verb, stdout, exit)
 		}
 		return nil, e
 	}

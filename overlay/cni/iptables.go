@@ -76,7 +76,7 @@ func (t natTable) collect(ctx context.Context, network string, stay []types.GCAt
 	chains := map[string]bool{}
 	for _, j := range jumps {
 		m := jumpTo.FindStringSubmatch(j)
-		if m == nil || m[1] != network || m[3] != iptablesChain(m[1], m[2]) ||
+		if len(m) != 4 || m[1] != network || m[3] != iptablesChain(m[1], m[2]) ||
 			slices.ContainsFunc(stay, func(a types.GCAttachment) bool { return a.ContainerID == m[2] }) {
 			continue
 		}
