@@ -46,6 +46,7 @@ func BenchmarkPeers(b *testing.B) {
 					require.NoError(b, err)
 				}
 			}
+			apply(b, backend.Diff(want, nil)...)
 			b.Run("all", func(b *testing.B) {
 				for range b.N {
 					b.StopTimer()
@@ -59,13 +60,19 @@ func BenchmarkPeers(b *testing.B) {
 					require.Len(b, ns.observe(b), len(want))
 				}
 			})
-			b.Run("one", func(b *testing.B) {
-				o := permit("192.0.2.2", "10.200.2.0/24")
-				for range b.N {
-					apply(b, backend.Change{Want: o})
-					apply(b, backend.Change{Have: o})
-				}
-			})
+			// To delete waits for a grace period of RCU, when the socket is closed
+			// (nft_rcv_nl_event).
+			for name, del := range map[string]bool{"add": false, "delete": true} {
+				b.Run(name, func(b *testing.B) {
+					for i := range b.N {
+						c := backend.Change{Want: permit("192.0.2.2", netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24).String())}
+						if del {
+							c.Have, c.Want = c.Want, nil
+						}
+						apply(b, c)
+					}
+				})
+			}
 			b.Run("rules", func(b *testing.B) {
 				g := want[dual.Key()]
 				for range b.N {
