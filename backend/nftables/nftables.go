@@ -1,7 +1,7 @@
 // Package nftables keeps the kernel's table `inet twill` equal to the rules it
 // is given, over netlink and without a binary. The table is ours alone: what
-// is in it and not in the rules goes; other tables are neither listed into nor
-// touched.
+// is in it and not in the rules goes; other tables are not touched, but for the
+// accepts that Foreign puts into chains which drop what is forwarded.
 //
 // Reading is done here on raw netlink, since github.com/google/nftables drops
 // expressions and attributes it does not know (a rule altered by hand could
@@ -10,8 +10,8 @@
 // An accept in one table cannot override a drop in another: every base chain
 // on a hook sees the packet, and a drop is final (nft(8), "Statements,
 // verdict"). Our forward chain, whose policy is accept, thus says what we want
-// and changes no packet's fate. Where FORWARD's policy is DROP (Docker,
-// firewalld, ufw), the accepts must go where the drop is.
+// and changes no packet's fate. Where something else drops (Docker, firewalld,
+// ufw), the accepts must go there: Foreign puts them into other tables' chains.
 //
 // A nat chain switches connection tracking on for both families of the network
 // namespace. So a chain without rules is not rendered, and a node that does not

@@ -64,6 +64,11 @@ type Config struct {
 	Resync time.Duration // between two looks at iptables-legacy
 }
 
+// sweepAgain is the time between two looks for what is ours in iptables-legacy
+// while nothing of it is wanted there: each look runs processes, and only
+// somebody who restores old rules can bring it back.
+const sweepAgain = time.Minute
+
 // Firewall is the host's. Sync and Remove must not run at the same time; Watch
 // may run beside them.
 type Firewall struct {
@@ -76,6 +81,7 @@ type Firewall struct {
 	hostErr   error
 	chains    map[iptables.Variant]*iptables.Chains
 
+	swept  time.Time     // iptables-legacy had nothing of ours then
 	legacy atomic.Bool   // iptables-legacy has tables here
 	turned chan struct{} // capacity 1: legacy is another than before
 }
@@ -102,6 +108,7 @@ func (f *Firewall) Sync(ctx context.Context, rules masq.Rules) (masq.Report, err
 	}
 	report := masq.Report{Mode: m.String()}
 	if m.iptables {
+		f.swept = time.Time{}
 		report.Changed, err = f.chains[m.variant].Sync(ctx, rules)
 	} else {
 		report.Changed, err = f.table.Sync(ctx, rules)
@@ -136,7 +143,7 @@ func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report 
 	if present {
 		foreign, err := f.foreign.Sync(ctx, rules.Forward, f.has(iptables.NFT))
 		if err != nil {
-			return report, fmt.Errorf("accepting what is forwarded: %w", err)
+			report.Blocked = append(report.Blocked, masq.Blocked{Chain: "forward of other nftables tables", Reason: err.Error()})
 		}
 		report.Changed = report.Changed || foreign.Changed
 		report.Forward = append(report.Forward, foreign.Forward...)
@@ -171,7 +178,15 @@ func (f *Firewall) place(ctx context.Context, v iptables.Variant, accepts []masq
 			placed = append(placed, r)
 		}
 	}
+	if len(placed) == 0 && v == iptables.Legacy && time.Since(f.swept) < sweepAgain {
+		return false, nil, errDrops
+	}
 	changed, err = f.chains[v].Sync(ctx, masq.Rules{Forward: placed})
+	if v == iptables.Legacy && len(placed) == 0 && err == nil {
+		f.swept = time.Now()
+	} else if v == iptables.Legacy {
+		f.swept = time.Time{}
+	}
 	return changed, placed, errors.Join(errDrops, err)
 }
 
