@@ -15,7 +15,7 @@ import (
 )
 
 var (
-	fenced  = regexp.MustCompile("(?ms)^ *```.*?^ *```")
+	fenced  = regexp.MustCompile("(?s)(?:^|\n) *```.*?\n *```")
 	inline  = regexp.MustCompile("`[^`\n]*`")
 	link    = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	heading = regexp.MustCompile(`(?m)^#+ +(.*)$`)

@@ -56,7 +56,7 @@ func find() (string, error) {
 		}
 		up := filepath.Dir(dir)
 		if up == dir {
-			return "", errors.New("Documentation/reference.md is in no folder above this one")
+			return "", errors.New("no folder above this one has Documentation/reference.md")
 		}
 		dir = up
 	}
