@@ -30,7 +30,8 @@ const maxChanges = 4096
 // A Guard that was observed goes on with the Permits that were there; if the
 // table vanished meanwhile, that is an error, since a Guard alone would drop
 // all. A Guard that was Broken takes the tables away first: until its change
-// comes, everything passes.
+// comes, everything passes. When a Guard is deleted and nothing is left, the
+// tables go too, with their counters.
 func (t *Tables) Apply(ctx context.Context, changes []backend.Change) []error {
 	errs := make([]error, len(changes))
 	tables, err := t.tables(ctx)

@@ -13,7 +13,8 @@
 //     of its addresses, in both tables.
 //
 // What a set has been made for stays when its last element goes: an empty set
-// drops nothing that the others let through. Remove takes all away.
+// drops nothing that the others let through. The tables go with the Guard, if
+// nothing else is left, or by Remove.
 //
 // The check is made on the input hook, not before: there the kernel has put
 // IPv4 fragments together (ip_local_deliver), so that nothing can be hidden
