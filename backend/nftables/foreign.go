@@ -91,7 +91,7 @@ const syncAttempts = 3
 
 // Sync puts rules, accepts of either family, into the chains that drop, takes
 // them out of all others, and reports what it did. Families for which iptables
-// is true have their FORWARD of iptables-nft seen to by that: it is left alone.
+// is true have their FORWARD of iptables-nft seen to by that.
 //
 // A chain that cannot be written is in the report as blocked and does not keep
 // others from being written; err is about the kernel, which could not be read.
@@ -106,10 +106,10 @@ func (f *Foreign) Sync(ctx context.Context, rules []masq.Rule, iptables subnet.P
 		again := false
 		report.Forward, report.Blocked = nil, nil
 		for _, c := range chains {
-			if c.left(iptables) {
-				continue
-			}
 			want := c.wanted(rules)
+			if c.left(iptables) {
+				want = nil // also what we put there before iptables was installed
+			}
 			wrote, err := f.sync(ctx, c, want, rules)
 			report.Changed = report.Changed || wrote
 			again = again || errors.Is(err, unix.ENOENT)

@@ -224,6 +224,10 @@ func TestForeignLeavesIPTables(t *testing.T) {
 	require.Contains(t, report.Blocked[0].Reason, "accept 10.244.0.0/16 and fd00:244::/48 there (iptables -t mangle")
 	require.Equal(t, before, ns.ruleset(t))
 	require.Equal(t, []string{"ip filter FORWARD"}, ns.syncForeign(t, forward()).Forward)
+	report, err = ns.foreign().Sync(t.Context(), forward(), subnet.PerFamily[bool]{true, true})
+	require.NoError(t, err)
+	require.True(t, report.Changed, "it was installed")
+	require.Equal(t, before, ns.ruleset(t))
 }
 
 // own makes a table with the flag owner and keeps it, as firewalld does, until

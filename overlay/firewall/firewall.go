@@ -99,8 +99,8 @@ func (f *Firewall) Sync(ctx context.Context, rules masq.Rules) (masq.Report, err
 		f.detect(ctx)
 	}
 	m, err := f.choose(ctx, rules.Renderer)
-	if err != nil {
-		f.detect(ctx) // somebody may install what is missing
+	if _, any := f.host.Own(); err != nil && !any {
+		f.detect(ctx) // somebody may have installed what is missing
 		m, err = f.choose(ctx, rules.Renderer)
 	}
 	if err != nil {
