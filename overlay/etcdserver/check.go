@@ -14,66 +14,103 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/schema"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
+
+	"github.com/twill-net/twill/overlay/etcdserver/internal/durable"
 )
 
-// checkData reads the data of a member before etcd does. Etcd starts on a log
-// that has lost its end, and then drops, without a word, as many new writes as
-// the log lacks: they have numbers that its database has seen.
+// unborn is where data goes that a first start did not finish.
+const unborn = ".unborn" + durable.Suffix
+
+// checkData reads the data of a member before etcd does, for what etcd would
+// not notice:
+//   - A first start that was killed between making the log and writing that
+//     there is one member leaves data with which no member ever leads, and
+//     etcd waits for ever. Nothing can be in it: it is removed.
+//   - On a log that has lost its end etcd starts, and then drops, without a
+//     word, as many new writes as the log lacks: they have numbers that its
+//     database has seen.
 func checkData(dir string) error {
-	logged, err := lastLogged(filepath.Join(dir, "member/wal"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // no data yet; a database alone is etcd's to judge
-	} else if err != nil {
+	if err := os.RemoveAll(filepath.Join(dir, unborn)); err != nil {
+		return fmt.Errorf("removing what a first start has left: %w", err)
+	}
+	log, err := readLog(filepath.Join(dir, "member/wal"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // a first start makes it last
 		return damaged{fmt.Errorf("reading the log %s: %w", filepath.Join(dir, "member/wal"), err)}
 	}
-	stored, err := lastStored(filepath.Join(dir, "member/snap/db"))
+	missing := err != nil
+	db := filepath.Join(dir, "member/snap/db")
+	stored, err := lastStored(db)
+	if info, serr := os.Stat(db); missing && err != nil && serr == nil && info.Size() <= newPages*int64(os.Getpagesize()) {
+		return removeUnborn(dir)
+	}
 	switch {
-	case errors.Is(err, fs.ErrNotExist): // etcd makes it of the log
-	case err != nil:
-		return damaged{fmt.Errorf("reading the database %s: %w", filepath.Join(dir, "member/snap/db"), err)}
-	case stored > logged:
-		return damaged{fmt.Errorf("the log ends at entry %d and the database has entry %d: the end of the log is lost", logged, stored)}
+	case err != nil && !errors.Is(err, fs.ErrNotExist): // etcd makes it of the log
+		return damaged{fmt.Errorf("reading the database %s: %w", db, err)}
+	case stored > log.last:
+		return damaged{fmt.Errorf("the log ends at entry %d and the database has entry %d: the end of the log is lost", log.last, stored)}
+	case !missing && log.committed == 0 && stored == 0:
+		return removeUnborn(dir)
 	}
 	return nil
 }
 
-// recovered makes an error of a panic, also of one that comes from a mapped
-// file which is shorter than it says.
-func recovered(err *error) (restore func()) {
-	was := debug.SetPanicOnFault(true)
-	return func() {
-		if p := recover(); p != nil {
-			*err = fmt.Errorf("it makes no sense: %v", p)
-		}
-		debug.SetPanicOnFault(was)
+// newPages is the size of a database in which nothing has been written yet.
+const newPages = 4
+
+func removeUnborn(dir string) error {
+	err := os.Rename(filepath.Join(dir, "member"), filepath.Join(dir, unborn))
+	if err == nil {
+		err = os.RemoveAll(filepath.Join(dir, unborn))
 	}
+	if err != nil {
+		return fmt.Errorf("removing what a first start has left: %w", err)
+	}
+	return nil
 }
 
-// lastLogged returns the number of the last entry of a write-ahead log. An end
-// that is torn does not count, as with etcd.
-func lastLogged(dir string) (index uint64, err error) {
-	defer recovered(&err)()
-	snaps, err := wal.ValidSnapshotEntries(zap.NewNop(), dir)
-	if err != nil {
-		return 0, err
-	}
-	if len(snaps) == 0 {
-		return 0, wal.ErrSnapshotNotFound
-	}
-	last := snaps[len(snaps)-1]
-	w, err := wal.OpenForRead(zap.NewNop(), dir, last)
-	if err != nil {
-		return 0, err
-	}
-	defer w.Close()
-	_, _, entries, err := w.ReadAll()
-	if err != nil {
-		return 0, err
-	}
-	if n := len(entries); n > 0 {
-		return entries[n-1].GetIndex(), nil
-	}
-	return last.GetIndex(), nil
+// logEnd is how far a log goes: numbers of entries.
+type logEnd struct{ last, committed uint64 }
+
+// sane calls read, and makes an error of a panic, also of one that comes from
+// a mapped file which is shorter than it says.
+func sane(read func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it makes no sense: %v", p)
+		}
+	}()
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	return read()
+}
+
+// readLog reads a write-ahead log. An end that is torn does not count, as with
+// etcd.
+func readLog(dir string) (end logEnd, err error) {
+	err = sane(func() error {
+		snaps, err := wal.ValidSnapshotEntries(zap.NewNop(), dir)
+		if err != nil {
+			return err
+		}
+		if len(snaps) == 0 {
+			return wal.ErrSnapshotNotFound
+		}
+		last := snaps[len(snaps)-1]
+		w, err := wal.OpenForRead(zap.NewNop(), dir, last)
+		if err != nil {
+			return err
+		}
+		defer w.Close()
+		_, state, entries, err := w.ReadAll()
+		if err != nil {
+			return err
+		}
+		end = logEnd{last: last.GetIndex(), committed: max(last.GetIndex(), state.GetCommit())}
+		if len(entries) > 0 {
+			end.last = entries[len(entries)-1].GetIndex()
+		}
+		return nil
+	})
+	return end, err
 }
 
 // lastStored returns the number of the last log entry that is in a database.
@@ -100,8 +137,7 @@ func walkDB(file string) error {
 }
 
 // viewDB reads a database, of which no byte may be missing at the end.
-func viewDB(file string, read func(*bolt.Tx) error) (err error) {
-	defer recovered(&err)()
+func viewDB(file string, read func(*bolt.Tx) error) error {
 	info, err := os.Stat(file)
 	if err != nil {
 		return err
@@ -109,15 +145,17 @@ func viewDB(file string, read func(*bolt.Tx) error) (err error) {
 	if info.Size() == 0 {
 		return errors.New("it is empty") // the library would make a new one
 	}
-	db, err := bolt.Open(file, 0, &bolt.Options{ReadOnly: true, Timeout: 10 * time.Second})
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	return db.View(func(tx *bolt.Tx) error {
-		if tx.Size() > info.Size() {
-			return fmt.Errorf("it has %d bytes of %d: its end is cut off", info.Size(), tx.Size())
+	return sane(func() error {
+		db, err := bolt.Open(file, 0, &bolt.Options{ReadOnly: true, Timeout: 10 * time.Second})
+		if err != nil {
+			return err
 		}
-		return read(tx)
+		defer db.Close()
+		return db.View(func(tx *bolt.Tx) error {
+			if tx.Size() > info.Size() {
+				return fmt.Errorf("it has %d bytes of %d: its end is cut off", info.Size(), tx.Size())
+			}
+			return read(tx)
+		})
 	})
 }

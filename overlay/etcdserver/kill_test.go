@@ -106,6 +106,24 @@ func TestKilledWhileWriting(t *testing.T) {
 	t.Logf("%d kills, %v writes", rounds, acked)
 }
 
+// A first start that is killed, wherever, leaves nothing that a later one
+// stumbles over.
+func TestKilledAtTheFirstStart(t *testing.T) {
+	t.Parallel()
+	r, s := newRand(t), newStore(t)
+	for range 10 {
+		require.NoError(t, os.RemoveAll(s.cfg.DataDir))
+		for range 2 {
+			s.patience = time.Duration(r.IntN(400)) * time.Millisecond
+			_ = s.try(t)
+			s.end(syscall.SIGKILL)
+		}
+		s.patience = time.Minute
+		s.start(t)
+		s.end(syscall.SIGKILL)
+	}
+}
+
 // Each write is on disk before it is acknowledged, unless told otherwise: etcd
 // counts its fsyncs.
 func TestFsyncBeforeAcknowledgement(t *testing.T) {
@@ -240,6 +258,7 @@ func TestDamagedData(t *testing.T) {
 			_, err := f.WriteAt(garbage(end), 0)
 			return err
 		}},
+		"the log is missing":      {damage: func(f *os.File, _ int64) error { return os.RemoveAll(filepath.Dir(f.Name())) }},
 		"the log is empty":        {damage: func(f *os.File, _ int64) error { return f.Truncate(0) }},
 		"the database is garbage": {dbLost: true, damage: func(*os.File, int64) error { return os.WriteFile(database, garbage(32<<10), 0o600) }},
 		"the database is cut off": {dbLost: true, damage: func(*os.File, int64) error { return os.Truncate(database, 9000) }},

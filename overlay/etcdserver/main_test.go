@@ -50,6 +50,8 @@ type store struct {
 	cfg  etcdserver.Config
 	wrap []string // a command that runs it
 
+	patience time.Duration // it is killed when it is not ready by then
+
 	cmd *exec.Cmd
 	log *bytes.Buffer // of all its runs
 }
@@ -59,7 +61,7 @@ func newStore(t *testing.T) *store {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "twill-store-test-") // short: a socket's path has 108 bytes
 	require.NoError(t, err)
-	s := &store{cfg: etcdserver.DefaultConfig(), log: new(bytes.Buffer)}
+	s := &store{cfg: etcdserver.DefaultConfig(), log: new(bytes.Buffer), patience: time.Minute}
 	s.cfg.DataDir = filepath.Join(dir, "data")
 	s.cfg.ListenClientURLs = []string{"unix://" + filepath.Join(dir, "s")}
 	t.Cleanup(func() {
@@ -85,7 +87,7 @@ func (s *store) try(t *testing.T) error {
 	out, err := s.cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, s.cmd.Start())
-	late := time.AfterFunc(time.Minute, func() { _ = s.cmd.Process.Kill() })
+	late := time.AfterFunc(s.patience, func() { _ = s.cmd.Process.Kill() })
 	defer late.Stop()
 	if line, _ := bufio.NewReader(out).ReadString('\n'); line == "ready\n" {
 		return nil

@@ -102,12 +102,15 @@ func inspectDB(path string) (Snapshot, error) {
 	return Snapshot{Path: path, Revision: st.Revision, Keys: st.TotalKey, Size: st.TotalSize, Version: st.Version}, nil
 }
 
-func readStatus(path string) (_ snapshot.Status, err error) {
-	defer recovered(&err)()
+func readStatus(path string) (st snapshot.Status, err error) {
 	if err := walkDB(path); err != nil {
-		return snapshot.Status{}, err
+		return st, err
 	}
-	return snapshot.NewV3(zap.NewNop()).Status(path)
+	err = sane(func() error {
+		st, err = snapshot.NewV3(zap.NewNop()).Status(path)
+		return err
+	})
+	return st, err
 }
 
 // checkHash compares the SHA-256 at the end of a snapshot with its content.
@@ -220,7 +223,7 @@ func vacant(dir string) error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case making, "lost+found": // of a restore that was killed; of ext4
+		case making, unborn, "lost+found": // of a restore or a first start that was killed; of ext4
 		default:
 			return fmt.Errorf("%s is not empty (%s): a restore overwrites nothing; move it away, or give another --data-dir", dir, e.Name())
 		}
