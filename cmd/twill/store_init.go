@@ -41,8 +41,8 @@ when something is to be signed.` + storeEnvHelp,
 	f.StringVar(&o.Dir, "tls-dir", defaultTLSDir, "`directory` for the files")
 	f.StringVar(&o.Owner, "owner", storeUser, "`user` that the store runs as, whom its key is for; not minded where it is missing, unless given")
 	f.StringVar(&o.CAKey, "ca-key", "", "`file` of the CA's key (default: ca.key in --tls-dir)")
-	f.StringSliceVar(&o.Hosts, "host", nil, "`names` and addresses by which nodes reach the store (default: those the certificate has, or the host name "+
-		"and all addresses of this machine); localhost is always among them")
+	f.StringSliceVar(&o.Hosts, "host", nil, "`names` and addresses by which nodes reach the store, beside localhost (default: those the certificate has, "+
+		"or the host name and all addresses of this machine)")
 	f.StringSliceVar(&o.Clients, "client", nil, "`names` of clients that get a certificate of their own")
 	f.IntVar(&o.Days, "days", 1825, "how long certificates are valid; the CA is for ten years")
 	f.BoolVar(&o.Renew, "renew", false, "sign the server's and all clients' certificates anew")
