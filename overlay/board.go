@@ -52,6 +52,7 @@ const (
 	partRules    = "rules"
 	partForward  = "forwarding"
 	partGuard    = "hygiene"
+	partPods     = "hygiene of pods"
 	partBridge   = "pods' bridge"
 	partSweep    = "sweep of reserved addresses"
 	partCNI      = "CNI config"

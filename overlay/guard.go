@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -15,7 +16,8 @@ import (
 // Guard is the part of the host's packet filter that holds VTEP hygiene and
 // the pods' source addresses (package hygiene).
 type Guard interface {
-	// Supported says what the kernel lacks.
+	// Supported says what the kernel lacks; hygiene.ErrNoBridge when the other
+	// methods can do the rest.
 	Supported(ctx context.Context) error
 	// Observe, Apply and Watch are as Kernel's.
 	Observe(ctx context.Context) (backend.State, error)
@@ -35,7 +37,15 @@ func (a *Agent) checkGuard(ctx context.Context) {
 	if a.guard == nil {
 		return
 	}
-	if err := a.guard.Supported(ctx); err != nil {
+	err := a.guard.Supported(ctx)
+	switch {
+	case err == nil:
+	case errors.Is(err, hygiene.ErrNoBridge):
+		if a.cfg.Hygiene {
+			a.board.problem(partPods, err)
+			a.cfg.Log.WithError(err).Warn("half of VTEP hygiene")
+		}
+	default:
 		a.guard = nil
 		if a.cfg.Hygiene {
 			err = fmt.Errorf("without it anyone who reaches the VTEP port can put packets into pods (--vtep-hygiene=false accepts that): %w", err)

@@ -113,6 +113,15 @@ func TestKernelWithoutGuard(t *testing.T) {
 	require.Zero(t, b.guard.writeCount())
 }
 
+func TestKernelWithHalfAGuard(t *testing.T) {
+	b := startGuarded(t, nil, func(g *memGuard) { g.lacking = hygiene.ErrNoBridge })
+	b.ready(peer(2, "n2"))
+	b.eventually("the guard is there", func() bool { return b.guard.get(guardKey) != nil && b.permitted(2) })
+	s := b.agent.Status()
+	require.Len(t, s.Problems, 1)
+	require.Contains(t, s.Problems[0].Error, "CONFIG_NF_TABLES_BRIDGE")
+}
+
 // A guard that cannot be read for a while keeps nothing else up.
 func TestGuardThatCannotBeRead(t *testing.T) {
 	broken := errors.New("reading table inet twill-vtep: no buffer space available")

@@ -27,6 +27,7 @@
 package hygiene
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -52,6 +53,11 @@ const (
 var Reasons = [...]Reason{
 	ReasonStranger, ReasonInnerProtocol, ReasonInnerSource, ReasonFragment, ReasonPodToVTEP, ReasonSpoofedSource,
 }
+
+// ErrNoBridge says that the kernel has no nf_tables for bridges: the VTEP is
+// guarded, and pods on a bridge may use any source address.
+var ErrNoBridge = errors.New("pods on a bridge are not kept from using others' addresses: " +
+	"this kernel has no nf_tables for family bridge (CONFIG_NF_TABLES_BRIDGE)")
 
 // Priorities of our base chains, of which the lower runs first. All are before
 // the filter chains of others, so that those see nothing which we drop.

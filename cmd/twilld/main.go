@@ -21,8 +21,10 @@ import (
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/kernel"
+	"github.com/twill-net/twill/backend/nftables/guard"
 	"github.com/twill-net/twill/cmd/internal/envflag"
 	"github.com/twill-net/twill/overlay"
+	"github.com/twill-net/twill/overlay/pods"
 	"github.com/twill-net/twill/overlay/sdnotify"
 	"github.com/twill-net/twill/overlay/statedir"
 	"github.com/twill-net/twill/overlay/version"
@@ -150,7 +152,12 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 	}
 	defer store.Close()
 
-	agent := overlay.New(cfg, store, k, rules, nil)
+	tables := guard.New(guard.Config{})
+	cfg.PodLinks = k
+	if cfg.Hygiene {
+		cfg.Drops = tables.Drops
+	}
+	agent := overlay.New(cfg, store, k, rules, tables)
 	log.WithFields(logrus.Fields{"version": version.Version, "node": cfg.Node}).Info("twilld starts")
 	return agent.Run(ctx, health)
 }
@@ -177,6 +184,7 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
 		HealthAddr: health, Socket: o.socket,
 		Log: log, Metrics: reg, Manager: sdnotify.New(log),
+		CNIConfDir: pods.DefaultConfDir,
 	}, nil
 }
 
@@ -192,7 +200,7 @@ func (o *options) clean(ctx context.Context, log *logrus.Entry) error {
 	}
 	defer dir.Close()
 	defer k.Close()
-	removed, err := overlay.Cleanup(ctx, k, rules, o.subnetFile, o.socket)
+	removed, err := overlay.Cleanup(ctx, k, []overlay.Remover{rules, guard.New(guard.Config{})}, o.subnetFile, o.socket)
 	for _, object := range removed {
 		log.WithField("object", object).Info("removed")
 	}

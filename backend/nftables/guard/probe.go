@@ -8,17 +8,13 @@ import (
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/backend/internal/nfnetlink"
 )
 
 const requirement = "this needs a kernel with nf_tables for family inet: Linux 5.2 or newer with CONFIG_NF_TABLES_INET"
 
-// ErrNoBridge says that the kernel has no nf_tables for bridges: the VTEP is
-// guarded, and pods on a bridge may use any source address.
-var ErrNoBridge = errors.New("pods on a bridge are not kept from using others' addresses: " +
-	"this kernel has no nf_tables for family bridge (CONFIG_NF_TABLES_BRIDGE)")
-
-// Supported returns nil when the kernel can hold both tables; ErrNoBridge when
+// Supported returns nil when the kernel can hold both tables; hygiene.ErrNoBridge when
 // it can hold that of the VTEP alone, and Observe, Apply and Watch then mean
 // that one; and another error, which says what is missing, when it can hold
 // neither. It changes nothing.
@@ -31,7 +27,7 @@ func (t *Tables) Supported(ctx context.Context) error {
 	t.mu.Unlock()
 	tables, err := t.tables(ctx)
 	if err == nil && len(tables) == 1 {
-		return ErrNoBridge
+		return hygiene.ErrNoBridge
 	}
 	return err
 }
