@@ -1,0 +1,229 @@
+package hygiene
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/overlay"
+	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/envfile"
+)
+
+// patience bounds what a failing test costs and says nothing of how fast
+// anything is.
+const patience = 30 * time.Second
+
+// cluster is a lab in which nodes one and two have daemons and pods. The lan
+// and the outside host are strangers.
+type cluster struct {
+	*netlab.Lab
+	underlay               []subnet.Family
+	one, two               *netlab.Node
+	pod, neighbour, remote *netlab.Pod                    // the first two on node one
+	gateway                subnet.PerFamily[netip.Addr]   // of node one's pods
+	overlays               []subnet.PerFamily[netip.Addr] // of the VXLAN devices, by node
+	devices                []subnet.PerFamily[tunnel]     // by node
+	taps                   map[string]*tap                // on eth0, by host
+	daemons                map[*netlab.Node]*netlab.Process
+}
+
+// tunnel is a VXLAN device, by the family of its outer packets.
+type tunnel struct {
+	name string
+	mac  net.HardwareAddr
+}
+
+var tunnels = subnet.PerFamily[string]{"twill.1", "twill-v6.1"}
+
+func newCluster(t *testing.T, o netlab.Options) *cluster {
+	t.Helper()
+	c := &cluster{Lab: netlabtest.New(t, o), daemons: map[*netlab.Node]*netlab.Process{}, taps: map[string]*tap{}}
+	c.one, c.two, c.underlay = c.Node(1), c.Node(2), subnet.Families[:]
+	if o.Underlay != "" {
+		c.underlay = o.Underlay.Families()
+	}
+	for _, n := range c.Nodes[:2] {
+		c.start(t, n)
+	}
+	c.pod, c.neighbour, c.remote = addPod(t, c.one, "a"), addPod(t, c.one, "b"), addPod(t, c.two, "a")
+	for _, h := range []*netlab.Host{&c.pod.Host, &c.neighbour.Host, &c.remote.Host, c.Outside} {
+		c.taps[h.Name] = newTap(t, h, "eth0")
+	}
+	for _, n := range c.Nodes[:2] {
+		var at subnet.PerFamily[netip.Addr]
+		var dev subnet.PerFamily[tunnel]
+		for f, p := range subnets(t, n) {
+			at[f] = p.Addr()
+		}
+		for _, f := range c.underlay {
+			dev[f] = tunnel{tunnels[f], macOf(t, &n.Host, tunnels[f])}
+		}
+		c.overlays, c.devices = append(c.overlays, at), append(c.devices, dev)
+	}
+	for f, a := range c.overlays[0] {
+		c.gateway[f] = a.Next()
+	}
+	c.meshed(t, c.one, c.two)
+	c.pings(t, c.pod, c.remote)
+	c.pings(t, c.pod, c.neighbour)
+	return c
+}
+
+// start starts a node's daemon, in the place of one that runs.
+func (c *cluster) start(t *testing.T, n *netlab.Node, flags ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if d := c.daemons[n]; d != nil && d.Running() {
+		require.NoError(t, d.Stop(ctx))
+	}
+	d, err := n.StartTwilld(flags...)
+	require.NoError(t, err)
+	c.daemons[n] = d
+	require.NoError(t, n.WaitReady(ctx, d))
+}
+
+// addPod adds a pod that answers nothing on the port of discard.
+func addPod(t *testing.T, n *netlab.Node, name string) *netlab.Pod {
+	t.Helper()
+	p, err := n.AddPod(t.Context(), name)
+	require.NoError(t, err)
+	inside(t, &p.Host, func() error {
+		conn, err := net.ListenUDP("udp", &net.UDPAddr{Port: discard})
+		if err == nil {
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+		return err
+	})
+	return p
+}
+
+// subnets returns what a node leases.
+func subnets(t *testing.T, n *netlab.Node) (out subnet.PerFamily[netip.Prefix]) {
+	t.Helper()
+	env, err := envfile.Read(n.Path("/run/twill/subnet.env"))
+	require.NoError(t, err)
+	for f, p := range env.Subnets {
+		out[f] = p.Masked()
+	}
+	return out
+}
+
+// eventually waits until check has nothing to complain about.
+func eventually(t *testing.T, what string, check func() error) {
+	t.Helper()
+	limit := time.NewTimer(patience)
+	defer limit.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-limit.C:
+			require.FailNow(t, "never came true: "+what, "at last: %v", err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func sh(t *testing.T, h *netlab.Host, script string) string {
+	t.Helper()
+	out, err := h.Exec(t.Context(), "sh", "-ec", script)
+	require.NoError(t, err)
+	return out
+}
+
+// meshed waits until nodes have ways to each other's pods.
+func (c *cluster) meshed(t *testing.T, nodes ...*netlab.Node) {
+	t.Helper()
+	for _, n := range nodes {
+		for _, peer := range nodes {
+			if n != peer {
+				for _, p := range subnets(t, peer) {
+					eventually(t, n.Name+" has a way to "+peer.Name, func() error { return routed(t, n, p) })
+				}
+			}
+		}
+	}
+}
+
+func routed(t *testing.T, n *netlab.Node, p netip.Prefix) error {
+	if r := sh(t, &n.Host, "ip route show proto 116; ip -6 route show proto 116"); !strings.Contains(r, p.String()+" ") {
+		return fmt.Errorf("%s has no route to %s:\n%s", n.Name, p, r)
+	}
+	return nil
+}
+
+// pings sends one echo request each way in each family, which must be
+// answered at once.
+func (c *cluster) pings(t *testing.T, a, b *netlab.Pod) {
+	t.Helper()
+	for _, f := range subnet.Families {
+		for _, w := range [][2]*netlab.Pod{{a, b}, {b, a}} {
+			_, err := w[0].Ping(t.Context(), w[1].Addrs[f], 0)
+			require.NoError(t, err, "from %s to %s", w[0].Name, w[1].Addrs[f])
+		}
+	}
+}
+
+func status(t *testing.T, n *netlab.Node) (s overlay.Status) {
+	t.Helper()
+	require.NoError(t, n.Status(t.Context(), &s))
+	return s
+}
+
+// drops returns what the nodes have dropped, by node and reason.
+func (c *cluster) drops(t *testing.T) map[string]uint64 {
+	t.Helper()
+	all := map[string]uint64{}
+	for n := range c.daemons {
+		for reason, packets := range status(t, n).Dropped {
+			all[n.Name+" "+reason] = packets
+		}
+	}
+	return all
+}
+
+var elements = regexp.MustCompile(`elements = \{[^}]*\}`)
+
+// guard is what hygiene has in the kernel, without counts. Sets are in no
+// order, nor are their elements.
+func guard(t *testing.T, n *netlab.Node) string {
+	t.Helper()
+	text := sh(t, &n.Host, "for t in 'inet twill-vtep' 'bridge twill-pods'; do nft -s list table $t 2>/dev/null || :; done")
+	text = elements.ReplaceAllStringFunc(text, func(s string) string {
+		each := strings.Split(s[len("elements = {"):len(s)-1], ",")
+		for i := range each {
+			each[i] = strings.Join(strings.Fields(each[i]), " ")
+		}
+		slices.Sort(each)
+		return strings.Join(each, "\n")
+	})
+	blocks := strings.Split(text, "\n\n") // sets, chains
+	slices.Sort(blocks)
+	return strings.Join(blocks, "\n\n")
+}
+
+// awaitGuard waits until a node has what it had.
+func awaitGuard(t *testing.T, n *netlab.Node, want string) {
+	t.Helper()
+	eventually(t, n.Name+" has its guard", func() error {
+		if have := guard(t, n); have != want {
+			return errors.New("it has\n" + have + "\nand not\n" + want)
+		}
+		return nil
+	})
+}
