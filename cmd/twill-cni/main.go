@@ -1,6 +1,12 @@
 // Command twill-cni is the CNI plugin of Twill, installed in the CNI directory
 // under the name twill. What it does is in overlay/cni; this is its stdin and
 // stdout.
+//
+// The Go runtime is not to look for a limit of processors: for that it reads
+// /proc/self/mountinfo, which has a line for each pod of the node, at each start.
+//
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
 package main
 
 import (

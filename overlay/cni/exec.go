@@ -89,7 +89,7 @@ func (r run) del(ctx context.Context) error {
 // plugin's; wrapping would not do, since skel prints the innermost
 // *types.Error alone.
 func (r run) exec(ctx context.Context, verb, netns string) ([]byte, error) {
-	env := append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+r.args.ContainerID, "CNI_NETNS="+netns,
+	env := append(environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+r.args.ContainerID, "CNI_NETNS="+netns,
 		"CNI_IFNAME="+r.args.IfName, "CNI_ARGS="+r.args.Args, "CNI_PATH="+r.args.Path)
 	out, stderr, err := child(ctx, r.path, r.JSON, env)
 	if err == nil {
@@ -107,6 +107,18 @@ func (r run) exec(ctx context.Context, verb, netns string) ([]byte, error) {
 func (r run) failed(verb string, e *types.Error) error {
 	return types.NewError(cmp.Or(e.Code, types.ErrInternal),
 		fmt.Sprintf("running the delegate plugin %s with %s: %s", r.Type, verb, e.Msg), e.Details)
+}
+
+// environ is our environment for a child. Plugins are written in Go, and from
+// 1.25 on each reads at its start /proc/self/mountinfo, with a line for each pod
+// of the node, to find a limit of processors: a part of a millisecond and more,
+// for nothing.
+func environ() []string {
+	env := os.Environ()
+	if _, set := os.LookupEnv("GODEBUG"); !set {
+		env = append(env, "GODEBUG=containermaxprocs=0,updatemaxprocs=0")
+	}
+	return env
 }
 
 // busyPatience is for a plugin that is just being written (ETXTBSY).
