@@ -52,7 +52,7 @@ func TestIsStderr(t *testing.T) {
 		{"nonsense", "false false"},
 	} {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestIsStderr$")
-		cmd.Env = append(os.Environ(), "TWILL_TEST_STDERR=1", "JOURNAL_STREAM="+tt.stream)
+		cmd.Env = append(os.Environ(), "TWILL_TEST_STDERR=1", "GORACE=atexit_sleep_ms=0", "JOURNAL_STREAM="+tt.stream)
 		cmd.Stderr = file
 		out, err := cmd.Output()
 		require.NoError(t, err)

@@ -43,7 +43,7 @@ func readUnit(t *testing.T, name string) service {
 	file, err := os.Open("../../../dist/systemd/" + name)
 	require.NoError(t, err)
 	defer file.Close()
-	options, err := unit.Deserialize(file)
+	options, err := unit.DeserializeOptions(file)
 	require.NoError(t, err)
 	return options
 }
