@@ -207,7 +207,9 @@ func (s *tlsStore) killWhileWriting(t *testing.T, key string) int {
 	go func() {
 		n := 0
 		for ; ; n++ {
-			value := fmt.Sprintf(`{"NodeName":"peer250","PublicIP":"192.168.77.250","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:04:%02x"}}`, n%256)
+			// With a field that says nothing to a node: there is nothing for the
+			// kernel in it.
+			value := fmt.Sprintf(`{"NodeName":"peer250","PublicIP":"192.168.77.250","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:04:fa"},"N":%d}`, n)
 			if _, err := s.etcd.Put(ctx, leases+key, value); err != nil {
 				done <- n
 				return
