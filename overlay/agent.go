@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -87,6 +88,7 @@ const (
 	taskRules  = "rule watch"
 	taskGuard  = "hygiene watch"
 	taskSweep  = "sweep"
+	taskMemory = "last good state"
 )
 
 // Config is what an Agent is made of.
@@ -105,6 +107,9 @@ type Config struct {
 	SubnetFile string
 	FullPass   time.Duration // between two looks at everything
 	Release    bool          // give the lease up when stopped
+
+	LastGood string        // file in which what we know outlives us; "": none
+	LeaseTTL time.Duration // for which that may be used
 
 	PodLinks   PodLinks // nil: bridges and reserved addresses are left alone
 	CNIConfDir string   // of the runtimes' network configs
@@ -128,7 +133,8 @@ type Agent struct {
 	firewall Firewall
 	guard    Guard // nil where there is none
 	ground   ground
-	sweepNow chan struct{} // capacity 1
+	usable   atomic.Pointer[[]byte] // the raw network config that is in use
+	sweepNow chan struct{}          // capacity 1
 
 	inbox   *inbox
 	claims  chan subnet.Claim // the newest claim that nobody took yet; capacity 1
@@ -160,6 +166,7 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 		return err
 	}
 	a.checkGuard(ctx)
+	a.recall(time.Now())
 	tasks := map[string]func(context.Context) error{
 		taskConfig: func(ctx context.Context) error { return a.store.WatchConfig(ctx, a.onConfig) },
 		taskLeases: func(ctx context.Context) error { return a.store.WatchLeases(ctx, a.onLeases) },
@@ -169,6 +176,9 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 	}
 	if a.guard != nil {
 		tasks[taskGuard] = func(ctx context.Context) error { return a.guard.Watch(ctx, a.onGuard) }
+	}
+	if a.cfg.LastGood != "" {
+		tasks[taskMemory] = a.remember
 	}
 	if a.cfg.PodLinks != nil {
 		tasks[taskSweep] = a.sweep

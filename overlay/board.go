@@ -56,6 +56,7 @@ const (
 	partBridge   = "pods' bridge"
 	partSweep    = "sweep of reserved addresses"
 	partCNI      = "CNI config"
+	partRemember = "last good state"
 )
 
 // problem sets or, with a nil error, clears what is wrong with a part, and
@@ -216,6 +217,14 @@ func (b *board) stranded(pods []string) (news bool) {
 	return news
 }
 
+// recalled notes as of when the peers are that we go by until the store
+// answers.
+func (b *board) recalled(saved time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status.Store.Recalled = &saved
+}
+
 // shadows notes which of our routes have no effect, and why, and returns those
 // of which that is news.
 func (b *board) shadows(why map[backend.Key]string) (news map[backend.Key]string) {
@@ -322,6 +331,9 @@ func (b *board) fill(peers []subnet.Lease, refused []subnet.Refusal, inSync, liv
 	s.NotReady = slices.Clone(b.reasons)
 	s.Ready, s.Live = len(b.reasons) == 0, live
 	s.Store.InSync = inSync
+	if inSync {
+		s.Store.Recalled = nil
+	}
 	s.Problems = sortedProblems(b.problems)
 	s.Repairs.ByKind = map[string]int{}
 	for k, n := range b.status.Repairs.ByKind {

@@ -14,13 +14,13 @@ import (
 // takeConfig takes a new network config if it can be used, and reports whether
 // it did. One that cannot leaves the old one at work and is told in the
 // status.
-func (a *Agent) takeConfig(raw []byte) bool {
+func (a *Agent) takeConfig(raw []byte, recalled bool) bool {
 	if raw == nil {
 		return false
 	}
 	s := a.state
 	next, err := subnet.ParseConfig(bytes.TrimSpace(raw))
-	if err == nil && s.held != nil && s.planner != nil {
+	if err == nil && s.held != nil && s.planner != nil && !s.recalled {
 		err = admissible(s.active, next, s.held.Lease)
 	}
 	a.board.configTaken(err)
@@ -28,6 +28,8 @@ func (a *Agent) takeConfig(raw []byte) bool {
 		a.cfg.Log.WithError(err).Warn("network config refused")
 		return false
 	}
+	s.recalled = recalled
+	a.usable.Store(&raw)
 	if s.config != nil && *s.config == next {
 		return false
 	}

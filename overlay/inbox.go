@@ -1,11 +1,13 @@
 package overlay
 
 import (
+	"iter"
 	"net/netip"
 	"sync"
 	"time"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/overlay/lastgood"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -31,20 +33,23 @@ type inbox struct {
 	news     news
 	snapshot *subnet.Snapshot
 	inSync   bool                 // the first full list has arrived
+	own      *subnet.Held         // our lease as last told
+	told     uint64               // how often something came of the store
 	doubtful map[string]time.Time // keys a restored store lacks, and when they go
 }
 
 // news is what the reconciler takes out of the inbox.
 type news struct {
-	config []byte       // new raw network config
-	held   *subnet.Held // new lease of ours
-	lost   error        // why our lease is not ours any more
-	nodes  map[string]bool
-	drift  map[backend.Key]backend.Object // what the kernel has, where it is not what we want; nil when gone
-	resync bool                           // look at everything
-	host   bool                           // the host's own network changed
-	rules  bool                           // the firewall may have changed
-	inSync bool                           // nodes holds, or held before, all that the store's first full list named
+	config   []byte       // new raw network config
+	recalled bool         // config is an earlier run\'s
+	held     *subnet.Held // new lease of ours
+	lost     error        // why our lease is not ours any more
+	nodes    map[string]bool
+	drift    map[backend.Key]backend.Object // what the kernel has, where it is not what we want; nil when gone
+	resync   bool                           // look at everything
+	host     bool                           // the host's own network changed
+	rules    bool                           // the firewall may have changed
+	inSync   bool                           // nodes holds, or held before, all that the store's first full list named
 }
 
 func newInbox(node string, d *desired) *inbox {
@@ -83,10 +88,14 @@ func (b *inbox) put(edit func(*news)) {
 	b.poke()
 }
 
-func (b *inbox) config(raw []byte)  { b.put(func(n *news) { n.config = raw }) }
-func (b *inbox) held(h subnet.Held) { b.put(func(n *news) { n.held, n.lost = &h, nil }) }
-func (b *inbox) lost(why error)     { b.put(func(n *news) { n.lost = why }) }
-func (b *inbox) rules()             { b.put(func(n *news) { n.rules = true }) }
+func (b *inbox) config(raw []byte) {
+	b.put(func(n *news) { n.config, n.recalled, b.told = raw, false, b.told+1 })
+}
+func (b *inbox) held(h subnet.Held) {
+	b.put(func(n *news) { n.held, n.lost, b.own, b.told = &h, nil, &h, b.told+1 })
+}
+func (b *inbox) lost(why error) { b.put(func(n *news) { n.lost, b.own = why, nil }) }
+func (b *inbox) rules()         { b.put(func(n *news) { n.rules = true }) }
 
 // event takes a notification of the kernel. Those that tell what we want
 // anyway, the echoes of our own writes above all, end here.
@@ -138,6 +147,7 @@ func (b *inbox) drifted(e backend.Event) {
 // leases takes what the store tells of its leases.
 func (b *inbox) leases(u subnet.Update) {
 	b.mu.Lock()
+	b.told++
 	var dirty []string
 	for _, r := range u.Put {
 		delete(b.doubtful, r.Key)
@@ -245,6 +255,39 @@ func (b *inbox) peer(id string) (subnet.Lease, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.snapshot.Peer(id)
+}
+
+// recall takes what an earlier run knew. It is no full list of the store's, so
+// that nothing is deleted for it.
+func (b *inbox) recall(s lastgood.State) {
+	b.mu.Lock()
+	b.news.config, b.news.held, b.news.recalled = s.Config, &s.Own, true
+	b.markNodes(b.snapshot.Replace(s.Records))
+	b.mu.Unlock()
+	b.poke()
+}
+
+// known returns our lease, the records of the store and the number of the last
+// news. There are no records before the first full list, or while our lease is
+// not ours.
+func (b *inbox) known() (s lastgood.State, records iter.Seq[subnet.Record], told uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.inSync || b.own == nil {
+		return s, nil, 0
+	}
+	s.Own = *b.own
+	keys := b.snapshot.Keys()
+	return s, func(yield func(subnet.Record) bool) {
+		for _, key := range keys {
+			b.mu.Lock()
+			r, ok := b.snapshot.Record(key)
+			b.mu.Unlock()
+			if ok && !yield(r) {
+				return
+			}
+		}
+	}, b.told
 }
 
 // taken reports whether a peer has a subnet that overlaps p.

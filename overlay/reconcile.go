@@ -20,6 +20,7 @@ type state struct {
 	config   *subnet.Config // the newest that can be used
 	underlay *backend.Underlay
 	planner  Planner
+	recalled bool          // config is an earlier run's: the store has not told one yet
 	active   subnet.Config // what the planner was made for
 	held     *subnet.Held
 	lost     error        // why held is not ours any more
@@ -99,16 +100,15 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 		}
 	}
 
-	replan := a.takeConfig(n.config)
+	replan := a.takeConfig(n.config, n.recalled)
 	host, other, others := a.takeHost(ctx)
 	replan, hosts = replan || other, hosts || others
-	if replan {
-		replan = a.newPlanner()
-	}
+	otherLease := false
 	if n.held != nil && (s.held == nil || *s.held != *n.held) {
-		replan = replan || s.held == nil || s.held.Lease != n.held.Lease
+		otherLease = s.held == nil || s.held.Lease != n.held.Lease
 		a.takeHeld(*n.held)
 	}
+	replan = replan && a.newPlanner() || otherLease
 	if n.held != nil || n.lost != nil {
 		s.lost = n.lost
 	}

@@ -75,7 +75,8 @@ type Blocked struct {
 // StoreStatus says how it stands with the store. Degraded is set while it does
 // not answer; the data path is not touched by that.
 type StoreStatus struct {
-	InSync   bool       `json:"inSync"` // the first full list has arrived
+	InSync   bool       `json:"inSync"`                 // the first full list has arrived
+	Recalled *time.Time `json:"recalledFrom,omitempty"` // until InSync: when what we go by was written to disk
 	Degraded *time.Time `json:"degradedSince,omitempty"`
 	Error    string     `json:"error,omitempty"`
 }
@@ -196,6 +197,9 @@ func (s Status) Text() string {
 		for _, c := range f.Forward {
 			line("", "accepts in %s", c)
 		}
+	}
+	if at := s.Store.Recalled; at != nil {
+		line("", "going by what was known at %s, %s ago", at.Format(time.RFC3339), time.Since(*at).Round(time.Second))
 	}
 	line("repairs", "%d", s.Repairs.Total)
 	for _, r := range s.Repairs.Recent {

@@ -176,6 +176,24 @@ func (s *Snapshot) Records() []Record {
 	return out
 }
 
+// Keys returns the keys of all records, in no order.
+func (s *Snapshot) Keys() []string {
+	keys := make([]string, 0, len(s.records))
+	for key := range s.records {
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+// Record returns the record under a key.
+func (s *Snapshot) Record(key string) (Record, bool) {
+	e, ok := s.records[key]
+	if !ok {
+		return Record{}, false
+	}
+	return e.Record, true
+}
+
 // Refused returns the records that do not count, sorted by key. It costs what
 // they cost, not the others.
 func (s *Snapshot) Refused() []Refusal {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"syscall"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"github.com/twill-net/twill/backend/nftables/guard"
 	"github.com/twill-net/twill/cmd/internal/envflag"
 	"github.com/twill-net/twill/overlay"
+	"github.com/twill-net/twill/overlay/lastgood"
 	"github.com/twill-net/twill/overlay/pods"
 	"github.com/twill-net/twill/overlay/sdnotify"
 	"github.com/twill-net/twill/overlay/statedir"
@@ -181,6 +183,7 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 		Node: o.nodeName, MachineID: statedir.MachineID("/etc/machine-id"), Version: version.Version,
 		Underlay: u, Host: backend.HostOptions{Blackhole: o.ipBlackholeRoute},
 		Masquerade: o.ipMasq, RandomFull: !o.ipMasqFullyRandomDisable, Forward: o.forwardRules, Hygiene: o.vtepHygiene,
+		LastGood: filepath.Join(o.stateDir, lastgood.FileName), LeaseTTL: o.etcd.LeaseTTL,
 		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
 		HealthAddr: health, Socket: o.socket,
 		Log: log, Metrics: reg, Manager: sdnotify.New(log),
@@ -200,7 +203,7 @@ func (o *options) clean(ctx context.Context, log *logrus.Entry) error {
 	}
 	defer dir.Close()
 	defer k.Close()
-	removed, err := overlay.Cleanup(ctx, k, []overlay.Remover{rules, guard.New(guard.Config{})}, o.subnetFile, o.socket)
+	removed, err := overlay.Cleanup(ctx, k, []overlay.Remover{rules, guard.New(guard.Config{})}, o.subnetFile, o.socket, filepath.Join(o.stateDir, lastgood.FileName))
 	for _, object := range removed {
 		log.WithField("object", object).Info("removed")
 	}

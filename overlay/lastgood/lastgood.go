@@ -1,0 +1,182 @@
+// Package lastgood keeps what a node last knew of the network on disk, so that
+// it can bring its pods' network up while the store is down: the network
+// config, its own lease and everybody's records.
+//
+// The file is text, one JSON object a line: first what the node itself has,
+// then each record with its subnets and flannel's value, last how many there were, by
+// which a file that was cut off is known.
+//
+// It imports neither a store, netlink nor a logger.
+package lastgood
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/twill-net/twill/subnet"
+)
+
+// FileName is the file's name in the state directory.
+const FileName = "last-good.json"
+
+// State is what a node knew.
+type State struct {
+	Saved   time.Time
+	Node    string
+	Config  []byte // the network config as it was in the store
+	Own     subnet.Held
+	Records []subnet.Record // all that could be read, our own among them
+}
+
+const version = 1
+
+// head is the first line.
+type head struct {
+	Version int             `json:"version"`
+	Saved   time.Time       `json:"saved"`
+	Node    string          `json:"node"`
+	Config  json.RawMessage `json:"config"`
+	Own     line            `json:"own"`
+	Expires time.Time       `json:"expires,omitzero"`
+}
+
+// line is a record.
+type line struct {
+	Key      string          `json:"key"`
+	Subnets  string          `json:"subnets"` // in the form of flannel's key
+	Value    json.RawMessage `json:"value"`
+	Created  int64           `json:"created"`
+	Modified int64           `json:"modified"`
+	Reserved bool            `json:"reserved,omitempty"`
+}
+
+// tail is the last line.
+type tail struct {
+	Records *int `json:"records"`
+}
+
+// Write replaces the file by s with these records, whatever s.Records holds, so
+// that there need not be a list of them. Readers see the old file or the new
+// one, never a part. Records that cannot be used are left out.
+func Write(path string, s State, records iter.Seq[subnet.Record]) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("writing the last good state to %s: %w", path, err)
+		}
+	}()
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	err = fill(f, s, records)
+	if err == nil {
+		err = f.Sync() // or some file systems bring back an empty file after a power loss
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func fill(f io.Writer, s State, records iter.Seq[subnet.Record]) error {
+	w := bufio.NewWriter(f)
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false) // values stay as they are
+	own, err := encode(subnet.Record{Key: s.Own.Key, Lease: s.Own.Lease, Created: s.Own.Created})
+	if err != nil {
+		return err
+	}
+	if err := enc.Encode(head{Version: version, Saved: s.Saved, Node: s.Node, Config: s.Config, Own: own, Expires: s.Own.Expires}); err != nil {
+		return err
+	}
+	n := 0
+	for r := range records {
+		l, err := encode(r)
+		if r.Invalid != "" || err != nil {
+			continue
+		}
+		if err := enc.Encode(l); err != nil {
+			return err
+		}
+		n++
+	}
+	return errors.Join(enc.Encode(tail{&n}), w.Flush())
+}
+
+func encode(r subnet.Record) (line, error) {
+	value, err := subnet.EncodeValue(r.Lease)
+	return line{Key: r.Key, Subnets: subnet.EncodeKey(r.Lease.Subnets), Value: value, Created: r.Created, Modified: r.Modified, Reserved: r.Reserved}, err
+}
+
+// Read reads the file. One that is not whole is an error, as is one of another
+// version; fs.ErrNotExist is in the chain when there is none.
+func Read(path string) (State, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return State{}, fmt.Errorf("reading the last good state: %w", err)
+	}
+	defer f.Close()
+	s, err := read(f)
+	if err != nil {
+		return State{}, fmt.Errorf("reading the last good state from %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func read(r io.Reader) (State, error) {
+	dec := json.NewDecoder(bufio.NewReader(r))
+	var h head
+	if err := dec.Decode(&h); err != nil {
+		return State{}, err
+	}
+	if h.Version != version {
+		return State{}, fmt.Errorf("it has version %d, want %d", h.Version, version)
+	}
+	own, err := h.Own.record()
+	if err != nil {
+		return State{}, fmt.Errorf("our own lease: %w", err)
+	}
+	s := State{Saved: h.Saved, Node: h.Node, Config: h.Config,
+		Own: subnet.Held{Lease: own.Lease, Key: own.Key, Created: own.Created, Expires: h.Expires}}
+	for {
+		var l struct {
+			line
+			tail
+		}
+		if err := dec.Decode(&l); err != nil {
+			return State{}, fmt.Errorf("it ends after %d records, without its last line: %w", len(s.Records), err)
+		}
+		if l.Records != nil {
+			if *l.Records != len(s.Records) {
+				return State{}, fmt.Errorf("it has %d records and should have %d", len(s.Records), *l.Records)
+			}
+			return s, nil
+		}
+		record, err := l.record()
+		if err != nil {
+			return State{}, fmt.Errorf("record %s: %w", l.Key, err)
+		}
+		s.Records = append(s.Records, record)
+	}
+}
+
+func (l line) record() (subnet.Record, error) {
+	subnets, err := subnet.DecodeKey(l.Subnets)
+	if err != nil {
+		return subnet.Record{}, err
+	}
+	lease, err := subnet.DecodeValue(subnets, l.Value)
+	return subnet.Record{Key: l.Key, Lease: lease, Created: l.Created, Modified: l.Modified, Reserved: l.Reserved}, err
+}

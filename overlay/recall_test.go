@@ -1,0 +1,106 @@
+package overlay
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/overlay/lastgood"
+	"github.com/twill-net/twill/subnet"
+)
+
+// remembered is what node n1 knew, with two peers.
+func remembered(age time.Duration) lastgood.State {
+	own := peer(1, "n1")
+	own.Lease.PublicIPs[subnet.IPv4] = netip.MustParseAddr("192.168.0.1")
+	return lastgood.State{
+		Saved: time.Now().Add(-age), Node: "n1", Config: []byte(netConf),
+		Own:     subnet.Held{Lease: own.Lease, Key: own.Key, Created: 1, Expires: time.Now().Add(time.Hour)},
+		Records: []subnet.Record{own, peer(2, "n2"), peer(3, "n3")},
+	}
+}
+
+func keep(t *testing.T, s lastgood.State) (path string) {
+	path = filepath.Join(t.TempDir(), lastgood.FileName)
+	require.NoError(t, lastgood.Write(path, s, slices.Values(s.Records)))
+	return path
+}
+
+func TestBootWhileTheStoreIsDown(t *testing.T) {
+	left := backend.Route{Dst: netip.MustParsePrefix("10.244.7.0/24"), Link: "twill.1", Via: netip.MustParseAddr("10.244.7.0"), OnLink: true, Metric: routeKey(7).Metric}
+	path := keep(t, remembered(time.Hour))
+	var env string
+	b := start(t, func(c *Config, k *memKernel) {
+		c.LastGood, c.LeaseTTL, env = path, 24*time.Hour, c.SubnetFile
+		k.state[left.Key()] = left
+	})
+	b.eventually("the ways to the peers are there", func() bool { return b.kernel.get(routeKey(2)) != nil && b.kernel.get(routeKey(3)) != nil })
+	b.eventually("and subnet.env", func() bool { _, err := os.Stat(env); return err == nil })
+	s := b.agent.Status()
+	require.False(t, s.Ready, "nobody knows yet whether that is so")
+	require.NotNil(t, s.Store.Recalled)
+	require.Contains(t, s.Text(), "going by what was known at")
+	require.Equal(t, []string{"10.244.1.0/24"}, s.Lease.Subnets)
+	require.NotNil(t, b.kernel.get(left.Key()), "nothing is deleted by what was so once")
+	require.Equal(t, "10.244.1.0/24", (<-b.store.claims).Previous[subnet.IPv4].String())
+
+	// The store answers: another config, which this node's subnet is not in
+	// any more, another lease, and n3 has gone.
+	b.store.configs <- []byte(`{"Network": "10.244.128.0/17"}`)
+	claim := <-b.store.claims
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.129.0/24")})}
+	b.store.updates <- subnet.Update{Full: true, Put: []subnet.Record{peer(130, "n2")}}
+	b.eventually("it is as the store says", func() bool {
+		s := b.agent.Status()
+		return s.Ready && s.Lease.Subnets[0] == "10.244.129.0/24" && s.Store.Recalled == nil &&
+			b.kernel.get(routeKey(130)) != nil && b.kernel.get(routeKey(3)) == nil && b.kernel.get(left.Key()) == nil
+	})
+}
+
+func TestWhatIsOutdatedIsNotRecalled(t *testing.T) {
+	for name, edit := range map[string]func(*lastgood.State){
+		"older than leases last": func(s *lastgood.State) { s.Saved = time.Now().Add(-25 * time.Hour) },
+		"our lease has ended":    func(s *lastgood.State) { s.Own.Expires = time.Now().Add(-time.Second) },
+		"from the future":        func(s *lastgood.State) { s.Saved = time.Now().Add(time.Hour) },
+		"another node's":         func(s *lastgood.State) { s.Node = "n9" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			state := remembered(time.Minute)
+			edit(&state)
+			path := keep(t, state)
+			b := start(t, func(c *Config, _ *memKernel) { c.LastGood, c.LeaseTTL = path, 24*time.Hour })
+			b.ready(peer(2, "n2"))
+			require.Nil(t, b.kernel.get(routeKey(3)))
+			require.Nil(t, b.agent.Status().Store.Recalled)
+		})
+	}
+}
+
+// What one run learns, the next one knows; a run that learned nothing leaves it.
+func TestRemembered(t *testing.T) {
+	path := filepath.Join(t.TempDir(), lastgood.FileName)
+	with := func(c *Config, _ *memKernel) { c.LastGood, c.LeaseTTL = path, time.Hour }
+	t.Run("first", func(t *testing.T) {
+		b := start(t, with)
+		b.ready(peer(2, "n2"), peer(3, "n3"))
+	})
+	s, err := lastgood.Read(path)
+	require.NoError(t, err)
+	require.Len(t, s.Records, 2)
+	require.Equal(t, netConf, strings.TrimSpace(strings.ReplaceAll(string(s.Config), `:"`, `: "`)))
+	require.WithinDuration(t, time.Now(), s.Saved, time.Minute)
+	t.Run("second", func(t *testing.T) {
+		b := start(t, with)
+		b.eventually("the ways to the peers are there", func() bool { return b.kernel.get(routeKey(2)) != nil })
+	})
+	again, err := lastgood.Read(path)
+	require.NoError(t, err)
+	require.Equal(t, s.Saved.UnixNano(), again.Saved.UnixNano(), "it knew nothing new")
+}
