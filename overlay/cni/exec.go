@@ -1,12 +1,12 @@
 package cni
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -132,21 +132,14 @@ func child(ctx context.Context, path string, stdin []byte, env []string, args ..
 	// child (prctl(2), PR_SET_PDEATHSIG): keep it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	patience := time.NewTimer(busyPatience)
 	defer patience.Stop()
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
-		cmd := exec.CommandContext(ctx, path, args...)
-		cmd.Env, cmd.Stdin = env, bytes.NewReader(stdin)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		var out, errs bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &errs
-		err := cmd.Run()
+		stdout, stderr, err := once(ctx, path, stdin, env, args)
 		if !errors.Is(err, unix.ETXTBSY) {
-			return out.Bytes(), errs.Bytes(), err
+			return stdout, stderr, err
 		}
 		select {
 		case <-tick.C:
@@ -156,6 +149,39 @@ func child(ctx context.Context, path string, stdin []byte, env []string, args ..
 			return nil, nil, ctx.Err()
 		}
 	}
+}
+
+// once runs a program to its end. It reads and writes files in memory: pipes
+// would need three goroutines, each of which takes turns with the locked
+// thread, and would have us wait for whatever a plugin leaves running.
+func once(ctx context.Context, path string, stdin []byte, env, args []string) (stdout, stderr []byte, err error) {
+	var files [3]*os.File
+	defer func() {
+		for _, f := range files {
+			f.Close() // of nil: an error, no more
+		}
+	}()
+	for i := range files {
+		fd, err := unix.MemfdCreate("twill-cni", unix.MFD_CLOEXEC)
+		if err != nil {
+			return nil, nil, fmt.Errorf("making a file in memory for %s: %w", path, err)
+		}
+		files[i] = os.NewFile(uintptr(fd), "memfd")
+	}
+	if _, err := files[0].WriteAt(stdin, 0); err != nil {
+		return nil, nil, fmt.Errorf("writing the input of %s: %w", path, err)
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env, cmd.SysProcAttr = env, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[1], files[2]
+	err = cmd.Run()
+	for i, to := range map[int]*[]byte{1: &stdout, 2: &stderr} {
+		// The child's place in the file is ours too (dup(2)).
+		if _, seekErr := files[i].Seek(0, io.SeekStart); seekErr == nil {
+			*to, _ = io.ReadAll(files[i])
+		}
+	}
+	return stdout, stderr, err
 }
 
 // isNamespace reports whether path leads to a namespace. The file that a
