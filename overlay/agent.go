@@ -218,6 +218,7 @@ func (a *Agent) watchHealth(ctx context.Context, health <-chan StoreHealth) {
 			return
 		case h := <-health:
 			if a.board.storeHealth(h.Err) {
+				a.inbox.poke() // the service manager shall know, too
 				if h.Err != nil {
 					a.cfg.Log.WithError(h.Err).Warn("store degraded")
 				} else {

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -106,6 +107,18 @@ func (b *board) storeHealth(err error) (turned bool) {
 		st.Error = err.Error()
 	}
 	return turned
+}
+
+// storeAway says since when and why the store does not answer, as a clause; ""
+// while it does.
+func (b *board) storeAway() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := b.status.Store
+	if st.Degraded == nil {
+		return ""
+	}
+	return fmt.Sprintf("; the store does not answer since %s: %s", st.Degraded.Format(time.TimeOnly), st.Error)
 }
 
 func (b *board) config(c subnet.Config) {

@@ -421,11 +421,11 @@ func (a *Agent) conclude(now time.Time, read, links, rules bool) {
 // whether that turned.
 func (a *Agent) showReadiness(reasons []string) (turned bool) {
 	if m := a.cfg.Manager; m != nil {
-		if len(reasons) > 0 {
-			m.Status("waiting: " + strings.Join(reasons, "; "))
-		} else {
-			m.Status(fmt.Sprintf("ready: subnet %s, ways to %d peers", strings.Join(prefixes(a.state.held.Lease.Subnets), " and "), a.desired.peers()))
+		line := "waiting: " + strings.Join(reasons, "; ")
+		if len(reasons) == 0 {
+			line = fmt.Sprintf("ready: subnet %s, ways to %d peers", strings.Join(prefixes(a.state.held.Lease.Subnets), " and "), a.desired.peers())
 		}
+		m.Status(line + a.board.storeAway())
 	}
 	return a.board.readiness(reasons)
 }
