@@ -244,12 +244,14 @@ func TestDamagedData(t *testing.T) {
 		damage func(f *os.File, end int64) error
 		dbLost bool
 	}{
-		"a byte in the log": {damage: func(f *os.File, end int64) error {
-			b := make([]byte, 1)
+		"some bytes in the log": {damage: func(f *os.File, end int64) error {
+			b := make([]byte, 16) // more than there are between two records, which nothing checks
 			if _, err := f.ReadAt(b, end/2); err != nil {
 				return err
 			}
-			b[0] ^= 0x55
+			for i := range b {
+				b[i] ^= 0x55
+			}
 			_, err := f.WriteAt(b, end/2)
 			return err
 		}},
