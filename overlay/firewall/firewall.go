@@ -83,7 +83,8 @@ type Firewall struct {
 
 	swept  time.Time     // iptables-legacy had nothing of ours then
 	legacy atomic.Bool   // iptables-legacy has tables here
-	turned chan struct{} // capacity 1: legacy is another than before
+	failed atomic.Int32  // Syncs, one after the other, that could not place all accepts
+	turned chan struct{} // capacity 1: one of these is another than before
 }
 
 // New returns the firewall. It starts and asks nothing.
@@ -124,7 +125,7 @@ func (f *Firewall) Sync(ctx context.Context, rules masq.Rules) (masq.Report, err
 // others brings about what is to be outside of where the rules proper are: the
 // accepts where something drops, and nothing else of ours.
 func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report masq.Report) (masq.Report, error) {
-	present := f.table.Present(ctx)
+	present, failed := f.table.Present(ctx), false
 	for _, v := range iptables.Variants {
 		if v == iptables.NFT && !present {
 			continue
@@ -135,14 +136,17 @@ func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report 
 		}
 		changed, placed, err := f.place(ctx, v, rules.Forward)
 		report.Changed = report.Changed || changed
-		report.Forward = append(report.Forward, forwards(v, placed)...)
-		if err != nil {
+		if err == nil {
+			report.Forward = append(report.Forward, forwards(v, placed)...)
+		} else {
+			failed = true
 			report.Blocked = append(report.Blocked, masq.Blocked{Chain: "FORWARD of " + mode{true, v}.String(), Reason: err.Error()})
 		}
 	}
 	if present {
 		foreign, err := f.foreign.Sync(ctx, rules.Forward, f.has(iptables.NFT))
 		if err != nil {
+			failed = true
 			report.Blocked = append(report.Blocked, masq.Blocked{Chain: "forward of other nftables tables", Reason: err.Error()})
 		}
 		report.Changed = report.Changed || foreign.Changed
@@ -159,6 +163,7 @@ func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report 
 	slices.Sort(report.Forward)
 	slices.SortFunc(report.Blocked, func(a, b masq.Blocked) int { return strings.Compare(a.Chain, b.Chain) })
 	f.noteLegacy()
+	f.noteFailed(failed)
 	return report, ctx.Err()
 }
 
@@ -166,9 +171,10 @@ func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report 
 // that it drops, and takes out what else of ours is in that variant.
 func (f *Firewall) place(ctx context.Context, v iptables.Variant, accepts []masq.Rule) (changed bool, placed []masq.Rule, err error) {
 	var drops subnet.PerFamily[bool]
-	var errDrops error
 	if len(accepts) > 0 {
-		drops, errDrops = f.chains[v].ForwardDrops(ctx)
+		if drops, err = f.chains[v].ForwardDrops(ctx); err != nil {
+			return false, nil, err // what is there stays, as long as nobody knows
+		}
 	}
 	has := f.has(v)
 	for _, r := range accepts {
@@ -179,7 +185,7 @@ func (f *Firewall) place(ctx context.Context, v iptables.Variant, accepts []masq
 		}
 	}
 	if len(placed) == 0 && v == iptables.Legacy && time.Since(f.swept) < sweepAgain {
-		return false, nil, errDrops
+		return false, nil, nil
 	}
 	changed, err = f.chains[v].Sync(ctx, masq.Rules{Forward: placed})
 	if v == iptables.Legacy && len(placed) == 0 && err == nil {
@@ -187,7 +193,7 @@ func (f *Firewall) place(ctx context.Context, v iptables.Variant, accepts []masq
 	} else if v == iptables.Legacy {
 		f.swept = time.Time{}
 	}
-	return changed, placed, errors.Join(errDrops, err)
+	return changed, placed, err
 }
 
 // forwards names the chains that accepts were put into.

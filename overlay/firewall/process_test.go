@@ -81,3 +81,35 @@ func TestNoProcesses(t *testing.T) {
 	h.mustSync(t, rules(masq.AnyRenderer))
 	require.Empty(t, runs())
 }
+
+// What others got in the way of is told, tried again without a further
+// notification, and holds back nothing else.
+func TestPlaceFails(t *testing.T) {
+	as(t, "nft")
+	dir := t.TempDir()
+	broken := filepath.Join(dir, "broken")
+	restore, err := exec.LookPath("iptables-restore")
+	require.NoError(t, err)
+	link(t, "iptables", filepath.Join(dir, "iptables"))
+	script := fmt.Sprintf("#!/bin/sh\n[ $1 = --version ] || [ ! -e %s ] || { echo busy >&2; exit 4; }\nexec %s \"$@\"\n", broken, restore)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "iptables-restore"), []byte(script), 0o755))
+	require.NoError(t, os.WriteFile(broken, nil, 0o644))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+
+	h := newHost(fresh(t), masq.AnyRenderer)
+	h.sh(t, "iptables-nft -P FORWARD DROP; ip6tables-nft -P FORWARD DROP; nft 'add table inet filter; add chain inet filter forward { type filter hook forward priority 0; policy drop; }'")
+	told := h.watch(t)
+	report := h.mustSync(t, rules(masq.NFTables))
+	require.Len(t, report.Blocked, 1)
+	require.Contains(t, report.Blocked[0].Reason, "busy")
+	require.Contains(t, report.Forward, "inet filter forward")
+	require.Contains(t, h.everything(t), "ip6 nft TWILL-FORWARD\n", "the other family")
+	for range 3 {
+		require.Len(t, h.mustSync(t, rules(masq.NFTables)).Blocked, 1)
+		drain(told)
+		await(t, told, "tried again")
+	}
+	require.NoError(t, os.Remove(broken))
+	require.Empty(t, h.mustSync(t, rules(masq.NFTables)).Blocked)
+	require.Contains(t, h.everything(t), "ip nft TWILL-FORWARD\n")
+}

@@ -13,8 +13,9 @@ import (
 )
 
 // Watch tells when somebody may have touched what concerns our rules, once at
-// the start, and every Resync while iptables-legacy has tables on this host,
-// until ctx ends. It may tell from several goroutines.
+// the start, every Resync while iptables-legacy has tables on this host, and
+// when a Sync that could not place all accepts should be tried again, until ctx
+// ends. It may tell from several goroutines.
 func (f *Firewall) Watch(ctx context.Context, tell func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -48,12 +49,17 @@ func ofIPTables(c nftables.Chain) bool {
 	return false
 }
 
-// resync tells every Resync while iptables-legacy has tables here.
+// resync tells every Resync while iptables-legacy has tables here, and, later
+// and later, after a Sync that others got in the way of, perhaps: their last
+// change may have been told before it failed.
 func (f *Firewall) resync(ctx context.Context, tell func()) {
 	for {
-		var due <-chan time.Time
+		var due, again <-chan time.Time
 		if f.legacy.Load() {
 			due = time.After(f.cfg.Resync)
+		}
+		if n := f.failed.Load(); n > 0 {
+			again = time.After(min(retryMost, retryFirst<<min(n-1, 10)))
 		}
 		select {
 		case <-ctx.Done():
@@ -61,7 +67,40 @@ func (f *Firewall) resync(ctx context.Context, tell func()) {
 		case <-f.turned:
 		case <-due:
 			tell()
+		case <-again:
+			tell()
+			select { // one try each
+			case <-ctx.Done():
+				return
+			case <-f.turned:
+			}
 		}
+	}
+}
+
+// Waits after a Sync that could not place all accepts.
+const (
+	retryFirst = 100 * time.Millisecond
+	retryMost  = 30 * time.Second
+)
+
+// noteFailed counts the Syncs that could not place all accepts.
+func (f *Firewall) noteFailed(failed bool) {
+	before := f.failed.Load()
+	if failed {
+		f.failed.Add(1)
+	} else {
+		f.failed.Store(0)
+	}
+	if failed || before > 0 {
+		f.turn()
+	}
+}
+
+func (f *Firewall) turn() {
+	select {
+	case f.turned <- struct{}{}:
+	default:
 	}
 }
 
@@ -76,9 +115,6 @@ func (f *Firewall) noteLegacy() {
 		used = used || err == nil && len(strings.TrimSpace(string(names))) > 0
 	}
 	if f.legacy.Swap(used) != used {
-		select {
-		case f.turned <- struct{}{}:
-		default:
-		}
+		f.turn()
 	}
 }
