@@ -13,6 +13,7 @@ import (
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/overlay/pods"
+	"github.com/twill-net/twill/overlay/pods/confdir"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -166,7 +167,7 @@ func (a *Agent) sweep(ctx context.Context) error {
 
 // sweepOnce reports whether it is worth a look again soon.
 func (a *Agent) sweepOnce(ctx context.Context, sweeper *pods.Sweeper) (again bool) {
-	networks, left, err := pods.Networks(a.cfg.CNIConfDir)
+	networks, left, err := confdir.Networks(a.cfg.CNIConfDir)
 	if err == nil {
 		a.ground.setBridges(networks)
 		var done pods.Swept
@@ -185,7 +186,7 @@ func (a *Agent) sweepOnce(ctx context.Context, sweeper *pods.Sweeper) (again boo
 		a.cfg.Log.WithError(err).Warn("addresses of pods that are gone could not be released, will retry")
 	}
 	var shadowed error
-	if path, yes := pods.Shadowed(a.cfg.CNIConfDir); yes {
+	if path, yes := confdir.Shadowed(a.cfg.CNIConfDir); yes {
 		shadowed = fmt.Errorf("runtimes take %s, which sorts before ours: pods are not on this network", path)
 	}
 	if a.board.problem(partCNI, shadowed) && shadowed != nil {

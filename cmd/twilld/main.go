@@ -26,7 +26,7 @@ import (
 	"github.com/twill-net/twill/cmd/internal/envflag"
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/lastgood"
-	"github.com/twill-net/twill/overlay/pods"
+	"github.com/twill-net/twill/overlay/pods/confdir"
 	"github.com/twill-net/twill/overlay/sdnotify"
 	"github.com/twill-net/twill/overlay/statedir"
 	"github.com/twill-net/twill/overlay/version"
@@ -187,7 +187,7 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
 		HealthAddr: health, Socket: o.socket,
 		Log: log, Metrics: reg, Manager: sdnotify.New(log),
-		CNIConfDir: pods.DefaultConfDir,
+		CNIConfDir: confdir.Default,
 	}, nil
 }
 

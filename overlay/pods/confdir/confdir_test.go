@@ -1,4 +1,4 @@
-package pods_test
+package confdir_test
 
 import (
 	"os"
@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/pods"
+	"github.com/twill-net/twill/overlay/pods/confdir"
 )
 
 func confDir(t *testing.T, files map[string]string) string {
@@ -45,7 +46,7 @@ func TestNetworks(t *testing.T) {
 	})
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "99.conf"), 0o755))
 	require.NoError(t, os.Symlink("/nonexistent", filepath.Join(dir, "98.conf")))
-	ours, left, err := pods.Networks(dir)
+	ours, left, err := confdir.Networks(dir)
 	require.NoError(t, err)
 	require.Equal(t, []pods.Network{
 		{Name: "blue", Dir: "/data/blue", Bridge: "blue0", VethFirst: true},
@@ -63,11 +64,11 @@ func TestNetworks(t *testing.T) {
 		require.Regexp(t, want, left[i])
 	}
 
-	ours, left, err = pods.Networks(filepath.Join(dir, "nowhere"))
+	ours, left, err = confdir.Networks(filepath.Join(dir, "nowhere"))
 	require.NoError(t, err)
 	require.Empty(t, ours)
 	require.Empty(t, left)
-	_, _, err = pods.Networks("/proc/self/status")
+	_, _, err = confdir.Networks("/proc/self/status")
 	require.ErrorContains(t, err, "listing CNI configs")
 }
 
@@ -90,7 +91,7 @@ func TestShadowed(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			dir := confDir(t, c.files)
-			file, shadowed := pods.Shadowed(dir)
+			file, shadowed := confdir.Shadowed(dir)
 			require.Equal(t, c.want != "", shadowed)
 			if shadowed {
 				require.Equal(t, filepath.Join(dir, c.want), file)
