@@ -19,7 +19,8 @@
 // Other VNIs and other users of the port pass, but for what pods send: those
 // may reach neither our port nor a peer's, whatever the VNI, nor send our VNI to
 // anywhere outside the network: masquerading would give their packets this
-// node's address, which peers trust (ReasonPodToVTEP).
+// node's address, which peers trust (ReasonPodToVTEP). They are known by their
+// addresses; of a guarded pod, also what has none of them, but a link-local one.
 //
 // A pod may use as source its own addresses alone (ReasonSpoofedSource).
 //

@@ -285,6 +285,17 @@ func TestPodsToVTEP(t *testing.T) {
 		text = "the node itself " + versions[f]
 		n.passes(t, outside, text, func() { n.node.send(t, h.uplink, h.peer, 8472, vxlan(1, []byte(text))) })
 	}
+	// With addresses that each pod may use, whatever the VNI.
+	local, none4, none6 := addr("fe80::bad"), addr("0.0.0.0"), addr("::")
+	for _, w := range [][2]netip.Addr{
+		{local, addr("fe80::1")}, {local, at[1].uplink}, {none6, at[1].uplink}, {none4, addr("255.255.255.255")},
+	} {
+		for _, vni := range []byte{1, 7} {
+			p := ipPacket(w[0], w[1], unix.IPPROTO_UDP, udp(8472, vxlan(vni, inner(at[0].remote, at[0].pod2, "tunnelled"))))
+			n.dropped(t, hygiene.ReasonPodToVTEP, func() { n.pod1.sendFrame(t, "eth0", frame(broadcast, etherType(w[0]), p)) })
+			n.dropped(t, hygiene.ReasonPodToVTEP, func() { n.routed.sendFrame(t, "eth0", frame(broadcast, etherType(w[0]), p)) })
+		}
+	}
 	// To a name for a peer that is not its address: destination NAT.
 	n.node.pipe(t, `table ip translate {
 	chain prerouting {

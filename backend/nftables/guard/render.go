@@ -46,7 +46,7 @@ func chainNames(table nfnetlink.Table) []string {
 // counters returns the reasons that a table counts.
 func counters(table nfnetlink.Table) []hygiene.Reason {
 	if table == pods() {
-		return []hygiene.Reason{hygiene.ReasonSpoofedSource}
+		return []hygiene.Reason{hygiene.ReasonPodToVTEP, hygiene.ReasonSpoofedSource}
 	}
 	return hygiene.Reasons[:]
 }
@@ -55,7 +55,7 @@ func counters(table nfnetlink.Table) []hygiene.Reason {
 // Among sets, those of inner sources get a rule each.
 func render(table nfnetlink.Table, g hygiene.Guard, sets []set) []chain {
 	if table == pods() {
-		return renderPods()
+		return renderPods(g)
 	}
 	return renderVTEP(g, sets)
 }
@@ -93,7 +93,7 @@ func renderVTEP(g hygiene.Guard, sets []set) []chain {
 			newRule("VNI in another fragment", fragment(), drop(hygiene.ReasonFragment)),
 		)},
 		{name: "pod-to-vtep", rules: toPeers},
-		podChain(),
+		podChain(g),
 		// A first fragment may end before the UDP header. Nobody needs such
 		// (RFC 7112); Linux drops them by itself since 5.11.
 		{name: "fragment", rules: []rule{
@@ -137,10 +137,10 @@ func innerChain(f subnet.Family, g hygiene.Guard, sets []set) chain {
 
 // podChain checks what comes from a pod that is on no bridge. Its ARP and
 // neighbour discovery tell nobody but this node, on the pod's own link.
-func podChain() chain {
+func podChain(g hygiene.Guard) chain {
 	c := chain{name: "pod"}
 	for _, f := range subnet.Families {
-		c.rules = append(c.rules, ownSource(f, vtep(), accept(), family(f))...)
+		c.rules = append(c.rules, ownSource(f, vtep(), g.Port, accept(), family(f))...)
 	}
 	c.rules = append(c.rules, newRule("not its own", drop(hygiene.ReasonSpoofedSource)))
 	return c
@@ -152,11 +152,14 @@ var unspecified = subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("0.0.0.0/
 // that nobody can tell which are theirs.
 var linkLocal = netip.MustParsePrefix("fe80::/10")
 
-// ownSource returns the rules for source addresses that a pod may use.
-func ownSource(f subnet.Family, table nfnetlink.Table, then match, first ...match) []rule {
+// ownSource returns the rules for source addresses that a pod may use. Those
+// that are not its own do not tell that a pod sends, so that a VTEP must not
+// meet them: the input hook knows pods by their addresses.
+func ownSource(f subnet.Family, table nfnetlink.Table, port uint16, then match, first ...match) []rule {
 	begin := slices.Concat(first...)
 	rules := []rule{
 		newRule("its own", begin, portAndFieldIn(source[f], set{table: table, role: rolePods, inner: f}), then),
+		newRule("to a VTEP", begin, udpTo(port), drop(hygiene.ReasonPodToVTEP)),
 		newRule("none yet", begin, within(source[f], expr.CmpOpEq, unspecified[f]), then),
 	}
 	if f == subnet.IPv6 {
@@ -171,7 +174,7 @@ func fromGuardedPort(table nfnetlink.Table) match {
 
 // renderPods returns the chains that see frames where they come in from a
 // bridge's port.
-func renderPods() []chain {
+func renderPods(g hygiene.Guard) []chain {
 	deny := drop(hygiene.ReasonSpoofedSource)
 	own := func(f subnet.Family) set { return set{table: pods(), role: rolePods, inner: f} }
 	return []chain{
@@ -182,8 +185,8 @@ func renderPods() []chain {
 			newRule("link-local", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 136), within(ndAdvertise, expr.CmpOpEq, linkLocal), accept()),
 			newRule("neighbour advertisement", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 136), deny),
 		}},
-		{name: "ipv6", rules: append(ownSource(subnet.IPv6, pods(), goTo("neighbour")), newRule("not its own", deny))},
-		{name: "ipv4", rules: append(ownSource(subnet.IPv4, pods(), accept()), newRule("not its own", deny))},
+		{name: "ipv6", rules: append(ownSource(subnet.IPv6, pods(), g.Port, goTo("neighbour")), newRule("not its own", deny))},
+		{name: "ipv4", rules: append(ownSource(subnet.IPv4, pods(), g.Port, accept()), newRule("not its own", deny))},
 		{name: "arp", rules: []rule{
 			newRule("not IPv4 on Ethernet", isNot(arpFormat, 0, 1, 8, 0, 6, 4), deny),
 			newRule("its own", portAndFieldIn(arpSender, own(subnet.IPv4)), accept()),
