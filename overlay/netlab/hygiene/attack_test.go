@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/overlay/netlab"
@@ -167,10 +168,26 @@ func (c *cluster) fromPods() (tries []try) {
 			send(c.two.Addrs[outer], 1, c.neighbour.Addrs[inner], c.remote.Addrs[inner]))
 		add("a pod to another node, through the tunnel", remote, c.two,
 			send(c.overlays[1][outer], 1, c.neighbour.Addrs[inner], c.remote.Addrs[inner]))
+		if outer == subnet.IPv6 {
+			add("a pod to its gateway, link-local", neighbour, c.one, c.linkLocal(1, inner))
+		}
 		add("a pod in our name to where a peer may be", c.taps[c.Outside.Name], c.one,
 			send(c.Outside.Addrs[outer], 0, c.neighbour.Addrs[inner], c.remote.Addrs[inner]))
 	})
 	return tries
+}
+
+// linkLocal is VXLAN from the pod to its gateway, with link-local addresses,
+// which each pod may use.
+func (c *cluster) linkLocal(vni byte, inner subnet.Family) func(*testing.T, string) {
+	return func(t *testing.T, text string) {
+		t.Helper()
+		from, to := netip.MustParseAddr("fe80::bad"), netip.MustParseAddr(strings.TrimSpace(sh(t, &c.one.Host,
+			"ip -6 -o addr show dev cni0 scope link | sed 's/.* inet6 //; s/[/].*//'")))
+		f := carrying(c.devices[0][subnet.IPv6].mac, c.remote.Addrs[inner], c.neighbour.Addrs[inner], text)
+		newTap(t, &c.pod.Host, "eth0").send(t, frame(macOf(t, &c.one.Host, "cni0"), someMAC, unix.ETH_P_IPV6,
+			packet(from, to, unix.IPPROTO_UDP, datagram(from, to, vtepPort, vxlan(vni, f)))))
+	}
 }
 
 // podsMay is what pods may send to this port.

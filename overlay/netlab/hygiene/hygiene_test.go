@@ -2,6 +2,7 @@ package hygiene
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/overlay/netlab"
@@ -34,6 +36,8 @@ func TestDualStack(t *testing.T) {
 	})
 	step(t, "other VNIs", c.otherVNIs)
 	step(t, "peers come and go", c.peersComeAndGo)
+	step(t, "a peer behind NAT", c.behindNAT)
+	step(t, "the daemon is away", c.daemonAway)
 	step(t, "no packet is lost", c.nothingIsLost)
 }
 
@@ -119,6 +123,9 @@ func (c *cluster) otherVNIs(t *testing.T) {
 		}
 		c.arrive(t, try{name: "a stranger, VNI 7", send: to(c.Lan, vni), to: admin})
 		c.dropped(t, try{"a pod, VNI 7", to(&c.pod.Host, vni), admin, c.one, hygiene.ReasonPodToVTEP})
+		if f == subnet.IPv6 {
+			c.dropped(t, try{"a pod, VNI 7, link-local", c.linkLocal(vni, f), admin, c.one, hygiene.ReasonPodToVTEP})
+		}
 		want = c.drops(t)
 
 		// A VNI that nobody has is not ours to drop; the kernel does.
@@ -165,7 +172,7 @@ func (c *cluster) peersComeAndGo(t *testing.T) {
 	asBefore := packets("from its old address", func(f subnet.Family) func(*testing.T, string) {
 		return func(t *testing.T, text string) {
 			d := datagram(was[f], c.one.Addrs[f], vtepPort, vxlan(1, carrying(c.devices[0][f].mac, newcomer.Addrs[f], c.pod.Addrs[f], text)))
-			sendRaw(t, c.Lan, c.one.Addrs[f], packet(was[f], c.one.Addrs[f], 17, d))
+			sendRaw(t, c.Lan, c.one.Addrs[f], packet(was[f], c.one.Addrs[f], unix.IPPROTO_UDP, d))
 		}
 	})
 	c.arrive(t, append(asPeer, asBefore...)...)
@@ -219,6 +226,62 @@ func (c *cluster) peersComeAndGo(t *testing.T) {
 	c.meshed(t, c.Nodes...)
 	c.arrive(t, asPeer...)
 	c.pings(t, newcomer, c.remote)
+}
+
+// A peer that announces an address which its packets may or may not come from
+// is known by both.
+func (c *cluster) behindNAT(t *testing.T) {
+	public := netip.MustParseAddr("192.168.77.112")
+	inName := try{name: "from the public address", to: c.taps[c.pod.Name], at: c.one, reason: hygiene.ReasonStranger}
+	inName.send = func(t *testing.T, text string) {
+		to, inner := c.one.Addrs[subnet.IPv4], carrying(c.devices[0][subnet.IPv4].mac, c.remote.Addrs[subnet.IPv4], c.pod.Addrs[subnet.IPv4], text)
+		sendRaw(t, c.Lan, to, packet(public, to, unix.IPPROTO_UDP, datagram(public, to, vtepPort, vxlan(1, inner))))
+	}
+	inside := try{name: "from the address behind NAT", send: c.toPod(subnet.IPv4, subnet.IPv4, &c.two.Host, c.remote.Addrs[subnet.IPv4]), to: inName.to}
+	c.dropped(t, inName)
+	c.start(t, c.two, "--public-ip="+public.String())
+	knows := func(is bool) {
+		eventually(t, "the public address is let in or not", func() error {
+			if g := guard(t, c.one); strings.Contains(g, public.String()) != is {
+				return fmt.Errorf("it has %s", g)
+			}
+			return nil
+		})
+	}
+	knows(true)
+	c.arrive(t, inName, inside)
+	c.start(t, c.two)
+	knows(false)
+	c.dropped(t, inName)
+	c.arrive(t, inside)
+}
+
+// Hygiene goes on while the daemon does not run; and pods that are made
+// meanwhile are held to their addresses when it is back.
+func (c *cluster) daemonAway(t *testing.T) {
+	require.NoError(t, c.daemons[c.one].Stop(t.Context()))
+	count := func() string {
+		return sh(t, &c.one.Host, "nft list counters table inet twill-vtep; nft list counters table bridge twill-pods")
+	}
+	for _, a := range []try{c.fromStrangers()[0], c.fromPods()[0], c.spoofs(t, c.pod)[0]} {
+		before := count()
+		a.to.saw("")
+		a.send(t, "while it is away")
+		eventually(t, a.name+" is dropped", func() error {
+			if count() == before {
+				return errors.New("nothing is counted")
+			}
+			return nil
+		})
+		require.False(t, a.to.saw("while it is away"), a.name)
+	}
+	late := addPod(t, c.one, "late")
+	c.pings(t, late, c.remote)
+	c.start(t, c.one)
+	c.dropped(t, c.spoofs(t, late)...)
+	c.arrive(t, c.owns(t, late)...)
+	c.forget(t)
+	require.NoError(t, c.one.DelPod(t.Context(), late))
 }
 
 // Hygiene on and off, stops, crashes and a flush of everything cost no packet;
