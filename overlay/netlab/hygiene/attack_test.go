@@ -1,9 +1,13 @@
 package hygiene
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
+	"net"
+	"net/http"
 	"net/netip"
 	"strings"
 	"testing"
@@ -217,4 +221,20 @@ func (c *cluster) told(t *testing.T) {
 		require.Contains(t, metrics, fmt.Sprintf("twill_dropped_packets_total{reason=%q} %d\n", reason, n))
 		require.Equal(t, n > 0, strings.Contains(people, fmt.Sprintf("%d packets: %s\n", n, reason)), people)
 	}
+}
+
+// metrics returns what a node's daemon shows to Prometheus.
+func (c *cluster) metrics(t *testing.T, n *netlab.Node) string {
+	t.Helper()
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		return n.DialContext(ctx, network, address)
+	}}}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://127.0.0.1:8471/metrics", nil)
+	require.NoError(t, err)
+	resp, err := client.Do(req)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return string(text)
 }
