@@ -80,17 +80,13 @@ func Write(path string, s State, records iter.Seq[subnet.Record]) (err error) {
 			_ = os.Remove(f.Name())
 		}
 	}()
-	err = fill(f, s, records)
-	if err == nil {
-		err = f.Sync() // or some file systems bring back an empty file after a power loss
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	if err := errors.Join(fill(f, s, records), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), path)
 }
 
-func fill(f io.Writer, s State, records iter.Seq[subnet.Record]) error {
+func fill(f *os.File, s State, records iter.Seq[subnet.Record]) error {
 	w := bufio.NewWriter(f)
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false) // values stay as they are
@@ -112,7 +108,10 @@ func fill(f io.Writer, s State, records iter.Seq[subnet.Record]) error {
 		}
 		n++
 	}
-	return errors.Join(enc.Encode(tail{&n}), w.Flush())
+	if err := errors.Join(enc.Encode(tail{&n}), w.Flush()); err != nil {
+		return err
+	}
+	return f.Sync() // or some file systems bring back an empty file after a power loss
 }
 
 func encode(r subnet.Record) (line, error) {
