@@ -44,7 +44,7 @@ func (f *Foreign) list(ctx context.Context) ([]foreignChain, error) {
 		return nil, err
 	}
 	chains, err := stable(conn, func() ([]foreignChain, error) { return listForeign(conn) })
-	if err = errors.Join(err, conn.Close()); err != nil {
+	if err := errors.Join(err, conn.Close()); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()

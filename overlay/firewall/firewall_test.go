@@ -241,7 +241,7 @@ func TestForward(t *testing.T) {
 
 			h.mustSync(t, rules(mode))
 			h.sh(t, tt.undo)
-			report = h.mustSync(t, rules(mode))
+			h.mustSync(t, rules(mode))
 			require.Equal(t, want, strings.Replace(h.everything(t), foreign, "", 1), tt.name)
 			require.NotContains(t, h.everything(t), "foreign", tt.name)
 		}
