@@ -159,4 +159,23 @@ func describe(w io.Writer, cfg subnet.Config) {
 	default:
 		fmt.Fprintf(w, "backend: %s\n", cfg.Backend.Type)
 	}
+	describeRules(w, cfg)
+}
+
+// describeRules prints what of the rules is not as by default.
+func describeRules(w io.Writer, cfg subnet.Config) {
+	switch cfg.EnableNFTables {
+	case subnet.Yes:
+		fmt.Fprintln(w, "rules: nftables, unless a node's --firewall says otherwise")
+	case subnet.No:
+		fmt.Fprintln(w, "rules: iptables, unless a node's --firewall says otherwise")
+	}
+	for _, f := range subnet.Families {
+		if cfg.Networks[f].Enabled() && !cfg.Masquerade[f] {
+			fmt.Fprintf(w, "%s: never masqueraded\n", f)
+		}
+	}
+	if cidrs := cfg.NonMasquerade.All(); len(cidrs) > 0 {
+		fmt.Fprintf(w, "not masqueraded to: %v\n", cidrs)
+	}
 }

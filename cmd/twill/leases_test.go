@@ -116,6 +116,10 @@ func TestConfigCommands(t *testing.T) {
 	out, err = twill(t, `{"Network": "10.5.0.0/16", "Backend": {"Type": "alloc"}}`, "config", "check", "-")
 	require.NoError(t, err)
 	require.Contains(t, out, "backend: alloc\n")
+	out, err = twill(t, `{"Network": "10.5.0.0/16", "EnableNFTables": false, "MasqueradeIPv4": false, "NonMasqueradeCIDRs": ["192.0.2.0/24", "2001:db8::/32"]}`, "config", "check", "-")
+	require.NoError(t, err)
+	require.Equal(t, described+"rules: iptables, unless a node's --firewall says otherwise\nIPv4: never masqueraded\n"+
+		"not masqueraded to: [192.0.2.0/24 2001:db8::/32]\n", out)
 	_, err = twill(t, "", "config", "check", "/nonexistent")
 	require.EqualError(t, err, "reading the network config: open /nonexistent: no such file or directory")
 
