@@ -3,6 +3,7 @@ package bench
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,6 +34,8 @@ import (
 	"github.com/twill-net/twill/subnet/etcd"
 	"github.com/twill-net/twill/subnet/etcd/etcdtest"
 )
+
+var profiles = flag.String("profiles", "", "`directory` for profiles of what is measured; go tool pprof adds several up")
 
 // inNamespace marks the second run of the test binary, in a network namespace.
 const inNamespace = "TWILL_BENCH_NAMESPACE"
@@ -59,9 +63,9 @@ func TestMain(m *testing.M) {
 }
 
 // stage is the agent in this process, on a real kernel and a real etcd, so that
-// go test's own profiles show where its time goes:
+// profiles of what is measured, and of nothing else, show where its time goes:
 //
-//	go test -run '^$' -bench ColdStart/20000 -benchtime 1x -cpuprofile cpu.out ./overlay/netlab/bench
+//	go test -run '^$' -bench ColdStart/20000 -benchtime 3x ./overlay/netlab/bench -args -profiles /tmp
 type stage struct {
 	b      *testing.B
 	dir    string
@@ -80,6 +84,27 @@ func newStage(b *testing.B, count int) *stage {
 	require.NoError(b, err)
 	require.NoError(b, announce(b.Context(), s.client, peers(1, count, 0)))
 	return s
+}
+
+// profiled takes a CPU profile until stop is called, and a heap profile then.
+func profiled(b *testing.B) (stop func()) {
+	b.Helper()
+	if *profiles == "" {
+		return func() {}
+	}
+	name := filepath.Join(*profiles, strings.ReplaceAll(b.Name(), "/", "-")+time.Now().Format("-150405.000"))
+	cpu, err := os.Create(name + ".cpu")
+	require.NoError(b, err)
+	require.NoError(b, pprof.StartCPUProfile(cpu))
+	return func() {
+		pprof.StopCPUProfile()
+		require.NoError(b, cpu.Close())
+		runtime.GC()
+		heap, err := os.Create(name + ".heap")
+		require.NoError(b, err)
+		require.NoError(b, pprof.Lookup("heap").WriteTo(heap, 0))
+		require.NoError(b, heap.Close())
+	}
 }
 
 func run(b *testing.B, script string) {
@@ -164,8 +189,10 @@ func BenchmarkColdStart(b *testing.B) {
 	forSizes(b, func(b *testing.B, size int) {
 		s := newStage(b, size)
 		for b.Loop() {
+			end := profiled(b)
 			stop := s.start()
 			b.StopTimer()
+			end()
 			stop()
 			s.clean()
 			b.StartTimer()
@@ -180,8 +207,10 @@ func BenchmarkWarmStart(b *testing.B) {
 		s.start()()
 		b.ResetTimer()
 		for b.Loop() {
+			end := profiled(b)
 			stop := s.start()
 			b.StopTimer()
+			end()
 			stop()
 			b.StartTimer()
 		}
@@ -211,6 +240,7 @@ func BenchmarkOnePeer(b *testing.B) {
 			}
 			b.Fatal("the witness ended")
 		}
+		defer profiled(b)()
 		b.ResetTimer()
 		for b.Loop() {
 			require.NoError(b, p.put(b.Context(), s.client, clientv3.NoLease))
