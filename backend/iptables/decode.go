@@ -1,6 +1,8 @@
 package iptables
 
 import (
+	"encoding/binary"
+
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -17,69 +19,54 @@ const (
 	nfQueue  = 3
 )
 
-func decodeRule(m netlink.Message) (kernelRule, error) {
-	var r kernelRule
-	attrs, err := nfnetlink.Decode(m)
-	if err != nil {
-		return r, err
-	}
+func decodeRule(from nfnetlink.Rule) (kernelRule, error) {
+	r := kernelRule{content: binary.BigEndian.AppendUint64(nil, from.Handle)}
 	conditional := false
-	for attrs.Next() {
-		switch attrs.Type() {
-		case unix.NFTA_RULE_HANDLE, unix.NFTA_RULE_COMPAT, unix.NFTA_RULE_USERDATA:
-			r.content = append(r.content, attrs.Bytes()...)
-		case unix.NFTA_RULE_EXPRESSIONS:
-			attrs.Nested(func(list *netlink.AttributeDecoder) error {
-				within(list, unix.NFTA_LIST_ELEM, func(e *netlink.AttributeDecoder) {
-					conditional = !decodeExpr(e, &r) || conditional
-				})
-				return nil
-			})
+	for _, e := range from.Expressions {
+		r.content = append(r.content, e.Name...)
+		if e.Name != "counter" {
+			r.content = append(r.content, e.Data...)
 		}
+		unconditional, err := decodeExpr(e, &r.step)
+		if err != nil {
+			return r, err
+		}
+		conditional = !unconditional || conditional
 	}
+	r.content = append(r.content, from.Userdata...)
 	if conditional {
 		r.step = step{}
 	}
-	return r, attrs.Err()
+	return r, nil
 }
 
-// decodeExpr notes in r what an expression is and what it does to each packet.
-// It returns false if it may stop the rule, or is not known.
-func decodeExpr(attrs *netlink.AttributeDecoder, r *kernelRule) bool {
-	var name string
-	unconditional := false
-	for attrs.Next() { // the name comes first (nf_tables_fill_expr_info)
-		switch attrs.Type() {
-		case unix.NFTA_EXPR_NAME:
-			name = attrs.String()
-			r.content = append(r.content, name...)
-			switch name {
-			case "counter", "log":
-				unconditional = true
-			case "reject":
-				r.step.fate, unconditional = drops, true
-			case "masq", "nat", "redir":
-				r.step.fate, unconditional = accepts, true
-			}
-		case unix.NFTA_EXPR_DATA:
-			if name != "counter" {
-				r.content = append(r.content, attrs.Bytes()...)
-			}
-			attrs.Nested(func(data *netlink.AttributeDecoder) error {
-				switch name {
-				case "immediate":
-					decodeVerdict(data, &r.step)
-					unconditional = true
-				case "match":
-					unconditional = decodeName(data, nftaMatchName) == "comment"
-				case "target":
-					r.step.fate, unconditional = fateOf(decodeName(data, nftaTargetName)), true
-				}
-				return nil
-			})
-		}
+// decodeExpr notes in s what an expression does to each packet. It returns false
+// if it may stop the rule, or is not known.
+func decodeExpr(e nfnetlink.Expression, s *step) (unconditional bool, err error) {
+	switch e.Name {
+	case "counter", "log":
+		return true, nil
+	case "reject":
+		s.fate = drops
+		return true, nil
+	case "masq", "nat", "redir":
+		s.fate = accepts
+		return true, nil
 	}
-	return unconditional
+	data, err := nfnetlink.Attributes(e.Data)
+	if err != nil {
+		return false, err
+	}
+	switch e.Name {
+	case "immediate":
+		decodeVerdict(data, s)
+		unconditional = true
+	case "match":
+		unconditional = decodeName(data, nftaMatchName) == "comment"
+	case "target":
+		s.fate, unconditional = fateOf(decodeName(data, nftaTargetName)), true
+	}
+	return unconditional, data.Err()
 }
 
 // decodeName returns the attribute attr, a string.

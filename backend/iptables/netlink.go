@@ -14,14 +14,6 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
-// nftaTableHandle is NFTA_TABLE_HANDLE of linux/netfilter/nf_tables.h, which
-// unix lacks.
-const nftaTableHandle = 4
-
-// readAttempts bounds how often a reading is begun anew because the ruleset
-// changed in the middle of it.
-const readAttempts = 10
-
 // kernelChain is a chain of nf_tables. The zero kernelChain is not there.
 type kernelChain struct {
 	handle uint64
@@ -40,117 +32,66 @@ type kernelRule struct {
 // readChains reads a table's handle (0: there is none) and the chains named, all
 // of one generation of the ruleset.
 func readChains(ctx context.Context, f subnet.Family, table string, names ...string) (uint64, []kernelChain, error) {
-	conn, err := nfnetlink.Dial(ctx, 0)
-	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		return 0, make([]kernelChain, len(names)), nil // no netfilter netlink: no nf_tables
+	var handle uint64
+	var chains []kernelChain
+	present := false
+	err := nfnetlink.Read(ctx, 0, func(conn *netlink.Conn) (err error) {
+		present = true
+		handle, chains, err = readOnce(conn, nfnetlink.Table{Family: families[f], Name: table}, names)
+		return err
+	})
+	if !present && nfnetlink.Absent(err) {
+		return 0, make([]kernelChain, len(names)), nil
 	}
 	if err != nil {
-		return 0, nil, err
-	}
-	handle, chains, err := readStable(conn, families[f], table, names)
-	if err = errors.Join(err, conn.Close()); err != nil {
 		return 0, nil, fmt.Errorf("reading chains %s of %s table %s over netlink: %w%s",
 			strings.Join(names, ", "), programs[f], table, err, netlinkAdvice(err))
 	}
 	return handle, chains, nil
 }
 
-func readStable(conn *netlink.Conn, family byte, table string, names []string) (uint64, []kernelChain, error) {
-	before, err := nfnetlink.Generation(conn)
-	if errors.Is(err, unix.EINVAL) {
-		return 0, make([]kernelChain, len(names)), nil // no nf_tables (nfnetlink.c, nfnetlink_rcv_msg)
+func readOnce(conn *netlink.Conn, table nfnetlink.Table, names []string) (uint64, []kernelChain, error) {
+	chains := make([]kernelChain, len(names))
+	header, err := nfnetlink.GetTable(conn, table)
+	if errors.Is(err, unix.ENOENT) {
+		return 0, chains, nil
 	}
 	if err != nil {
 		return 0, nil, err
 	}
-	for range readAttempts {
-		handle, chains, err := readOnce(conn, family, table, names)
-		if err != nil {
-			return 0, nil, err
-		}
-		after, err := nfnetlink.Generation(conn)
-		if err != nil {
-			return 0, nil, err
-		}
-		if after == before {
-			return handle, chains, nil
-		}
-		before = after
-	}
-	return 0, nil, fmt.Errorf("the ruleset changed %d times while it was read; "+
-		"find who writes to nftables all the time (`nft monitor`), and try again", readAttempts)
-}
-
-func readOnce(conn *netlink.Conn, family byte, table string, names []string) (uint64, []kernelChain, error) {
-	chains := make([]kernelChain, len(names))
-	handle, err := readTable(conn, family, table)
-	if err != nil || handle == 0 {
-		return 0, chains, err
-	}
 	for i, name := range names {
-		if chains[i], err = readChain(conn, family, table, name); err != nil {
+		if chains[i], err = readChain(conn, table, name); err != nil {
 			return 0, nil, fmt.Errorf("chain %s: %w", name, err)
 		}
 	}
-	return handle, chains, nil
+	return header.Handle, chains, nil
 }
 
-// readTable returns a table's handle; no two tables of a namespace ever have the
-// same one. It is 0 where there is no such table.
-func readTable(conn *netlink.Conn, family byte, table string) (uint64, error) {
-	attrs, err := nfnetlink.Get(conn, family, unix.NFT_MSG_GETTABLE, map[uint16]string{unix.NFTA_TABLE_NAME: table})
+func readChain(conn *netlink.Conn, table nfnetlink.Table, name string) (kernelChain, error) {
+	header, err := nfnetlink.GetChain(conn, table, name)
 	if errors.Is(err, unix.ENOENT) {
-		return 0, nil
+		return kernelChain{}, nil
 	}
 	if err != nil {
-		return 0, err
+		return kernelChain{}, err
 	}
-	var handle uint64
-	for attrs.Next() {
-		if attrs.Type() == nftaTableHandle {
-			handle = attrs.Uint64()
+	c := kernelChain{handle: header.Handle}
+	if header.Hook != (nfnetlink.Hook{}) {
+		c.policy = "ACCEPT"
+		if header.Hook.Policy == nfDrop {
+			c.policy = "DROP"
 		}
 	}
-	return handle, attrs.Err()
-}
-
-func readChain(conn *netlink.Conn, family byte, table, name string) (kernelChain, error) {
-	var c kernelChain
-	attrs, err := nfnetlink.Get(conn, family, unix.NFT_MSG_GETCHAIN, map[uint16]string{
-		unix.NFTA_CHAIN_TABLE: table, unix.NFTA_CHAIN_NAME: name,
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return c, nil
-	}
+	rules, err := nfnetlink.ListRules(conn, table, name)
 	if err != nil {
 		return c, err
 	}
-	for attrs.Next() {
-		switch attrs.Type() {
-		case unix.NFTA_CHAIN_HANDLE:
-			c.handle = attrs.Uint64()
-		case unix.NFTA_CHAIN_POLICY:
-			c.policy = "ACCEPT"
-			if attrs.Uint32() == nfDrop {
-				c.policy = "DROP"
-			}
-		}
-	}
-	if err := attrs.Err(); err != nil {
-		return c, err
-	}
-	messages, err := nfnetlink.Ask(conn, family, unix.NFT_MSG_GETRULE, netlink.Dump, map[uint16]string{
-		unix.NFTA_RULE_TABLE: table, unix.NFTA_RULE_CHAIN: name,
-	})
-	if err != nil && !errors.Is(err, unix.ENOENT) {
-		return c, fmt.Errorf("listing its rules: %w", err)
-	}
-	for _, m := range messages {
-		r, err := decodeRule(m)
+	for _, r := range rules {
+		decoded, err := decodeRule(r)
 		if err != nil {
 			return c, fmt.Errorf("decoding a rule: %w", err)
 		}
-		c.rules = append(c.rules, r)
+		c.rules = append(c.rules, decoded)
 	}
 	return c, nil
 }

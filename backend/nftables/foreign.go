@@ -12,10 +12,11 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
+	"github.com/twill-net/twill/backend/internal/nfnetlink"
 	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/backend/nftables/internal/nft"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -54,6 +55,8 @@ type Chain struct {
 func (c Chain) String() string {
 	return familyNames[c.Family] + " " + c.Table + " " + c.Name
 }
+
+func (c Chain) table() nfnetlink.Table { return nfnetlink.Table{Family: c.Family, Name: c.Table} }
 
 // familyNames are those families whose forward hook routed packets pass.
 var familyNames = map[byte]string{unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_INET: "inet"}
@@ -132,7 +135,7 @@ func (f *Foreign) Sync(ctx context.Context, rules []masq.Rule, iptables subnet.P
 var errOpen = errors.New("not needed")
 
 // sync brings one chain's accepts up to date in one transaction.
-func (f *Foreign) sync(ctx context.Context, c foreignChain, want []rule, rules []masq.Rule) (changed bool, err error) {
+func (f *Foreign) sync(ctx context.Context, c foreignChain, want []nft.Rule, rules []masq.Rule) (changed bool, err error) {
 	if c.right(want) {
 		return false, nil
 	}
@@ -140,7 +143,7 @@ func (f *Foreign) sync(ctx context.Context, c foreignChain, want []rule, rules [
 		return false, fmt.Errorf("it drops what is forwarded, and is iptables' own: accept %s there (iptables -t %s -I FORWARD -s … -j ACCEPT, and the same with -d)",
 			strings.Join(sources(rules), " and "), c.Table)
 	}
-	conn, err := New(InNetNS(f.netns)).conn(ctx)
+	conn, err := nft.Open(ctx, f.netns, batchBuffer)
 	if err != nil {
 		return false, err
 	}
@@ -154,7 +157,7 @@ func (f *Foreign) sync(ctx context.Context, c foreignChain, want []rule, rules [
 		}
 	}
 	for _, r := range slices.Backward(want) { // each goes before all others
-		conn.InsertRule(&nftables.Rule{Table: table, Chain: chain, Exprs: r.exprs, UserData: []byte(r.userdata)})
+		conn.InsertRule(r.In(table, chain))
 	}
 	if err = conn.Flush(); err == nil {
 		return true, nil
@@ -193,15 +196,15 @@ func sources(rules []masq.Rule) []string {
 
 // wanted returns the rules that belong into the chain: none if it drops
 // nothing.
-func (c foreignChain) wanted(rules []masq.Rule) []rule {
-	var list []rule
+func (c foreignChain) wanted(rules []masq.Rule) []nft.Rule {
+	var list []nft.Rule
 	for _, r := range rules {
-		w := rule{userdata: comment(mark + r.Comment)}
+		w := nft.Rule{Userdata: nft.Userdata(mark + r.Comment)}
 		switch c.Family {
 		case unix.NFPROTO_INET:
-			w.exprs = exprs(r)
+			w.Exprs = exprs(r)
 		case nfproto[r.Family]:
-			w.exprs = familyExprs(r)
+			w.Exprs = familyExprs(r)
 		default:
 			continue
 		}
@@ -214,9 +217,9 @@ func (c foreignChain) wanted(rules []masq.Rule) []rule {
 }
 
 // right reports whether exactly these rules are ours in the chain, at its head.
-func (c foreignChain) right(want []rule) bool {
+func (c foreignChain) right(want []nft.Rule) bool {
 	for i, r := range c.rules {
-		if i < len(want) && !sameRule(r.rule, want[i]) || i >= len(want) && r.ours() {
+		if i < len(want) && !sameRule(r.Rule, want[i]) || i >= len(want) && r.ours() {
 			return false
 		}
 	}
@@ -224,8 +227,7 @@ func (c foreignChain) right(want []rule) bool {
 }
 
 func (r foreignRule) ours() bool {
-	text, ok := userdata.GetString([]byte(r.userdata), userdata.TypeComment)
-	return ok && strings.HasPrefix(text, mark)
+	return strings.HasPrefix(r.Comment(), mark)
 }
 
 // letsThrough reports whether rules of the table itself, as those of firewalld's
@@ -251,16 +253,16 @@ func (f *Foreign) letsThrough(ctx context.Context, c Chain, rules []masq.Rule) (
 // sends reports whether a rule matches these expressions and then accepts or
 // goes to another chain.
 func (r foreignRule) sends(from []expr.Any) bool {
-	n := len(r.exprs)
+	n := len(r.Exprs)
 	if n < len(from)+1 {
 		return false
 	}
-	v, ok := r.exprs[n-1].(*expr.Verdict)
+	v, ok := r.Exprs[n-1].(*expr.Verdict)
 	if !ok || v.Kind == expr.VerdictDrop {
 		return false
 	}
 	for i := range n - len(from) {
-		if reflect.DeepEqual(r.exprs[i:i+len(from)], from) {
+		if reflect.DeepEqual(r.Exprs[i:i+len(from)], from) {
 			return true
 		}
 	}
@@ -270,7 +272,7 @@ func (r foreignRule) sends(from []expr.Any) bool {
 // Remove takes our accepts out of all chains.
 func (f *Foreign) Remove(ctx context.Context) error {
 	report, err := f.Sync(ctx, nil, subnet.PerFamily[bool]{})
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) {
+	if nfnetlink.Absent(err) {
 		return nil // no nf_tables, no chains
 	}
 	for _, b := range report.Blocked {

@@ -2,7 +2,7 @@ package nftables
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend/internal/nfnetlink"
+	"github.com/twill-net/twill/backend/nftables/internal/nft"
 )
 
 // foreignChain is another program's base chain of hook forward.
@@ -25,27 +26,20 @@ type foreignChain struct {
 
 // foreignRule is a rule, with what we do not know of it left out.
 type foreignRule struct {
-	rule
+	nft.Rule
 	handle uint64
 	drops  bool // every packet
 }
 
-// Flags of a table; linux/netfilter/nf_tables.h, enum nft_table_flags.
-const (
-	tableDormant = 1
-	tableOwner   = 2
-)
-
 // list reads the base chains that packets pass when they are forwarded, but for
 // our own.
-func (f *Foreign) list(ctx context.Context) ([]foreignChain, error) {
-	conn, err := New(InNetNS(f.netns)).dial(ctx)
+func (f *Foreign) list(ctx context.Context) (chains []foreignChain, err error) {
+	err = nfnetlink.Read(ctx, f.netns, func(conn *netlink.Conn) error {
+		chains, err = listForeign(conn)
+		return err
+	})
 	if err != nil {
-		return nil, err
-	}
-	chains, err := stable(conn, func() ([]foreignChain, error) { return listForeign(conn) })
-	if err := errors.Join(err, conn.Close()); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w%s", err, nfnetlink.Advice(err, requirement))
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -71,15 +65,15 @@ func listForeign(conn *netlink.Conn) ([]foreignChain, error) {
 		if !base {
 			continue
 		}
-		flags, err := tableFlags(conn, c.Chain)
+		table, err := nfnetlink.GetTable(conn, c.table())
 		if err != nil {
 			return nil, err
 		}
-		c.owned = flags&tableOwner != 0
+		c.owned = table.Flags&nfnetlink.Owned != 0
 		if c.rules, err = foreignRules(conn, c.Chain, c.Name); err != nil {
 			return nil, err
 		}
-		c.drops = flags&tableDormant == 0 && (c.policy == nftables.ChainPolicyDrop ||
+		c.drops = table.Flags&nfnetlink.Dormant == 0 && (c.policy == nftables.ChainPolicyDrop ||
 			slices.ContainsFunc(c.rules, func(r foreignRule) bool { return r.drops }))
 		chains = append(chains, c)
 	}
@@ -90,124 +84,51 @@ func listForeign(conn *netlink.Conn) ([]foreignChain, error) {
 // decodeForward decodes a message about a chain, and reports whether it is a
 // base chain that concerns us.
 func decodeForward(m netlink.Message) (c foreignChain, base bool, err error) {
-	attrs, err := nfnetlink.Decode(m)
+	d, err := nfnetlink.DecodeChain(m)
 	if err != nil {
 		return c, false, err
 	}
-	c.Family, c.policy = m.Data[0], nftables.ChainPolicyAccept
-	kind := ""
-	for attrs.Next() {
-		switch attrs.Type() {
-		case unix.NFTA_CHAIN_TABLE:
-			c.Table = attrs.String()
-		case unix.NFTA_CHAIN_NAME:
-			c.Name = attrs.String()
-		case unix.NFTA_CHAIN_TYPE:
-			kind = attrs.String()
-		case unix.NFTA_CHAIN_POLICY:
-			c.policy = nftables.ChainPolicy(attrs.Uint32())
-		case unix.NFTA_CHAIN_HOOK:
-			attrs.Nested(func(hook *netlink.AttributeDecoder) error {
-				for hook.Next() {
-					if hook.Type() == unix.NFTA_HOOK_HOOKNUM {
-						base = hook.Uint32() == unix.NF_INET_FORWARD
-					}
-				}
-				return nil
-			})
-		}
-	}
-	base = base && kind == string(nftables.ChainTypeFilter) && familyNames[c.Family] != "" && !c.ours()
-	return c, base, attrs.Err()
-}
-
-func tableFlags(conn *netlink.Conn, c Chain) (flags uint32, err error) {
-	attrs, err := nfnetlink.Get(conn, c.Family, unix.NFT_MSG_GETTABLE, map[uint16]string{unix.NFTA_TABLE_NAME: c.Table})
-	if err != nil {
-		return 0, err
-	}
-	for attrs.Next() {
-		if attrs.Type() == unix.NFTA_TABLE_FLAGS {
-			flags = attrs.Uint32()
-		}
-	}
-	return flags, attrs.Err()
+	c.Chain = Chain{Family: d.Table.Family, Table: d.Table.Name, Name: d.Name}
+	c.policy = nftables.ChainPolicy(d.Hook.Policy)
+	base = d.Hook.Type == string(nftables.ChainTypeFilter) && d.Hook.Number == unix.NF_INET_FORWARD &&
+		familyNames[c.Family] != "" && !c.ours()
+	return c, base, nil
 }
 
 // tableRules lists all rules of a chain's table.
-func (f *Foreign) tableRules(ctx context.Context, c Chain) ([]foreignRule, error) {
-	conn, err := New(InNetNS(f.netns)).dial(ctx)
+func (f *Foreign) tableRules(ctx context.Context, c Chain) (rules []foreignRule, err error) {
+	err = nfnetlink.Read(ctx, f.netns, func(conn *netlink.Conn) error {
+		rules, err = foreignRules(conn, c, "")
+		return err
+	})
 	if err != nil {
-		return nil, err
-	}
-	rules, err := stable(conn, func() ([]foreignRule, error) { return foreignRules(conn, c, "") })
-	return rules, errors.Join(err, conn.Close())
-}
-
-// foreignRules lists the rules of a chain of c's table; with no name, of all.
-func foreignRules(conn *netlink.Conn, c Chain, name string) ([]foreignRule, error) {
-	names := map[uint16]string{unix.NFTA_RULE_TABLE: c.Table}
-	if name != "" {
-		names[unix.NFTA_RULE_CHAIN] = name
-	}
-	messages, err := nfnetlink.Ask(conn, c.Family, unix.NFT_MSG_GETRULE, netlink.Dump, names)
-	if err != nil {
-		return nil, err
-	}
-	var rules []foreignRule
-	for _, m := range messages {
-		chain, r, err := decodeForeignRule(m)
-		if err != nil {
-			return nil, err
-		}
-		if name == "" || chain == name {
-			rules = append(rules, r)
-		}
+		return nil, fmt.Errorf("%w%s", err, nfnetlink.Advice(err, requirement))
 	}
 	return rules, nil
 }
 
-func decodeForeignRule(m netlink.Message) (chain string, r foreignRule, err error) {
-	// What we cannot decode is of no interest here: it is not ours.
-	if chain, r.rule, err = decodeRule(m); err != nil {
-		r.rule = rule{}
-	}
-	attrs, err := nfnetlink.Decode(m)
+// foreignRules lists the rules of a chain of c's table; with no name, of all.
+func foreignRules(conn *netlink.Conn, c Chain, name string) ([]foreignRule, error) {
+	list, err := nfnetlink.ListRules(conn, c.table(), name)
 	if err != nil {
-		return chain, r, err
+		return nil, err
 	}
-	for attrs.Next() {
-		switch attrs.Type() {
-		case unix.NFTA_RULE_CHAIN:
-			chain = attrs.String()
-		case unix.NFTA_RULE_HANDLE:
-			r.handle = attrs.Uint64()
-		case unix.NFTA_RULE_EXPRESSIONS:
-			var names []string
-			attrs.Nested(func(list *netlink.AttributeDecoder) error {
-				for list.Next() {
-					list.Nested(func(e *netlink.AttributeDecoder) error {
-						for e.Next() {
-							if e.Type() == unix.NFTA_EXPR_NAME {
-								names = append(names, e.String())
-							}
-						}
-						return nil
-					})
-				}
-				return nil
-			})
-			r.drops = dropsAll(names, r.exprs)
-		}
+	var rules []foreignRule
+	for _, l := range list {
+		r := foreignRule{handle: l.Handle}
+		// What we cannot decode is of no interest here: it is not ours.
+		r.Rule, _ = known.Decode(c.Family, l)
+		r.drops = dropsAll(l.Expressions, r.Exprs)
+		rules = append(rules, r)
 	}
-	return chain, r, attrs.Err()
+	return rules, nil
 }
 
 // dropsAll reports whether expressions drop or reject every packet: nothing
 // before the verdict can end the rule.
-func dropsAll(names []string, exprs []expr.Any) bool {
-	for i, name := range names {
-		switch name {
+func dropsAll(list []nfnetlink.Expression, exprs []expr.Any) bool {
+	for i, e := range list {
+		switch e.Name {
 		case "counter", "log":
 		case "reject":
 			return true
@@ -254,7 +175,7 @@ func (f *Foreign) concerns(m netlink.Message, also func(Chain) bool) bool {
 	if !ok {
 		return false
 	}
-	if t.Family == unix.NFPROTO_INET && t.Name == TableName {
+	if t == ours() {
 		return true
 	}
 	c := Chain{Family: t.Family, Table: t.Name}

@@ -26,20 +26,17 @@ import (
 	"fmt"
 
 	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend/internal/nfnetlink"
 	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/backend/nftables/internal/nft"
 )
 
 // TableName is the name of our table, family inet.
 const TableName = "twill"
 
-// batchBuffer is the size in octets of a transaction's socket buffers: it is
-// sent as one message, and each rule in it is acknowledged and echoed before
-// any of that is read. The default of 208 KiB ends at about 100 rules, with
-// ENOBUFS.
+// batchBuffer is the size in octets of a transaction's socket buffers.
 const batchBuffer = 4 << 20
 
 // Table is the table `inet twill` of one network namespace.
@@ -99,7 +96,7 @@ func (t *Table) Sync(ctx context.Context, rules masq.Rules) (changed bool, err e
 
 // Remove deletes our table, and nothing else. That it is absent is no error.
 func (t *Table) Remove(ctx context.Context) error {
-	c, err := t.conn(ctx)
+	c, err := nft.Open(ctx, t.netns, batchBuffer)
 	if err != nil {
 		return err
 	}
@@ -114,38 +111,10 @@ func inetTable() *nftables.Table {
 	return &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
 }
 
-// conn returns a connection for one transaction.
-func (t *Table) conn(ctx context.Context) (*nftables.Conn, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	return nftables.New(
-		nftables.WithNetNSFd(t.netns),
-		nftables.WithSockOptions(func(c *netlink.Conn) error {
-			return errors.Join(c.SetDeadline(nfnetlink.Deadline(ctx)), c.SetReadBuffer(batchBuffer), c.SetWriteBuffer(batchBuffer))
-		}),
-	)
-}
-
-// dial opens a netlink socket for reading.
-func (t *Table) dial(ctx context.Context) (*netlink.Conn, error) {
-	c, err := nfnetlink.Dial(ctx, t.netns)
-	if err != nil {
-		return nil, fmt.Errorf("%w%s", err, advice(err))
-	}
-	return c, nil
-}
-
 // advice says what to do about an error of the kernel, or nothing.
 func advice(err error) string {
-	switch {
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return "; this needs CAP_NET_ADMIN, and a table that no other program owns (nft's flag owner)"
-	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT),
-		errors.Is(err, unix.EPROTONOSUPPORT):
+	if errors.Is(err, unix.ENOENT) { // what a chain or an expression is of
 		return "; " + requirement
-	case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
-		return "; the host is short of memory or of socket buffer (net.core.wmem_max, net.core.rmem_max)"
 	}
-	return ""
+	return nfnetlink.Advice(err, requirement)
 }

@@ -7,68 +7,43 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/backend/nftables/internal/nft"
 	"github.com/twill-net/twill/subnet"
 )
-
-// chain is a base chain with its rules, wanted or read back.
-type chain struct {
-	name     string
-	kind     string // nat, filter
-	hook     nftables.ChainHook
-	priority nftables.ChainPriority
-	policy   nftables.ChainPolicy
-	rules    []rule
-}
-
-// rule is one rule as the kernel holds it. An expression that we never render
-// reads back as nil and so equals none of ours.
-type rule struct {
-	exprs    []expr.Any
-	userdata string // the comment, encoded
-}
 
 // register is the one that all our rules load into and compare from.
 const register = unix.NFT_REG_1
 
 // render returns the chains of our table in the order they are written.
-func render(r masq.Rules) []chain {
-	all := []chain{
-		{
-			name: "postrouting", kind: string(nftables.ChainTypeNAT),
-			hook: *nftables.ChainHookPostrouting, priority: masq.PrioritySourceNAT,
-			policy: nftables.ChainPolicyAccept, rules: renderRules(r.Postrouting),
-		},
-		{
-			name: "forward", kind: string(nftables.ChainTypeFilter),
-			hook: *nftables.ChainHookForward, priority: masq.PriorityFilter,
-			policy: nftables.ChainPolicyAccept, rules: renderRules(r.Forward),
-		},
+func render(r masq.Rules) []nft.Chain {
+	all := []nft.Chain{
+		nft.BaseChain("postrouting", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, masq.PrioritySourceNAT, renderRules(r.Postrouting)...),
+		nft.BaseChain("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, masq.PriorityFilter, renderRules(r.Forward)...),
 	}
-	var chains []chain
+	var chains []nft.Chain
 	for _, c := range all {
-		if len(c.rules) > 0 {
+		if len(c.Rules) > 0 {
 			chains = append(chains, c)
 		}
 	}
 	return chains
 }
 
-func names(chains []chain) []string {
+func names(chains []nft.Chain) []string {
 	var list []string
 	for _, c := range chains {
-		list = append(list, c.name)
+		list = append(list, c.Name)
 	}
 	return list
 }
 
-func renderRules(list []masq.Rule) []rule {
-	var rules []rule
+func renderRules(list []masq.Rule) []nft.Rule {
+	var rules []nft.Rule
 	for _, r := range list {
-		rules = append(rules, rule{exprs: exprs(r), userdata: comment(r.Comment)})
+		rules = append(rules, nft.Rule{Exprs: exprs(r), Userdata: nft.Userdata(r.Comment)})
 	}
 	return rules
 }
@@ -158,13 +133,4 @@ func verdict(v masq.Verdict) expr.Any {
 	default:
 		return &expr.Verdict{Kind: expr.VerdictReturn}
 	}
-}
-
-// comment returns a rule's comment as the userdata that nft shows as one
-// (libnftnl, NFTNL_UDATA_RULE_COMMENT).
-func comment(text string) string {
-	if text == "" {
-		return ""
-	}
-	return string(userdata.AppendString(nil, userdata.TypeComment, text))
 }

@@ -7,15 +7,15 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/nftables"
+	"github.com/twill-net/twill/backend/nftables/internal/nft"
 )
 
 // change is what leads from the observed table to the wanted one. Its zero
 // value is no change.
 type change struct {
-	reasons []string // what differs, for errors
-	replace bool     // delete the table first
-	chains  []chain  // to be written whole
+	reasons []string    // what differs, for errors
+	replace bool        // delete the table first
+	chains  []nft.Chain //  to be written whole
 }
 
 func (c change) nothing() bool { return len(c.reasons) == 0 }
@@ -25,9 +25,9 @@ func (c change) String() string { return strings.Join(c.reasons, ", ") }
 // diff compares by chain. Where more differs than the rules of chains, or
 // anything is in the table that we did not put there, the table is replaced
 // whole.
-func diff(want []chain, have observed) change {
+func diff(want []nft.Chain, have observed) change {
 	var c change
-	if !have.exists {
+	if have.Handle == 0 {
 		if len(want) > 0 {
 			c = change{reasons: []string{"the table is missing"}, chains: want}
 		}
@@ -37,24 +37,24 @@ func diff(want []chain, have observed) change {
 		return change{reasons: []string{"the table is not wanted"}, replace: true}
 	}
 	for _, w := range want {
-		h, ok := have.chains[w.name]
+		h, ok := have.chains[w.Name]
 		switch {
 		case !ok:
-			c.reasons = append(c.reasons, "chain "+w.name+" is missing")
-		case !sameHook(w, h):
-			c.reasons = append(c.reasons, "chain "+w.name+" has another type, hook, priority or policy")
+			c.reasons = append(c.reasons, "chain "+w.Name+" is missing")
+		case w.Hook != h.Hook:
+			c.reasons = append(c.reasons, "chain "+w.Name+" has another type, hook, priority or policy")
 			c.replace = true
-		case !slices.EqualFunc(w.rules, h.rules, sameRule):
-			c.reasons = append(c.reasons, "chain "+w.name+" has other rules")
+		case !slices.EqualFunc(w.Rules, h.Rules, sameRule):
+			c.reasons = append(c.reasons, "chain "+w.Name+" has other rules")
 		default:
 			continue
 		}
 		c.chains = append(c.chains, w)
 	}
-	if have.dormant {
+	if have.Flags != 0 {
 		c.reasons, c.replace = append(c.reasons, "the table has flags"), true
 	}
-	if int(have.use) != len(have.chains) {
+	if int(have.Use) != len(have.chains) {
 		c.reasons, c.replace = append(c.reasons, "the table holds objects that are not ours"), true
 	}
 	if c.replace {
@@ -63,12 +63,8 @@ func diff(want []chain, have observed) change {
 	return c
 }
 
-func sameHook(a, b chain) bool {
-	return a.kind == b.kind && a.hook == b.hook && a.priority == b.priority && a.policy == b.policy
-}
-
-func sameRule(a, b rule) bool {
-	return a.userdata == b.userdata && reflect.DeepEqual(a.exprs, b.exprs)
+func sameRule(a, b nft.Rule) bool {
+	return a.Userdata == b.Userdata && reflect.DeepEqual(a.Exprs, b.Exprs)
 }
 
 // write commits the change as one transaction: the kernel switches to the new
@@ -76,7 +72,7 @@ func sameRule(a, b rule) bool {
 // others did since we read: an add of what exists and a flush of what is empty
 // are no errors.
 func (t *Table) write(ctx context.Context, todo change) error {
-	c, err := t.conn(ctx)
+	c, err := nft.Open(ctx, t.netns, batchBuffer)
 	if err != nil {
 		return err
 	}
@@ -88,17 +84,9 @@ func (t *Table) write(ctx context.Context, todo change) error {
 		}
 	}
 	for _, w := range todo.chains {
-		ch := c.AddChain(&nftables.Chain{
-			Name: w.name, Table: table, Type: nftables.ChainType(w.kind),
-			Hooknum: &w.hook, Priority: &w.priority, Policy: &w.policy,
-		})
-		c.FlushChain(ch)
-		for _, r := range w.rules {
-			rule := &nftables.Rule{Table: table, Chain: ch, Exprs: r.exprs}
-			if r.userdata != "" {
-				rule.UserData = []byte(r.userdata)
-			}
-			c.AddRule(rule)
+		ch := w.Put(c, table)
+		for _, r := range w.Rules {
+			c.AddRule(r.In(table, ch))
 		}
 	}
 	if err := c.Flush(); err != nil {

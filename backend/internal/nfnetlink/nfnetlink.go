@@ -79,7 +79,12 @@ func Decode(m netlink.Message) (*netlink.AttributeDecoder, error) {
 	if len(m.Data) < HeaderLength {
 		return nil, fmt.Errorf("a message of %d octets is too short for its header", len(m.Data))
 	}
-	attrs, err := netlink.NewAttributeDecoder(m.Data[HeaderLength:])
+	return Attributes(m.Data[HeaderLength:])
+}
+
+// Attributes returns a decoder of attributes.
+func Attributes(b []byte) (*netlink.AttributeDecoder, error) {
+	attrs, err := netlink.NewAttributeDecoder(b)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/backend/internal/nfnetlink"
+	"github.com/twill-net/twill/backend/nftables/internal/nft"
 )
 
 // maxChanges bounds a transaction, so that it fits in a socket buffer.
@@ -109,7 +110,7 @@ func (t *Tables) commit(ctx context.Context, tables []nfnetlink.Table, changes [
 	if err := errors.Join(w.look(conn), conn.Close()); err != nil {
 		return err
 	}
-	c, err := t.conn(ctx)
+	c, err := nft.Open(ctx, t.cfg.NetNS, batchBuffer)
 	if err != nil {
 		return err
 	}

@@ -6,12 +6,11 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend/hygiene"
+	"github.com/twill-net/twill/backend/nftables/internal/nft"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -161,40 +160,24 @@ func drop(r hygiene.Reason) match {
 	}
 }
 
-// rule is one rule. Its form is that in which it is compared.
-type rule struct {
-	exprs    []expr.Any
-	userdata []byte
-}
-
 // newRule joins the parts of a rule. The comment is for people, and nft shows
-// it (libnftnl, NFTNL_UDATA_RULE_COMMENT).
-func newRule(comment string, parts ...match) rule {
-	r := rule{exprs: slices.Concat(parts...)}
-	if comment != "" {
-		r.userdata = userdata.AppendString(nil, userdata.TypeComment, comment)
-	}
-	return r
+// it.
+func newRule(comment string, parts ...match) nft.Rule {
+	return nft.Rule{Exprs: slices.Concat(parts...), Userdata: nft.Userdata(comment)}
 }
 
 // form returns a rule as comparable octets.
-func (r rule) form(t nftables.TableFamily) string {
-	form := string(r.userdata)
-	for _, e := range r.exprs {
+func form(r nft.Rule, family byte) string {
+	form := r.Userdata
+	for _, e := range r.Exprs {
 		if e == nil { // nothing that we render
 			return ""
 		}
-		b, err := expr.Marshal(byte(t), e)
+		b, err := expr.Marshal(family, e)
 		if err != nil {
 			return ""
 		}
 		form += "\x00" + string(b)
 	}
 	return form
-}
-
-// comment returns a rule's comment.
-func (r rule) comment() string {
-	text, _ := userdata.GetString(r.userdata, userdata.TypeComment)
-	return text
 }

@@ -47,6 +47,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend/internal/nfnetlink"
+	"github.com/twill-net/twill/backend/nftables/internal/nft"
 )
 
 // Config says where the tables are.
@@ -101,7 +102,7 @@ func (t *Tables) tables(ctx context.Context) ([]nfnetlink.Table, error) {
 func (t *Tables) Remove(ctx context.Context) error {
 	var errs []error
 	for _, table := range []nfnetlink.Table{vtep(), pods()} {
-		c, err := t.conn(ctx)
+		c, err := nft.Open(ctx, t.cfg.NetNS, batchBuffer)
 		if err != nil {
 			return err
 		}
@@ -128,19 +129,6 @@ func describe(t nfnetlink.Table) string {
 // batchBuffer is the size in octets of a transaction's socket buffers: it is
 // sent as one datagram.
 const batchBuffer = 8 << 20
-
-// conn returns a connection for one transaction.
-func (t *Tables) conn(ctx context.Context) (*nftables.Conn, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	return nftables.New(
-		nftables.WithNetNSFd(t.cfg.NetNS),
-		nftables.WithSockOptions(func(c *netlink.Conn) error {
-			return errors.Join(c.SetDeadline(nfnetlink.Deadline(ctx)), c.SetReadBuffer(batchBuffer), c.SetWriteBuffer(batchBuffer))
-		}),
-	)
-}
 
 // dial opens a netlink socket for reading.
 func (t *Tables) dial(ctx context.Context) (*netlink.Conn, error) {

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/backend/internal/nfnetlink"
+	"github.com/twill-net/twill/backend/nftables/internal/nft"
 )
 
 // Observe returns the Permits, the Guard and the Pods that the kernel has. The
@@ -100,8 +100,8 @@ func observeGuard(conn *netlink.Conn, tables []nfnetlink.Table) (*hygiene.Guard,
 		return nil, have, nil
 	}
 	guard, ok := hygiene.Guard{}, false
-	if rules := have[vtep()].chains["input"].rules; len(rules) > 0 {
-		guard, ok = parseGuard(rules[0].comment())
+	if rules := have[vtep()].chains["input"].Rules; len(rules) > 0 {
+		guard, ok = parseGuard(rules[0].Comment())
 	}
 	for table, o := range have {
 		ok = ok && o.holds(table, guard)
@@ -115,28 +115,23 @@ func observeGuard(conn *netlink.Conn, tables []nfnetlink.Table) (*hygiene.Guard,
 // broken reports whether a table holds anything that is not ours, or not as we
 // made it and not to be altered. Then it is to be made anew, permits included.
 func (o observed) broken(table nfnetlink.Table) bool {
-	if !o.exists {
+	if !o.exists() {
 		return false
 	}
 	for _, want := range render(table, hygiene.Guard{}, nil) {
-		if have, ok := o.chains[want.name]; ok && !sameChain(have, want) {
+		if have, ok := o.chains[want.Name]; ok && have.Hook != want.Hook {
 			return true
 		}
 	}
 	known := len(o.chains) + len(o.sets) + o.counters
-	return o.flags != 0 || o.strange > 0 || int(o.use) != known
-}
-
-// sameChain compares all but the rules.
-func sameChain(a, b chain) bool {
-	return a.base == b.base && a.kind == b.kind && a.hook == b.hook && a.priority == b.priority && (!a.base || a.policy == b.policy)
+	return o.Flags != 0 || o.strange > 0 || int(o.Use) != known
 }
 
 // holds reports whether the chains and rules are those of a Guard, with the
 // sets that there are.
 func (o observed) holds(table nfnetlink.Table, g hygiene.Guard) bool {
 	for _, want := range render(table, g, o.sets) {
-		have, ok := o.chains[want.name]
+		have, ok := o.chains[want.Name]
 		if !ok || !slices.Equal(forms(table, want), forms(table, have)) {
 			return false
 		}
@@ -144,10 +139,10 @@ func (o observed) holds(table nfnetlink.Table, g hygiene.Guard) bool {
 	return true
 }
 
-func forms(table nfnetlink.Table, c chain) []string {
+func forms(table nfnetlink.Table, c nft.Chain) []string {
 	var list []string
-	for _, r := range c.rules {
-		list = append(list, r.form(nftables.TableFamily(table.Family)))
+	for _, r := range c.Rules {
+		list = append(list, form(r, table.Family))
 	}
 	return list
 }

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/mdlayher/netlink"
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend/hygiene"
@@ -32,51 +32,19 @@ func (t *Tables) Supported(ctx context.Context) error {
 	return err
 }
 
-// probe sends a transaction without its end, which the kernel checks and
-// throws away, as for nft --check (nfnetlink_rcv_batch).
+// probe returns nil when the kernel can hold a table like ours.
 func (t *Tables) probe(ctx context.Context, like nfnetlink.Table) error {
-	const table = "twill-probe"
-	steps := []struct {
-		kind int
-		fill func(*netlink.AttributeEncoder)
-	}{
-		{unix.NFT_MSG_NEWTABLE, func(e *netlink.AttributeEncoder) { e.String(unix.NFTA_TABLE_NAME, table) }},
-		{unix.NFT_MSG_NEWCHAIN, func(e *netlink.AttributeEncoder) {
-			e.String(unix.NFTA_CHAIN_TABLE, table)
-			e.String(unix.NFTA_CHAIN_NAME, "prerouting")
-			e.String(unix.NFTA_CHAIN_TYPE, "filter")
-			e.Nested(unix.NFTA_CHAIN_HOOK, func(hook *netlink.AttributeEncoder) error {
-				hook.Uint32(unix.NFTA_HOOK_HOOKNUM, unix.NF_INET_PRE_ROUTING)
-				hook.Uint32(unix.NFTA_HOOK_PRIORITY, 0)
-				return nil
-			})
-		}},
+	what := "a table like " + describe(like)
+	chain := nfnetlink.Chain{
+		Table: nfnetlink.Table{Name: "twill-probe"}, Name: "prerouting",
+		Hook: nfnetlink.Hook{Type: string(nftables.ChainTypeFilter), Number: unix.NF_INET_PRE_ROUTING},
 	}
-	batch := []netlink.Message{{
-		Header: netlink.Header{Type: unix.NFNL_MSG_BATCH_BEGIN, Flags: netlink.Request},
-		Data:   []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
-	}}
-	for _, s := range steps {
-		attrs, err := nfnetlink.Encode(s.fill)
-		if err != nil {
-			return fmt.Errorf("encoding a probe of nf_tables: %w", err)
-		}
-		batch = append(batch, nfnetlink.Message(like.Family, s.kind, netlink.Acknowledge|netlink.Create, attrs))
-	}
-	conn, err := t.dial(ctx)
+	err := nfnetlink.Probe(ctx, t.cfg.NetNS, like.Family,
+		nfnetlink.StepTable(what, chain.Table.Name), nfnetlink.StepChain(what, chain))
 	if err != nil {
-		return err
+		return fmt.Errorf("%w%s", err, advice(err))
 	}
-	_, err = conn.SendMessages(batch)
-	for range steps {
-		if err == nil {
-			_, err = conn.Receive()
-		}
-	}
-	if err != nil {
-		err = fmt.Errorf("checking whether the kernel takes a table like %s: %w%s", describe(like), err, advice(err))
-	}
-	return errors.Join(err, conn.Close())
+	return nil
 }
 
 // unsupported reports whether an error says that the kernel lacks something.
@@ -92,14 +60,4 @@ func unsupported(err error) bool {
 }
 
 // advice says what to do about an error of the kernel, or nothing.
-func advice(err error) string {
-	switch {
-	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
-		return "; this needs CAP_NET_ADMIN, and a table that no other program owns (nft's flag owner)"
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EPROTONOSUPPORT):
-		return "; " + requirement
-	case errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
-		return "; the host is short of memory or of socket buffer (net.core.wmem_max, net.core.rmem_max)"
-	}
-	return ""
-}
+func advice(err error) string { return nfnetlink.Advice(err, requirement) }

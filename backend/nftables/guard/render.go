@@ -13,32 +13,19 @@ import (
 
 	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/backend/internal/nfnetlink"
+	"github.com/twill-net/twill/backend/nftables/internal/nft"
 	"github.com/twill-net/twill/subnet"
 )
 
-// chain is a chain with its rules; a base chain if it has a hook.
-type chain struct {
-	name     string
-	base     bool
-	kind     string
-	hook     nftables.ChainHook
-	priority nftables.ChainPriority
-	policy   nftables.ChainPolicy
-	rules    []rule
-}
-
-func baseChain(name string, hook *nftables.ChainHook, priority nftables.ChainPriority, rules ...rule) chain {
-	return chain{
-		name: name, base: true, kind: string(nftables.ChainTypeFilter), hook: *hook,
-		priority: priority, policy: nftables.ChainPolicyAccept, rules: rules,
-	}
+func baseChain(name string, hook *nftables.ChainHook, priority int32, rules ...nft.Rule) nft.Chain {
+	return nft.BaseChain(name, nftables.ChainTypeFilter, hook, priority, rules...)
 }
 
 // chainNames lists the chains of a table, those that are jumped to first.
 func chainNames(table nfnetlink.Table) []string {
 	var names []string
 	for _, c := range render(table, hygiene.Guard{}, nil) {
-		names = append(names, c.name)
+		names = append(names, c.Name)
 	}
 	return names
 }
@@ -53,16 +40,16 @@ func counters(table nfnetlink.Table) []hygiene.Reason {
 
 // render returns the chains of a table, those that are jumped to first.
 // Among sets, those of inner sources get a rule each.
-func render(table nfnetlink.Table, g hygiene.Guard, sets []set) []chain {
+func render(table nfnetlink.Table, g hygiene.Guard, sets []set) []nft.Chain {
 	if table == pods() {
 		return renderPods(g)
 	}
 	return renderVTEP(g, sets)
 }
 
-func renderVTEP(g hygiene.Guard, sets []set) []chain {
+func renderVTEP(g hygiene.Guard, sets []set) []nft.Chain {
 	peers := func(f subnet.Family) set { return set{table: vtep(), role: rolePeers, outer: f} }
-	var fromPods, toPeers []rule
+	var fromPods, toPeers []nft.Rule
 	for _, f := range subnet.Families {
 		if n := g.Networks[f]; n.IsValid() {
 			fromPods = append(fromPods, newRule("from a pod", family(f), within(source[f], expr.CmpOpEq, n), drop(hygiene.ReasonPodToVTEP)))
@@ -73,30 +60,30 @@ func renderVTEP(g hygiene.Guard, sets []set) []chain {
 					is(vxlanVNI, vni(g.VNI)...), within(destination[f], expr.CmpOpNeq, n), drop(hygiene.ReasonPodToVTEP)))
 		}
 	}
-	return []chain{
+	return []nft.Chain{
 		innerChain(subnet.IPv4, g, sets),
 		innerChain(subnet.IPv6, g, sets),
-		{name: "inner", rules: []rule{
+		{Name: "inner", Rules: []nft.Rule{
 			newRule("ARP", is(innerEtherType, 0x08, 0x06), accept()),
 			newRule("IPv4", is(innerEtherType, 0x08, 0x00), goTo("inner-ipv4")),
 			newRule("IPv6", is(innerEtherType, 0x86, 0xdd), goTo("inner-ipv6")),
 			newRule("anything else, and what is tagged", drop(hygiene.ReasonInnerProtocol)),
 		}},
-		{name: "peer", rules: []rule{
+		{Name: "peer", Rules: []nft.Rule{
 			newRule("", family(subnet.IPv4), fieldIn(source[subnet.IPv4], peers(subnet.IPv4)), goTo("inner")),
 			newRule("", family(subnet.IPv6), fieldIn(source[subnet.IPv6], peers(subnet.IPv6)), goTo("inner")),
 			newRule("no peer", drop(hygiene.ReasonStranger)),
 		}},
-		{name: "vtep", rules: append(fromPods,
+		{Name: "vtep", Rules: append(fromPods,
 			newRule("foreign VNI", isNot(vxlanVNI, vni(g.VNI)...), accept()),
 			newRule("our VNI", is(vxlanVNI, vni(g.VNI)...), goTo("peer")),
 			newRule("VNI in another fragment", fragment(), drop(hygiene.ReasonFragment)),
 		)},
-		{name: "pod-to-vtep", rules: toPeers},
+		{Name: "pod-to-vtep", Rules: toPeers},
 		podChain(g),
 		// A first fragment may end before the UDP header. Nobody needs such
 		// (RFC 7112); Linux drops them by itself since 5.11.
-		{name: "fragment", rules: []rule{
+		{Name: "fragment", Rules: []nft.Rule{
 			newRule("another protocol or port", readable(upperLayer), accept()),
 			newRule("header in another fragment", drop(hygiene.ReasonFragment)),
 		}},
@@ -114,35 +101,35 @@ func renderVTEP(g hygiene.Guard, sets []set) []chain {
 }
 
 // innerChain decides by the source address of an inner packet of a family.
-func innerChain(f subnet.Family, g hygiene.Guard, sets []set) chain {
-	c := chain{name: "inner-" + familyName[f]}
+func innerChain(f subnet.Family, g hygiene.Guard, sets []set) nft.Chain {
+	c := nft.Chain{Name: "inner-" + familyName[f]}
 	n := g.Networks[f]
 	if !n.IsValid() {
-		c.rules = []rule{newRule("no overlay network", accept())}
+		c.Rules = []nft.Rule{newRule("no overlay network", accept())}
 		return c
 	}
-	c.rules = append(c.rules, newRule("not from a pod", within(innerSource[f], expr.CmpOpNeq, n), accept()))
+	c.Rules = append(c.Rules, newRule("not from a pod", within(innerSource[f], expr.CmpOpNeq, n), accept()))
 	for _, s := range sortSets(sets) {
 		if s.role != roleInner || s.inner != f {
 			continue
 		}
 		outer, second := source[s.outer], follower(source[s.outer].length)
-		c.rules = append(c.rules, newRule("", family(s.outer),
+		c.Rules = append(c.Rules, newRule("", family(s.outer),
 			match{load(outer, register), load(innerSource[f], second)},
 			mask(s.bits, innerSource[f].length, second), match{in(s)}, accept()))
 	}
-	c.rules = append(c.rules, newRule("not in that peer's subnet", drop(hygiene.ReasonInnerSource)))
+	c.Rules = append(c.Rules, newRule("not in that peer's subnet", drop(hygiene.ReasonInnerSource)))
 	return c
 }
 
 // podChain checks what comes from a pod that is on no bridge. Its ARP and
 // neighbour discovery tell nobody but this node, on the pod's own link.
-func podChain(g hygiene.Guard) chain {
-	c := chain{name: "pod"}
+func podChain(g hygiene.Guard) nft.Chain {
+	c := nft.Chain{Name: "pod"}
 	for _, f := range subnet.Families {
-		c.rules = append(c.rules, ownSource(f, vtep(), g.Port, accept(), family(f))...)
+		c.Rules = append(c.Rules, ownSource(f, vtep(), g.Port, accept(), family(f))...)
 	}
-	c.rules = append(c.rules, newRule("not its own", drop(hygiene.ReasonSpoofedSource)))
+	c.Rules = append(c.Rules, newRule("not its own", drop(hygiene.ReasonSpoofedSource)))
 	return c
 }
 
@@ -155,9 +142,9 @@ var linkLocal = netip.MustParsePrefix("fe80::/10")
 // ownSource returns the rules for source addresses that a pod may use. Those
 // that are not its own do not tell that a pod sends, so that a VTEP must not
 // meet them: the input hook knows pods by their addresses.
-func ownSource(f subnet.Family, table nfnetlink.Table, port uint16, then match, first ...match) []rule {
+func ownSource(f subnet.Family, table nfnetlink.Table, port uint16, then match, first ...match) []nft.Rule {
 	begin := slices.Concat(first...)
-	rules := []rule{
+	rules := []nft.Rule{
 		newRule("its own", begin, portAndFieldIn(source[f], set{table: table, role: rolePods, inner: f}), then),
 		newRule("to a VTEP", begin, udpTo(port), drop(hygiene.ReasonPodToVTEP)),
 		newRule("none yet", begin, within(source[f], expr.CmpOpEq, unspecified[f]), then),
@@ -174,26 +161,26 @@ func fromGuardedPort(table nfnetlink.Table) match {
 
 // renderPods returns the chains that see frames where they come in from a
 // bridge's port.
-func renderPods(g hygiene.Guard) []chain {
+func renderPods(g hygiene.Guard) []nft.Chain {
 	deny := drop(hygiene.ReasonSpoofedSource)
 	own := func(f subnet.Family) set { return set{table: pods(), role: rolePods, inner: f} }
-	return []chain{
-		{name: "neighbour", rules: []rule{ // ICMPv6 types: RFC 4861
+	return []nft.Chain{
+		{Name: "neighbour", Rules: []nft.Rule{ // ICMPv6 types: RFC 4861
 			newRule("router advertisement", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 134), deny),
 			newRule("redirect", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 137), deny),
 			newRule("its own", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 136), portAndFieldIn(ndAdvertise, own(subnet.IPv6)), accept()),
 			newRule("link-local", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 136), within(ndAdvertise, expr.CmpOpEq, linkLocal), accept()),
 			newRule("neighbour advertisement", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 136), deny),
 		}},
-		{name: "ipv6", rules: append(ownSource(subnet.IPv6, pods(), g.Port, goTo("neighbour")), newRule("not its own", deny))},
-		{name: "ipv4", rules: append(ownSource(subnet.IPv4, pods(), g.Port, accept()), newRule("not its own", deny))},
-		{name: "arp", rules: []rule{
+		{Name: "ipv6", Rules: append(ownSource(subnet.IPv6, pods(), g.Port, goTo("neighbour")), newRule("not its own", deny))},
+		{Name: "ipv4", Rules: append(ownSource(subnet.IPv4, pods(), g.Port, accept()), newRule("not its own", deny))},
+		{Name: "arp", Rules: []nft.Rule{
 			newRule("not IPv4 on Ethernet", isNot(arpFormat, 0, 1, 8, 0, 6, 4), deny),
 			newRule("its own", portAndFieldIn(arpSender, own(subnet.IPv4)), accept()),
 			newRule("a probe (RFC 5227)", within(arpSender, expr.CmpOpEq, unspecified[subnet.IPv4]), accept()),
 			newRule("not its own", deny),
 		}},
-		{name: "pod", rules: []rule{
+		{Name: "pod", Rules: []nft.Rule{
 			newRule("", is(etherType, 0x08, 0x00), goTo("ipv4")),
 			newRule("", is(etherType, 0x86, 0xdd), goTo("ipv6")),
 			newRule("", is(etherType, 0x08, 0x06), goTo("arp")),

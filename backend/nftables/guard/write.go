@@ -78,10 +78,10 @@ func (w *transaction) look(conn *netlink.Conn) (err error) {
 			return err
 		}
 	}
-	if w.kept && w.guard != nil && !w.have[vtep()].exists {
+	if w.kept && w.guard != nil && !w.have[vtep()].exists() {
 		return errors.New("writing the guard: its table has been deleted meanwhile, permits included: observe it again")
 	}
-	if w.guard == nil && !w.unguard && len(w.newSets(vtep())) > 0 && w.have[vtep()].exists {
+	if w.guard == nil && !w.unguard && len(w.newSets(vtep())) > 0 && w.have[vtep()].exists() {
 		guard, _, err := observeGuard(conn, w.tables)
 		if err != nil {
 			return err
@@ -123,13 +123,13 @@ func (w *transaction) newSets(table nfnetlink.Table) []set {
 
 // write gives the transaction to the connection.
 func (w *transaction) write(c *nftables.Conn) error {
-	if w.guard == nil && len(w.add) == 0 && !w.have[vtep()].exists && !w.have[pods()].exists {
+	if w.guard == nil && len(w.add) == 0 && !w.have[vtep()].exists() && !w.have[pods()].exists() {
 		return nil // nothing to delete from
 	}
 	sets := map[set]*nftables.Set{}
 	for _, table := range w.tables {
 		o := w.have[table]
-		if !o.exists {
+		if !o.exists() {
 			c.AddTable(tableOf(table))
 		}
 		fresh := w.newSets(table)
@@ -141,7 +141,7 @@ func (w *transaction) write(c *nftables.Conn) error {
 				return fmt.Errorf("encoding set %s: %w", s.name(), err)
 			}
 		}
-		if w.guard != nil || !o.exists {
+		if w.guard != nil || !o.exists() {
 			for _, r := range counters(table) {
 				c.AddObj(&nftables.CounterObj{Table: tableOf(table), Name: string(r)})
 			}
@@ -170,20 +170,15 @@ func (w *transaction) writeChains(c *nftables.Conn, table nfnetlink.Table, sets 
 	chains := render(table, guardOf(w.guard), sets)
 	at := make([]*nftables.Chain, len(chains))
 	for i, ch := range chains {
-		at[i] = &nftables.Chain{Name: ch.name, Table: tableOf(table)}
-		if ch.base {
-			at[i].Type, at[i].Hooknum, at[i].Priority, at[i].Policy = nftables.ChainType(ch.kind), &ch.hook, &ch.priority, &ch.policy
-		}
-		c.AddChain(at[i])
-		c.FlushChain(at[i])
+		at[i] = ch.Put(c, tableOf(table))
 	}
 	for i, ch := range chains {
 		if w.unguard {
 			c.DelChain(at[i])
 			continue
 		}
-		for _, r := range ch.rules {
-			c.AddRule(&nftables.Rule{Table: tableOf(table), Chain: at[i], Exprs: r.exprs, UserData: r.userdata})
+		for _, r := range ch.Rules {
+			c.AddRule(r.In(tableOf(table), at[i]))
 		}
 	}
 }
