@@ -83,11 +83,6 @@ func (v Variant) String() string {
 	return "nf_tables"
 }
 
-// Notifies reports whether the kernel tells of changes, and so whether Watch
-// is of use. The legacy variant's changes have to be looked for, by a Sync
-// every few seconds.
-func (v Variant) Notifies() bool { return v == NFT }
-
 // place is one of our chains, and where the jump to it belongs.
 type place struct {
 	family  subnet.Family

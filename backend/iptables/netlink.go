@@ -44,8 +44,12 @@ func readChains(ctx context.Context, f subnet.Family, table string, names ...str
 		return 0, make([]kernelChain, len(names)), nil
 	}
 	if err != nil {
+		advice := ""
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+			advice = "; this needs CAP_NET_ADMIN"
+		}
 		return 0, nil, fmt.Errorf("reading chains %s of %s table %s over netlink: %w%s",
-			strings.Join(names, ", "), programs[f], table, err, netlinkAdvice(err))
+			strings.Join(names, ", "), programs[f], table, err, advice)
 	}
 	return handle, chains, nil
 }
@@ -112,11 +116,4 @@ func fingerprint(ctx context.Context, p place, names []string) (string, error) {
 		}
 	}
 	return string(h.Sum(nil)), nil
-}
-
-func netlinkAdvice(err error) string {
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return "; this needs CAP_NET_ADMIN"
-	}
-	return ""
 }

@@ -333,6 +333,10 @@ func TestForeignWatch(t *testing.T) {
 		"add table inet filter { flags dormant; }",
 		"delete table inet filter",
 		"add table inet twill; add chain inet twill x",
+		"add rule inet twill x drop",
+		"add set inet twill s { type ipv4_addr; elements = { 192.0.2.1 }; }",
+		"add table inet twill { flags dormant; }",
+		"delete table inet twill",
 		"add table ip filter; add chain ip filter DOCKER-USER",
 	} {
 		for _, noise := range []string{
@@ -340,6 +344,7 @@ func TestForeignWatch(t *testing.T) {
 			"add set ip kube-proxy s { type ipv4_addr; }; delete set ip kube-proxy s",
 			"add table inet other; add chain inet other input { type filter hook input priority 0; policy drop; }; delete table inet other",
 			"add table inet twill-vtep; delete table inet twill-vtep",
+			"add table ip twill; add chain ip twill x; delete table ip twill",
 			"add table ip nat; add chain ip nat KUBE-SVC-X; add rule ip nat KUBE-SVC-X drop; flush chain ip nat KUBE-SVC-X; delete chain ip nat KUBE-SVC-X",
 		} {
 			ns.Run(t, "nft", noise)

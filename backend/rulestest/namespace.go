@@ -24,7 +24,7 @@ type Namespace struct {
 }
 
 // NewNamespace makes one, with lo up, for the time of a test.
-func NewNamespace(t *testing.T) Namespace {
+func NewNamespace(t testing.TB) Namespace {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes network namespaces")
@@ -70,13 +70,13 @@ func (ns Namespace) FD() int { return int(ns.file.Fd()) }
 func (ns Namespace) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns.FD()) }
 
 // Run runs a command in the namespace and returns its standard output.
-func (ns Namespace) Run(t *testing.T, command ...string) string {
+func (ns Namespace) Run(t testing.TB, command ...string) string {
 	t.Helper()
 	return ns.Pipe(t, "", command...)
 }
 
 // Pipe is run with standard input.
-func (ns Namespace) Pipe(t *testing.T, input string, command ...string) string {
+func (ns Namespace) Pipe(t testing.TB, input string, command ...string) string {
 	t.Helper()
 	var stdout, stderr strings.Builder
 	err := ns.Do(func() error {
@@ -89,13 +89,13 @@ func (ns Namespace) Pipe(t *testing.T, input string, command ...string) string {
 }
 
 // IP runs each line as arguments of ip(8), in one process.
-func (ns Namespace) IP(t *testing.T, lines ...string) {
+func (ns Namespace) IP(t testing.TB, lines ...string) {
 	t.Helper()
 	ns.Pipe(t, strings.Join(lines, "\n")+"\n", "ip", "-batch", "-")
 }
 
 // NeedNFT skips a test where there is no nft.
-func NeedNFT(t *testing.T) {
+func NeedNFT(t testing.TB) {
 	t.Helper()
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skip("needs the nft command (package nftables), as an independent reader of the kernel's rules")

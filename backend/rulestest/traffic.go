@@ -38,7 +38,7 @@ func (n Topology) Check(t *testing.T, paths []Path) {
 }
 
 // Sysctl sets a value under /proc/sys/net, which is that of the thread's namespace.
-func (ns Namespace) Sysctl(t *testing.T, name, value string) {
+func (ns Namespace) Sysctl(t testing.TB, name, value string) {
 	t.Helper()
 	require.NoError(t, ns.Do(func() error {
 		return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o644)

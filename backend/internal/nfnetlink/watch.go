@@ -84,17 +84,3 @@ func TableOf(m netlink.Message) (Table, bool) {
 	}
 	return Table{Family: m.Data[0], Name: attrs.String()}, true
 }
-
-// WatchTables calls onChange after each transaction that touched one of the
-// tables that match names, and once whenever it begins to listen. See Watch.
-func WatchTables(ctx context.Context, netns int, match func(Table) bool, onChange func()) error {
-	touched := false
-	return Watch(ctx, netns, func() { touched = false; onChange() }, func(m netlink.Message) {
-		if touched && EndOfTransaction(m) {
-			touched = false
-			onChange()
-		} else if t, ok := TableOf(m); ok && match(t) {
-			touched = true
-		}
-	})
-}

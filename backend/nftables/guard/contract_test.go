@@ -25,15 +25,15 @@ func TestNothingIsThereBeforeAndAfter(t *testing.T) {
 	require.NoError(t, ns.tables().Supported(t.Context()))
 	require.NoError(t, ns.tables().Remove(t.Context()))
 	require.Empty(t, ns.observe(t))
-	require.Empty(t, ns.run(t, "nft", "list", "ruleset"), "a probe leaves nothing")
+	require.Empty(t, ns.Run(t, "nft", "list", "ruleset"), "a probe leaves nothing")
 	ns.reach(t, whole())
 	require.NoError(t, ns.tables().Remove(t.Context()))
 	require.Empty(t, ns.observe(t))
-	require.Empty(t, ns.run(t, "nft", "list", "ruleset"))
+	require.Empty(t, ns.Run(t, "nft", "list", "ruleset"))
 
 	ns.reach(t, whole())
 	ns.reach(t, state())
-	require.Empty(t, ns.run(t, "nft", "list", "ruleset"), "without the last object, the tables go too")
+	require.Empty(t, ns.Run(t, "nft", "list", "ruleset"), "without the last object, the tables go too")
 }
 
 // foreign is a table of someone else, with our names in it.
@@ -72,13 +72,13 @@ func TestConverges(t *testing.T) {
 	t.Logf("replay with SEED=%d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	ns := newNamespace(t)
-	ns.pipe(t, foreign, "nft", "-f", "-")
+	ns.Pipe(t, foreign, "nft", "-f", "-")
 	for range 60 {
 		ns.reach(t, randomState(random))
 	}
 	ns.reach(t, whole()) // the tables go with the guard
 	ns.reach(t, state())
-	require.Equal(t, foreign, ns.run(t, "nft", "list", "ruleset"))
+	require.Equal(t, foreign, ns.Run(t, "nft", "list", "ruleset"))
 }
 
 func randomState(random *rand.Rand) backend.State {
@@ -155,9 +155,9 @@ func TestRepairs(t *testing.T) {
 			t.Parallel()
 			ns := newNamespace(t)
 			ns.reach(t, whole())
-			before, raw := listing(ns, t), ns.run(t, "nft", "-s", "list", "ruleset")
-			ns.run(t, "sh", "-ec", c.tamper)
-			require.False(t, raw == ns.run(t, "nft", "-s", "list", "ruleset"), "not tampered with")
+			before, raw := listing(ns, t), ns.Run(t, "nft", "-s", "list", "ruleset")
+			ns.Run(t, "sh", "-ec", c.tamper)
+			require.False(t, raw == ns.Run(t, "nft", "-s", "list", "ruleset"), "not tampered with")
 			have := ns.observe(t)
 			require.NotEqual(t, whole(), have)
 			require.Equal(t, c.want, have[dual.Key()].(hygiene.Guard).Condition)
@@ -171,7 +171,7 @@ func TestRepairs(t *testing.T) {
 // listing is the ruleset, its lines sorted, since a new element or chain may
 // have another place.
 func listing(ns namespace, t *testing.T) []string {
-	lines := slices.Collect(strings.Lines(ns.run(t, "nft", "-s", "list", "ruleset")))
+	lines := slices.Collect(strings.Lines(ns.Run(t, "nft", "-s", "list", "ruleset")))
 	slices.Sort(lines)
 	return lines
 }
@@ -184,7 +184,7 @@ func TestRewriteKeepsPermits(t *testing.T) {
 	stranger := func() { n.outside.send(t, at[0].stranger, at[0].uplink, 8472, vxlan(1, nil)) }
 	n.dropped(t, hygiene.ReasonStranger, stranger)
 	want := n.node.observe(t)
-	n.node.run(t, "nft", "flush", "chain", "inet", "twill-vtep", "input")
+	n.node.Run(t, "nft", "flush", "chain", "inet", "twill-vtep", "input")
 	n.node.reach(t, want)
 	n.dropped(t, hygiene.ReasonStranger, stranger)
 	require.Equal(t, uint64(2), n.drops(t)[string(hygiene.ReasonStranger)])
@@ -269,7 +269,7 @@ func TestErrorsAreOnesOwn(t *testing.T) {
 	require.Equal(t, want, ns.observe(t))
 
 	// A guard that someone saw was there with its permits.
-	ns.run(t, "nft", "flush", "ruleset")
+	ns.Run(t, "nft", "flush", "ruleset")
 	seen := dual
 	seen.Condition = hygiene.Altered
 	errs := ns.tables().Apply(t.Context(), []backend.Change{{Have: seen, Want: dual}})
@@ -290,7 +290,7 @@ func TestWithoutBridge(t *testing.T) {
 		have, err = tables.Observe(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, want, have)
-		require.NotContains(t, ns.run(t, "nft", "list", "ruleset"), "table bridge")
+		require.NotContains(t, ns.Run(t, "nft", "list", "ruleset"), "table bridge")
 	}
 }
 
@@ -313,6 +313,6 @@ func TestManyAfterFlush(t *testing.T) {
 	want := many(2000)
 	for range 2 {
 		ns.reach(t, want)
-		ns.run(t, "nft", "flush", "ruleset")
+		ns.Run(t, "nft", "flush", "ruleset")
 	}
 }

@@ -53,17 +53,17 @@ func newTopology(t *testing.T) topology {
 	n := topology{newNamespace(t), newNamespace(t), newNamespace(t), newNamespace(t), newNamespace(t)}
 	for _, ns := range []namespace{n.node, n.pod1, n.pod2, n.routed, n.outside} {
 		for _, c := range []string{"ipv6/conf/default/accept_dad", "ipv4/conf/default/rp_filter", "ipv4/conf/all/rp_filter"} {
-			ns.sysctl(t, c, "0")
+			ns.Sysctl(t, c, "0")
 		}
 	}
-	n.node.sysctl(t, "ipv4/ip_forward", "1")
-	n.node.sysctl(t, "ipv6/conf/all/forwarding", "1")
-	n.node.ip(t,
-		"link add uplink type veth peer name eth0 netns "+n.outside.path(),
+	n.node.Sysctl(t, "ipv4/ip_forward", "1")
+	n.node.Sysctl(t, "ipv6/conf/all/forwarding", "1")
+	n.node.IP(t,
+		"link add uplink type veth peer name eth0 netns "+n.outside.Path(),
 		"link add cni0 type bridge", "link set cni0 type bridge mcast_snooping 0",
-		"link add veth1 type veth peer name eth0 netns "+n.pod1.path(), "link set veth1 master cni0 up",
-		"link add veth2 type veth peer name eth0 netns "+n.pod2.path(), "link set veth2 master cni0 up",
-		"link add routed type veth peer name eth0 netns "+n.routed.path(), "link set routed up",
+		"link add veth1 type veth peer name eth0 netns "+n.pod1.Path(), "link set veth1 master cni0 up",
+		"link add veth2 type veth peer name eth0 netns "+n.pod2.Path(), "link set veth2 master cni0 up",
+		"link add routed type veth peer name eth0 netns "+n.routed.Path(), "link set routed up",
 		"link set uplink up", "link set cni0 up",
 		"addr add 192.0.2.1/24 dev uplink", "addr add 2001:db8::1/64 dev uplink nodad",
 		"addr add 10.244.1.1/24 dev cni0", "addr add fd00:244:0:1::1/64 dev cni0 nodad",
@@ -82,24 +82,24 @@ func newTopology(t *testing.T) topology {
 		{n.pod1, func(h hosts) netip.Addr { return h.pod1 }}, {n.pod2, func(h hosts) netip.Addr { return h.pod2 }},
 		{n.routed, func(h hosts) netip.Addr { return h.routed }},
 	} {
-		p.ns.ip(t, "link set eth0 up")
+		p.ns.IP(t, "link set eth0 up")
 		for f, h := range at {
-			p.ns.ip(t, fmt.Sprintf("addr add %s/%d dev eth0 nodad", p.at(h), []int{24, 64}[f]),
+			p.ns.IP(t, fmt.Sprintf("addr add %s/%d dev eth0 nodad", p.at(h), []int{24, 64}[f]),
 				fmt.Sprintf("route add default via %s dev eth0 onlink", h.gateway))
 		}
 	}
-	n.routed.ip(t, "addr flush dev eth0 scope global")
-	n.routed.ip(t, "addr add 10.244.1.13/32 dev eth0", "addr add fd00:244:0:1::13/128 dev eth0 nodad",
+	n.routed.IP(t, "addr flush dev eth0 scope global")
+	n.routed.IP(t, "addr add 10.244.1.13/32 dev eth0", "addr add fd00:244:0:1::13/128 dev eth0 nodad",
 		"route replace default via 10.244.1.1 dev eth0 onlink", "route replace default via fd00:244:0:1::1 dev eth0 onlink")
-	n.outside.ip(t, "link set eth0 up")
+	n.outside.IP(t, "link set eth0 up")
 	for f, h := range at {
 		for _, a := range []netip.Addr{h.peer, h.second, h.stranger} {
-			n.outside.ip(t, fmt.Sprintf("addr add %s/%d dev eth0 nodad", a, []int{24, 64}[f]))
+			n.outside.IP(t, fmt.Sprintf("addr add %s/%d dev eth0 nodad", a, []int{24, 64}[f]))
 		}
-		n.outside.ip(t, fmt.Sprintf("addr add %s/%d dev lo", h.external, h.external.BitLen()))
+		n.outside.IP(t, fmt.Sprintf("addr add %s/%d dev lo", h.external, h.external.BitLen()))
 	}
 	// Pods to the outside are masqueraded.
-	n.node.pipe(t, `table inet nat {
+	n.node.Pipe(t, `table inet nat {
 	chain postrouting {
 		type nat hook postrouting priority srcnat
 		oifname "uplink" ip saddr 10.244.0.0/16 masquerade
@@ -117,7 +117,7 @@ func newTopology(t *testing.T) topology {
 // without conntrack, IPv6 fragments are not put together before the guard.
 func (n topology) withoutConntrack(t *testing.T) {
 	t.Helper()
-	n.node.run(t, "nft", "delete", "table", "inet", "nat")
+	n.node.Run(t, "nft", "delete", "table", "inet", "nat")
 }
 
 func (n topology) drops(t *testing.T) map[string]uint64 {
@@ -203,7 +203,7 @@ func TestForeignVNI(t *testing.T) {
 		n.passes(t, uplink, "short", func() { n.outside.send(t, from, at[0].uplink, 8472, []byte("short")) })
 	}
 	// A socket can have the port where we have no tunnel of its family.
-	n.node.run(t, "ip", "link", "del", "twill-v6.1")
+	n.node.Run(t, "ip", "link", "del", "twill-v6.1")
 	n.passes(t, uplink, "tiny", func() { n.outside.send(t, at[1].stranger, at[1].uplink, 8472, []byte("tiny")) })
 }
 
@@ -297,7 +297,7 @@ func TestPodsToVTEP(t *testing.T) {
 		}
 	}
 	// To a name for a peer that is not its address: destination NAT.
-	n.node.pipe(t, `table ip translate {
+	n.node.Pipe(t, `table ip translate {
 	chain prerouting {
 		type nat hook prerouting priority dstnat
 		ip daddr 203.0.113.1 udp dport 53 dnat to 192.0.2.2:8472

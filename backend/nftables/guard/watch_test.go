@@ -86,7 +86,7 @@ func TestWatchTells(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
 	ns.reach(t, whole())
-	ns.pipe(t, foreign, "nft", "-f", "-")
+	ns.Pipe(t, foreign, "nft", "-f", "-")
 	events := ns.watch(t)
 	altered := hygiene.Guard{Condition: hygiene.Altered}
 	for _, c := range []struct {
@@ -107,7 +107,7 @@ func TestWatchTells(t *testing.T) {
 		{"delete table bridge twill-pods", backend.Event{Resync: true}},
 		{"flush ruleset", backend.Event{Resync: true}},
 	} {
-		ns.run(t, "nft", c.command)
+		ns.Run(t, "nft", c.command)
 		if c.want == (backend.Event{}) {
 			continue
 		}

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -127,7 +126,7 @@ func fragmented4(from, to netip.Addr, payload []byte, first int) [][]byte {
 // send sends a datagram from an address of the namespace.
 func (ns namespace) send(t *testing.T, from, to netip.Addr, port uint16, payload []byte) {
 	t.Helper()
-	require.NoError(t, ns.do(func() error {
+	require.NoError(t, ns.Do(func() error {
 		c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, port)))
 		if err != nil {
 			return err
@@ -141,7 +140,7 @@ func (ns namespace) send(t *testing.T, from, to netip.Addr, port uint16, payload
 // sendRaw sends IP packets as they are.
 func (ns namespace) sendRaw(t *testing.T, to netip.Addr, packets ...[]byte) {
 	t.Helper()
-	require.NoError(t, ns.do(func() error {
+	require.NoError(t, ns.Do(func() error {
 		domain := unix.AF_INET
 		var sa unix.Sockaddr
 		if to.Is6() {
@@ -167,7 +166,7 @@ func (ns namespace) sendRaw(t *testing.T, to netip.Addr, packets ...[]byte) {
 func (ns namespace) packetSocket(t *testing.T, link string) int {
 	t.Helper()
 	var fd int
-	require.NoError(t, ns.do(func() (err error) {
+	require.NoError(t, ns.Do(func() (err error) {
 		i, err := net.InterfaceByName(link)
 		if err != nil {
 			return err
@@ -213,13 +212,6 @@ func (p tap) awaits(t *testing.T, text string) {
 		}
 	}
 	require.Fail(t, "does not arrive: "+text)
-}
-
-func (ns namespace) sysctl(t *testing.T, name, value string) {
-	t.Helper()
-	require.NoError(t, ns.do(func() error {
-		return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0o644)
-	}))
 }
 
 var versions = subnet.PerFamily[string]{"IPv4", "IPv6"}
