@@ -126,6 +126,9 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	planned := a.plan(n.nodes, replan, hosts)
 	read, links, guard := a.program(ctx, now, planned, n.drift)
 	rules := a.syncRules(ctx, now)
+	if ctx.Err() != nil { // nothing of it says how we are
+		return now
+	}
 	a.showShadows()
 	if host != nil {
 		a.syncBridges(ctx, *host)

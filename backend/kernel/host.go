@@ -45,12 +45,12 @@ func (k *Kernel) Host(ctx context.Context) (backend.Host, error) {
 	if err := k.readRA(host.Interfaces); err != nil {
 		return backend.Host{}, err
 	}
-	routes, err := k.routes(ctx, 0)
+	routes, err := k.routes(ctx, others)
 	if err != nil {
 		return backend.Host{}, err
 	}
 	for _, r := range routes {
-		if int(r.protocol) == k.cfg.Protocol || r.kind != unix.RTN_UNICAST {
+		if r.kind != unix.RTN_UNICAST {
 			continue
 		}
 		for _, h := range r.hops {

@@ -37,7 +37,7 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []string) (backend.State, 
 			return nil, err
 		}
 	}
-	routes, err := k.routes(ctx, k.cfg.Protocol)
+	routes, err := k.routes(ctx, ours)
 	if err != nil {
 		return nil, err
 	}

@@ -132,16 +132,33 @@ func decodeHops(b []byte) ([]hop, error) {
 	return hops, nil
 }
 
-// routes dumps routes of the main table, of one protocol or (0) of all.
-func (k *Kernel) routes(ctx context.Context, protocol int) ([]route, error) {
+// whose routes to dump.
+type whose int
+
+const (
+	ours   whose = iota // of our protocol
+	others              // of any other
+	anyone
+)
+
+// routes dumps routes of the main table. The kernel filters for one protocol,
+// and has no filter against one: ours, which may be 20 000, are not decoded
+// where others' are asked for.
+func (k *Kernel) routes(ctx context.Context, w whose) ([]route, error) {
+	var protocol uint8 // 0: any
+	if w == ours {
+		protocol = uint8(k.cfg.Protocol)
+	}
 	var all []route
 	for _, f := range subnet.Families {
-		h := &nl.RtMsg{RtMsg: unix.RtMsg{Family: families[f], Table: unix.RT_TABLE_MAIN, Protocol: uint8(protocol)}}
+		h := &nl.RtMsg{RtMsg: unix.RtMsg{Family: families[f], Table: unix.RT_TABLE_MAIN, Protocol: protocol}}
 		rs, err := dump(ctx, k, request(unix.RTM_GETROUTE, 0, h), unix.RTM_NEWROUTE, func(msg []byte) (route, bool, error) {
+			if mine := len(msg) >= unix.SizeofRtMsg && int(nl.DeserializeRtMsg(msg).Protocol) == k.cfg.Protocol; w == ours && !mine || w == others && mine {
+				return route{}, false, nil
+			}
 			r, ok, err := decodeRoute(msg)
 			// A kernel without IPv6 answers with all families that it has.
-			ok = ok && r.family == families[f] && r.table == unix.RT_TABLE_MAIN && r.flags&unix.RTM_F_CLONED == 0 &&
-				(protocol == 0 || int(r.protocol) == protocol)
+			ok = ok && r.family == families[f] && r.table == unix.RT_TABLE_MAIN && r.flags&unix.RTM_F_CLONED == 0
 			return r, ok, err
 		})
 		if err != nil {
@@ -260,7 +277,7 @@ func (b *batch) deleteRoute(ctx context.Context, r backend.Route) error {
 // if several have. The table is read once for a batch.
 func (b *batch) inTheWay(ctx context.Context, r backend.Route) (found route, ok bool, err error) {
 	if b.table == nil {
-		all, err := b.k.routes(ctx, 0)
+		all, err := b.k.routes(ctx, anyone)
 		if err != nil {
 			return route{}, false, err
 		}

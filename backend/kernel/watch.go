@@ -122,7 +122,7 @@ func (w *watcher) start(ctx context.Context) error {
 	for _, d := range devices {
 		w.devices[d.index] = d
 	}
-	routes, err := w.k.routes(ctx, w.k.cfg.Protocol)
+	routes, err := w.k.routes(ctx, ours)
 	if err != nil {
 		return err
 	}
