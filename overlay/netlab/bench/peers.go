@@ -35,6 +35,11 @@ func peers(first, count, version int) []peer {
 	return all
 }
 
+// Peers are Count peers from the number First on.
+type Peers struct{ First, Count, Version int }
+
+func (p Peers) all() []peer { return peers(p.First, p.Count, p.Version) }
+
 // maxPeers is how many public IPs a version has.
 const maxPeers = 1 << 16
 

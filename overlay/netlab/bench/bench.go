@@ -1,0 +1,115 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/twill-net/twill/overlay/netlab"
+)
+
+// Options say what is measured.
+type Options struct {
+	Binaries netlab.Binaries
+	Program  string // this program: it runs again as the probe in each node
+	Batcher  string // test binary of backend/kernel, the writer of the limit; empty: without
+	Peer     string // a flanneld beside Twill; empty: none
+	PeerCNI  string // its CNI plugin; empty: none, and no pods of it
+	Sizes    []Size
+	Reps     int // of each test of the data path, and of each repair
+	Pods     int // of each CNI measurement
+	Only     []string
+	Quick    bool
+	Log      io.Writer
+}
+
+// Size is one number of peers.
+type Size struct {
+	Peers  int
+	Reps   int           // lives of each daemon
+	Rounds int           // single changes in each
+	Idle   time.Duration // how long idle CPU is measured, once; 0: not
+}
+
+// Full returns what fits into a quarter of an hour.
+func Full() Options {
+	return Options{Reps: 8, Pods: 60, Sizes: []Size{
+		{100, 5, 200, 35 * time.Second}, {1000, 5, 200, 0}, {5000, 3, 200, 0}, {20000, 3, 200, 35 * time.Second},
+	}}
+}
+
+// Quick returns what fits into three minutes.
+func Quick() Options {
+	return Options{Quick: true, Reps: 4, Pods: 20, Sizes: []Size{{100, 2, 60, 0}, {1000, 2, 60, 0}, {20000, 2, 60, 0}}}
+}
+
+// bench is one run.
+type bench struct {
+	opts       Options
+	lab        *netlab.Lab
+	started    time.Time
+	contenders []contender
+	loaded     int // synthesized peers in the store
+	report     *Report
+}
+
+// parts are what can be chosen.
+var parts = []struct {
+	name string
+	run  func(*bench, context.Context) error
+}{
+	{"control", (*bench).control},
+}
+
+// Run measures, and returns what came out; when it fails or ctx ends, what it
+// has until then.
+func Run(ctx context.Context, o Options) (_ *Report, err error) {
+	b := &bench{opts: o, started: time.Now(), report: newReport(o)}
+	for _, part := range parts {
+		if len(o.Only) > 0 && !slices.Contains(o.Only, part.name) {
+			continue
+		}
+		if err := b.inLab(ctx, part.run); err != nil {
+			return b.report, fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	b.report.Seconds = time.Since(b.started).Seconds()
+	return b.report, nil
+}
+
+// inLab runs a part in a lab of its own.
+func (b *bench) inLab(ctx context.Context, part func(*bench, context.Context) error) (err error) {
+	nodes := 2
+	b.lab, err = netlab.New(ctx, netlab.Options{
+		Nodes: nodes, Underlay: netlab.IPv4Only, Overlay: netlab.IPv4Only, NetConf: NetConf, Binaries: b.opts.Binaries,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.lab.Close()) }()
+	b.contenders, b.loaded = nil, 0
+	endpoints := b.lab.EtcdEndpoints()
+	all := []daemon{twill(b.opts.Binaries, endpoints, "node1")}
+	if b.opts.Peer != "" {
+		all = append(all, flannel(b.opts.Peer, endpoints))
+	}
+	for i, d := range all {
+		p, err := newPlace(ctx, b.lab.Node(i+1), b.opts.Program)
+		if err != nil {
+			return err
+		}
+		c := contender{d, p, endpoints}
+		if err := c.watch(ctx); err != nil {
+			return err
+		}
+		b.contenders = append(b.contenders, c)
+	}
+	return part(b, ctx)
+}
+
+func (b *bench) step(format string, args ...any) {
+	fmt.Fprintf(b.opts.Log, "%5.0f s  %s\n", time.Since(b.started).Seconds(), fmt.Sprintf(format, args...))
+}
