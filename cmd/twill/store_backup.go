@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,7 +50,12 @@ So are TWILL_STORE_BACKUP_DIR and TWILL_STORE_BACKUP_KEEP.`,
 		if len(args) == 1 {
 			s, err = etcdserver.Backup(cmd.Context(), cfg, args[0])
 		} else {
-			s, err = etcdserver.BackupInto(cmd.Context(), cfg, dir, keep, time.Now())
+			var later []string
+			s, later, err = etcdserver.BackupInto(cmd.Context(), cfg, dir, keep, time.Now())
+			if len(later) > 0 {
+				fmt.Fprintf(cmd.ErrOrStderr(), "twill: by their names backups in %s are from the future, and are neither counted by --backup-keep nor deleted: %s; "+
+					"look at the clock, then delete or rename them\n", dir, strings.Join(later, ", "))
+			}
 		}
 		return said(cmd.OutOrStdout(), "saved", s, err)
 	}

@@ -76,6 +76,12 @@ func TestStoreAsAService(t *testing.T) {
 	}
 	require.Contains(t, good("store", "status"), endpoint+": etcd 3.")
 	require.Contains(t, good("store", "backup"), "saved "+filepath.Join(dir, "backups", "twill-store-2"))
+	future := filepath.Join(dir, "backups", "twill-store-20990101T000000Z.db")
+	require.NoError(t, os.WriteFile(future, nil, 0o600))
+	out, warning, err := do(t.Context(), "store", "backup", "--backup-keep=1")
+	require.NoError(t, err)
+	require.Contains(t, warning, "from the future, and are neither counted by --backup-keep nor deleted: "+filepath.Base(future)+";")
+	require.FileExists(t, strings.TrimPrefix(out[:strings.Index(out, ": ")], "saved "))
 	file := filepath.Join(dir, "one.db")
 	require.Contains(t, good("store", "backup", file), "saved "+file+": 0 keys, revision 0, ")
 	require.Contains(t, good("store", "defrag"), endpoint+": etcd 3.")
@@ -86,7 +92,7 @@ func TestStoreAsAService(t *testing.T) {
 
 	// A certificate that ends soon is named where it is used.
 	good("store", "init", "--renew", "--days=20")
-	out, warning, err := do(t.Context(), "store", "status")
+	out, warning, err = do(t.Context(), "store", "status")
 	require.NoError(t, err, out)
 	require.Contains(t, warning, "etcd's certificate (twill-store) ends on ")
 	out, _, err = do(t.Context(), "store", "certs")

@@ -238,7 +238,7 @@ func TestRotation(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "backups")
 	now := time.Now()
 	require.NoError(t, os.Mkdir(dir, 0o700))
-	foreign := []string{"notes.txt", "twill-store.db", "other-20200101T000000Z.db"}
+	foreign := []string{"notes.txt", "twill-store.db", "twill-store-before-upgrade.db", "other-20200101T000000Z.db"}
 	abandoned, current := "twill-store-20200101T000000Z.db.1.part", "twill-store-20200101T000000Z.db.2.part"
 	for _, name := range append(foreign, abandoned, current) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
@@ -246,8 +246,9 @@ func TestRotation(t *testing.T) {
 	require.NoError(t, os.Chtimes(filepath.Join(dir, abandoned), now.Add(-2*time.Hour), now.Add(-2*time.Hour)))
 	var want []string
 	for n := range 5 {
-		saved, err := etcdserver.BackupInto(t.Context(), s.clientConfig(), dir, 3, now.Add(time.Duration(n)*time.Minute))
+		saved, later, err := etcdserver.BackupInto(t.Context(), s.clientConfig(), dir, 3, now.Add(time.Duration(n)*time.Minute))
 		require.NoError(t, err)
+		require.Empty(t, later)
 		want = append(want, filepath.Base(saved.Path))
 	}
 	var have []string
@@ -258,14 +259,36 @@ func TestRotation(t *testing.T) {
 	}
 	require.ElementsMatch(t, append(append(want[2:], foreign...), current), have)
 
-	_, err = etcdserver.BackupInto(t.Context(), s.clientConfig(), dir, 0, now)
+	_, _, err = etcdserver.BackupInto(t.Context(), s.clientConfig(), dir, 0, now)
 	require.ErrorContains(t, err, "--backup-keep is 0, must be 1 at least")
 	s.end(syscall.SIGTERM)
-	_, err = etcdserver.BackupInto(t.Context(), s.clientConfig(), dir, 1, now.Add(time.Hour))
+	_, _, err = etcdserver.BackupInto(t.Context(), s.clientConfig(), dir, 1, now.Add(time.Hour))
 	require.Error(t, err)
 	entries, err = os.ReadDir(dir)
 	require.NoError(t, err)
 	require.Len(t, entries, len(have), "a backup that fails deletes none")
+}
+
+// The clock was ahead for a while: what was saved then deletes nothing that is
+// saved now.
+func TestRotationAfterAClockJump(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	s.start(t)
+	dir := t.TempDir()
+	const ahead = "twill-store-20990101T000000Z.db"
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ahead), nil, 0o600))
+	now := time.Now()
+	for n := range 2 {
+		saved, later, err := etcdserver.BackupInto(t.Context(), s.clientConfig(), dir, 1, now.Add(time.Duration(n)*time.Minute))
+		require.NoError(t, err)
+		require.Equal(t, []string{ahead}, later)
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Len(t, entries, 2)
+		require.Equal(t, filepath.Base(saved.Path), entries[0].Name())
+		require.Equal(t, ahead, entries[1].Name())
+	}
 }
 
 // A database that has reached its quota takes no writes, says so, and is

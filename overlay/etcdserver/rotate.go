@@ -15,55 +15,66 @@ import (
 	"github.com/twill-net/twill/overlay/etcdserver/internal/durable"
 )
 
-const backupPrefix, backupSuffix = "twill-store-", ".db"
+const (
+	backupPrefix, backupSuffix = "twill-store-", ".db"
+	backupTime                 = "20060102T150405Z"
+)
 
 // abandoned is the age at which a file in the making is nobody's any more.
 const abandoned = time.Hour
 
 // BackupInto is Backup to a file in dir that is named by the time, such as
 // twill-store-20261121T140000Z.db. Afterwards, if that succeeded, all but the
-// newest keep backups of that name are deleted.
-func BackupInto(ctx context.Context, cfg clientv3.Config, dir string, keep int, now time.Time) (Snapshot, error) {
+// newest keep backups of that name are deleted: of those up to now. Backups
+// named later than now are returned, and neither counted nor deleted: the clock
+// was wrong when they were made, or is wrong now.
+func BackupInto(ctx context.Context, cfg clientv3.Config, dir string, keep int, now time.Time) (s Snapshot, later []string, err error) {
 	if keep < 1 {
-		return Snapshot{}, fmt.Errorf("--backup-keep is %d, must be 1 at least", keep)
+		return Snapshot{}, nil, fmt.Errorf("--backup-keep is %d, must be 1 at least", keep)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return Snapshot{}, fmt.Errorf("creating --backup-dir: %w", err)
+		return Snapshot{}, nil, fmt.Errorf("creating --backup-dir: %w", err)
 	}
-	s, err := Backup(ctx, cfg, filepath.Join(dir, backupPrefix+now.UTC().Format("20060102T150405Z")+backupSuffix))
+	s, err = Backup(ctx, cfg, filepath.Join(dir, backupPrefix+now.UTC().Format(backupTime)+backupSuffix))
 	if err != nil {
-		return s, err
+		return s, nil, err
 	}
-	if err := rotate(dir, keep, now); err != nil {
-		return s, fmt.Errorf("deleting old backups: %w", err)
+	later, err = rotate(dir, keep, now)
+	if err != nil {
+		return s, later, fmt.Errorf("deleting old backups: %w", err)
 	}
-	return s, nil
+	return s, later, nil
 }
 
-func rotate(dir string, keep int, now time.Time) error {
+func rotate(dir string, keep int, now time.Time) (later []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var backups, drop []string
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), backupPrefix) || !e.Type().IsRegular() {
 			continue
 		}
-		switch {
-		case strings.HasSuffix(e.Name(), backupSuffix):
-			backups = append(backups, e.Name())
-		case strings.HasSuffix(e.Name(), durable.Suffix):
+		if strings.HasSuffix(e.Name(), durable.Suffix) {
 			if info, err := e.Info(); err == nil && now.Sub(info.ModTime()) > abandoned {
 				drop = append(drop, e.Name())
 			}
+			continue
+		}
+		switch made, err := time.Parse(backupPrefix+backupTime+backupSuffix, e.Name()); {
+		case err != nil: // somebody else's
+		case made.After(now):
+			later = append(later, e.Name())
+		default:
+			backups = append(backups, e.Name())
 		}
 	}
-	slices.Sort(backups) // by time
+	slices.Sort(backups) // by time: the one just made is the last
 	drop = append(drop, backups[:max(0, len(backups)-keep)]...)
 	var errs []error
 	for _, name := range drop {
 		errs = append(errs, os.Remove(filepath.Join(dir, name)))
 	}
-	return errors.Join(errs...)
+	return later, errors.Join(errs...)
 }
