@@ -43,6 +43,11 @@ test: ## every test of the module: -race, real kernel, real etcd (root); SEED=n 
 	@dist/make/deps test
 	dist/make/test
 
+.PHONY: chaos
+chaos: ## a random mix of faults on a cluster under traffic, for CHAOS_SECONDS (300); SEED=n replays one (root)
+	@dist/make/deps test
+	dist/make/chaos
+
 .PHONY: verify
 verify: ## format, vet, linters, dead code, tidy, generated files, binaries, import rules
 	@dist/make/deps verify

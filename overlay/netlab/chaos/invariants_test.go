@@ -1,0 +1,218 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/twill-net/twill/overlay"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
+)
+
+// patience is the bound within which all must be well again after a step. An
+// object that is damaged for the sixth time within a minute is repaired every
+// ten seconds only, and what the kernel does not tell of, within thirty.
+const patience = 45 * time.Second
+
+// timers is what of the kernel's state moves by itself, or with forwarding.
+var timers = regexp.MustCompile(`(?m) [a-z_]+_timer +[0-9.]+| expires \d+sec|^(anycast|multicast) .*\n`)
+
+// settle waits until the invariants hold; that two nodes have one subnet is
+// not waited out.
+func (w *world) settle(ctx context.Context, faults []fault) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var fatal error
+	err := poll(ctx, 50*time.Millisecond, func() error {
+		err := w.check(ctx)
+		if errors.Is(err, errShared) {
+			fatal = err
+			return nil
+		}
+		for _, f := range faults {
+			if err == nil && f.after != nil {
+				err = f.after(ctx)
+			}
+		}
+		return err
+	})
+	return errors.Join(fatal, err)
+}
+
+// check checks all invariants once.
+func (w *world) check(ctx context.Context) error {
+	in := w.in()
+	all := make([]overlay.Status, len(in))
+	err := w.each(ctx, in, func(ctx context.Context, m *member) (err error) {
+		if !m.daemon.Running() {
+			return errors.New("its daemon has ended")
+		}
+		all[slices.Index(in, m)], err = m.status(ctx)
+		return err
+	})
+	if err := disjoint(all); err != nil {
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	for i, m := range in {
+		if err := well(all[i]); err != nil {
+			return fmt.Errorf("%s: %w", m.Name, err)
+		}
+	}
+	records, err := w.records(ctx)
+	if err != nil {
+		return err
+	}
+	if err := w.each(ctx, in, func(ctx context.Context, m *member) error { return w.checkNode(ctx, m, records) }); err != nil {
+		return err
+	}
+	return w.talk(ctx)
+}
+
+// errShared wraps what must never be, not even for a moment.
+var errShared = errors.New("two nodes share a subnet")
+
+// disjoint checks that no two daemons believe in one subnet.
+func disjoint(all []overlay.Status) error {
+	holder := map[string]string{}
+	for _, s := range all {
+		if s.Lease == nil || !s.Ready {
+			continue
+		}
+		for _, p := range s.Lease.Subnets {
+			if holder[p] != "" {
+				return fmt.Errorf("%w: %s and %s are ready with %s", errShared, holder[p], s.Node, p)
+			}
+			holder[p] = s.Node
+		}
+	}
+	return nil
+}
+
+// well checks what a daemon says of itself.
+func well(s overlay.Status) error {
+	switch {
+	case !s.Ready, !s.Live, s.Store.Degraded != nil, !s.Store.InSync,
+		len(s.Failing) > 0, len(s.Problems) > 0, len(s.Stranded) > 0:
+		return fmt.Errorf("not well:\n%s", s.Text())
+	}
+	return nil
+}
+
+// records returns the leases that count, after a look at whether any two are
+// of one subnet.
+func (w *world) records(ctx context.Context) ([]netlabtest.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	all, err := netlabtest.Records(ctx, w.etcd)
+	if err != nil {
+		return nil, err
+	}
+	byNode := map[string]int{}
+	for i, r := range all {
+		byNode[r.NodeName]++
+		for _, o := range all[:i] {
+			for f := range r.Subnets {
+				if r.Subnets[f].Overlaps(o.Subnets[f]) {
+					return nil, fmt.Errorf("in the store: %s of %s overlaps %s of %s", r.Key, r.NodeName, o.Key, o.NodeName)
+				}
+			}
+		}
+	}
+	for _, m := range w.in() {
+		if byNode[m.Name] != 1 {
+			return nil, fmt.Errorf("%s has %d leases in the store", m.Name, byNode[m.Name])
+		}
+		m.record = all[slices.IndexFunc(all, func(r netlabtest.Record) bool { return r.NodeName == m.Name })]
+	}
+	return all, nil
+}
+
+// checkNode compares a node's kernel with what must be in it.
+func (w *world) checkNode(ctx context.Context, m *member, records []netlabtest.Record) error {
+	peers := slices.DeleteFunc(slices.Clone(records), func(r netlabtest.Record) bool { return r.NodeName == m.Name })
+	have, err := netlabtest.Ways(ctx, m.Node)
+	if err != nil {
+		return err
+	}
+	if err := netlabtest.EqualLines(netlabtest.WantedWays(peers), have); err != nil {
+		return fmt.Errorf("its ways to peers: %w", err)
+	}
+	if err := m.checkLinks(ctx); err != nil {
+		return err
+	}
+	if err := w.checkRules(ctx, m, peers); err != nil {
+		return err
+	}
+	foreign, err := m.marks(ctx)
+	if err != nil {
+		return err
+	}
+	if err := netlabtest.EqualLines(strings.Split(m.foreign, "\n"), strings.Split(foreign, "\n")); err != nil {
+		return fmt.Errorf("foreign state has changed: %w", err)
+	}
+	return nil
+}
+
+// talk checks that every pod reaches every other, in both families and with
+// packets of full size.
+func (w *world) talk(ctx context.Context) error {
+	var g errgroup.Group
+	g.SetLimit(16)
+	var mu sync.Mutex
+	var errs []error
+	for _, fl := range w.traffic.all() {
+		g.Go(func() error {
+			if err := fl.probe(ctx); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // has no errors
+	return errors.Join(errs...)
+}
+
+// losses judges the packets sent in a span of time: those of flows that were not
+// touched must all be answered. It returns for how long packets were lost of
+// those that were.
+func (w *world) losses(ctx context.Context, since, until time.Time, faults []fault) (outage time.Duration, err error) {
+	flows := w.traffic.all()
+	touched := func(fl *flow) bool { return slices.ContainsFunc(faults, func(f fault) bool { return f.touches.has(fl) }) }
+	waiting, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_ = poll(waiting, 20*time.Millisecond, func() error { // what is not answered by then is lost
+		if slices.ContainsFunc(flows, func(fl *flow) bool { return !touched(fl) && fl.pending(until) }) {
+			return errors.New("answers may be on their way")
+		}
+		return nil
+	})
+	var errs []error
+	for _, fl := range flows {
+		l := fl.loss(since, until)
+		switch {
+		case l.lost == 0:
+		case touched(fl):
+			outage = max(outage, l.last.Sub(l.first))
+		default:
+			errs = append(errs, fmt.Errorf("%s lost %d of %d packets, from %v to %v after the step began", fl, l.lost, l.sent,
+				l.first.Sub(since).Round(time.Millisecond), l.last.Sub(since).Round(time.Millisecond)))
+		}
+		fl.forget(until)
+	}
+	if len(errs) > 0 {
+		return outage, fmt.Errorf("packets of flows that were not touched: %w", errors.Join(errs...))
+	}
+	return outage, nil
+}
