@@ -89,6 +89,7 @@ const (
 	taskGuard  = "hygiene watch"
 	taskSweep  = "sweep"
 	taskMemory = "last good state"
+	taskRecall = "recall"
 )
 
 // Config is what an Agent is made of.
@@ -108,8 +109,10 @@ type Config struct {
 	FullPass   time.Duration // between two looks at everything
 	Release    bool          // give the lease up when stopped
 
-	LastGood string        // file in which what we know outlives us; "": none
-	LeaseTTL time.Duration // for which that may be used
+	LastGood    string        // file in which what we know outlives us; "": none
+	LeaseTTL    time.Duration // for which that may be used
+	RecallAfter time.Duration // for which the store is asked first
+	StoreName   string        // what is known is known of this store
 
 	PodLinks   PodLinks // nil: bridges and reserved addresses are left alone
 	CNIConfDir string   // of the runtimes' network configs
@@ -166,7 +169,6 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 		return err
 	}
 	a.checkGuard(ctx)
-	a.recall(time.Now())
 	tasks := map[string]func(context.Context) error{
 		taskConfig: func(ctx context.Context) error { return a.store.WatchConfig(ctx, a.onConfig) },
 		taskLeases: func(ctx context.Context) error { return a.store.WatchLeases(ctx, a.onLeases) },
@@ -178,7 +180,7 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 		tasks[taskGuard] = func(ctx context.Context) error { return a.guard.Watch(ctx, a.onGuard) }
 	}
 	if a.cfg.LastGood != "" {
-		tasks[taskMemory] = a.remember
+		tasks[taskMemory], tasks[taskRecall] = a.remember, a.recall
 	}
 	if a.cfg.PodLinks != nil {
 		tasks[taskSweep] = a.sweep
@@ -204,6 +206,7 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 func (a *Agent) release(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	a.forget()
 	if err := a.store.Release(ctx); err != nil {
 		return fmt.Errorf("releasing the lease (--release-on-exit): %w", err)
 	}
@@ -275,6 +278,7 @@ func (a *Agent) hold(ctx context.Context) error {
 			cancel()
 			a.offer(claim) // for the next try, unless there is a newer one
 			if errors.Is(err, subnet.ErrDuplicate) || errors.Is(err, subnet.ErrExhausted) {
+				a.forget()
 				a.inbox.lost(err) // unlike an etcd that refuses: nobody else has the lease then
 			}
 			return err

@@ -20,7 +20,7 @@ func (a *Agent) takeConfig(raw []byte, recalled bool) bool {
 	}
 	s := a.state
 	next, err := subnet.ParseConfig(bytes.TrimSpace(raw))
-	if err == nil && s.held != nil && s.planner != nil && !s.recalled {
+	if err == nil && s.held != nil && s.planner != nil && !s.configRecalled {
 		err = admissible(s.active, next, s.held.Lease)
 	}
 	a.board.configTaken(err)
@@ -28,10 +28,11 @@ func (a *Agent) takeConfig(raw []byte, recalled bool) bool {
 		a.cfg.Log.WithError(err).Warn("network config refused")
 		return false
 	}
-	s.recalled = recalled
+	confirmed := s.configRecalled && !recalled
+	s.configRecalled = recalled
 	a.usable.Store(&raw)
 	if s.config != nil && *s.config == next {
-		return false
+		return confirmed // it is announced now
 	}
 	s.config = &next
 	s.host = true // what of the underlay matters depends on the config

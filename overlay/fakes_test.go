@@ -306,6 +306,12 @@ func (b *bench) eventually(what string, ok func() bool) {
 	require.Eventually(b, ok, 20*time.Second, 2*time.Millisecond, what)
 }
 
+// never fails when something becomes true within a short while.
+func (b *bench) never(what string, is func() bool) {
+	b.Helper()
+	require.Never(b, is, 100*time.Millisecond, 5*time.Millisecond, what)
+}
+
 // peer makes the record of peer i, of the subnet 10.244.<i>.0/24.
 func peer(i byte, name string) subnet.Record {
 	p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 244, i, 0}), 24)

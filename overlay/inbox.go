@@ -40,16 +40,16 @@ type inbox struct {
 
 // news is what the reconciler takes out of the inbox.
 type news struct {
-	config   []byte       // new raw network config
-	recalled bool         // config is an earlier run\'s
-	held     *subnet.Held // new lease of ours
-	lost     error        // why our lease is not ours any more
-	nodes    map[string]bool
-	drift    map[backend.Key]backend.Object // what the kernel has, where it is not what we want; nil when gone
-	resync   bool                           // look at everything
-	host     bool                           // the host's own network changed
-	rules    bool                           // the firewall may have changed
-	inSync   bool                           // nodes holds, or held before, all that the store's first full list named
+	config                       []byte       // new raw network config
+	configRecalled, heldRecalled bool         // they are as an earlier run knew them
+	held                         *subnet.Held // new lease of ours
+	lost                         error        // why our lease is not ours any more
+	nodes                        map[string]bool
+	drift                        map[backend.Key]backend.Object // what the kernel has, where it is not what we want; nil when gone
+	resync                       bool                           // look at everything
+	host                         bool                           // the host's own network changed
+	rules                        bool                           // the firewall may have changed
+	inSync                       bool                           // nodes holds, or held before, all that the store's first full list named
 }
 
 func newInbox(node string, d *desired) *inbox {
@@ -89,10 +89,10 @@ func (b *inbox) put(edit func(*news)) {
 }
 
 func (b *inbox) config(raw []byte) {
-	b.put(func(n *news) { n.config, n.recalled, b.told = raw, false, b.told+1 })
+	b.put(func(n *news) { n.config, n.configRecalled, b.told = raw, false, b.told+1 })
 }
 func (b *inbox) held(h subnet.Held) {
-	b.put(func(n *news) { n.held, n.lost, b.own, b.told = &h, nil, &h, b.told+1 })
+	b.put(func(n *news) { n.held, n.heldRecalled, n.lost, b.own, b.told = &h, false, nil, &h, b.told+1 })
 }
 func (b *inbox) lost(why error) { b.put(func(n *news) { n.lost, b.own = why, nil }) }
 func (b *inbox) rules()         { b.put(func(n *news) { n.rules = true }) }
@@ -257,14 +257,27 @@ func (b *inbox) peer(id string) (subnet.Lease, bool) {
 	return b.snapshot.Peer(id)
 }
 
-// recall takes what an earlier run knew. It is no full list of the store's, so
-// that nothing is deleted for it.
-func (b *inbox) recall(s lastgood.State) {
+// hasHeard reports whether anything came of the store.
+func (b *inbox) hasHeard() bool {
 	b.mu.Lock()
-	b.news.config, b.news.held, b.news.recalled = s.Config, &s.Own, true
+	defer b.mu.Unlock()
+	return b.told > 0
+}
+
+// recall takes what an earlier run knew, unless the store has told something
+// meanwhile. It is no full list of the store's, so that nothing is deleted for
+// it.
+func (b *inbox) recall(s lastgood.State) (taken bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.told > 0 {
+		return false
+	}
+	b.news.config, b.news.held = s.Config, &s.Own
+	b.news.configRecalled, b.news.heldRecalled = true, true
 	b.markNodes(b.snapshot.Replace(s.Records))
-	b.mu.Unlock()
 	b.poke()
+	return true
 }
 
 // known returns our lease, the records of the store and the number of the last

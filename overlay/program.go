@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -404,6 +406,12 @@ func (a *Agent) conclude(now time.Time, read, links, rules bool) {
 	if s.rules == nil || !rules {
 		reasons = append(reasons, "the rules are not in"+a.board.because(partRules))
 	}
+	if s.configRecalled {
+		reasons = append(reasons, "the network config is what an earlier run knew: the store has not told one")
+	}
+	if s.heldRecalled {
+		reasons = append(reasons, "the lease is what an earlier run knew: the store has not confirmed it")
+	}
 	if !s.settled {
 		reasons = append(reasons, "the first full list of peers is not programmed")
 	}
@@ -449,6 +457,16 @@ func (a *Agent) missing() []string {
 		}
 	}
 	return reasons
+}
+
+// withdrawEnv takes subnet.env away, as the subnet in it is another node's now:
+// no pod may get an address of it. Pods that are there go on.
+func (a *Agent) withdrawEnv() {
+	if err := os.Remove(a.cfg.SubnetFile); err == nil {
+		a.cfg.Log.Warn("subnet file withdrawn: no pods can be added until there is a lease again")
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		a.cfg.Log.WithError(err).Warn("subnet file could not be withdrawn")
+	}
 }
 
 func (a *Agent) writeEnv() error {

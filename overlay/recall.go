@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/overlay/lastgood"
 )
 
@@ -19,27 +21,45 @@ const (
 	rememberInterval = time.Minute
 )
 
-// recall takes what an earlier run knew as the news, until the store tells what
-// is so: a node that boots while the store is down has its network. Nothing is
-// deleted for it (see inbox.inSync), and our lease is ours as long as it lasts.
-func (a *Agent) recall(now time.Time) {
-	if a.cfg.LastGood == "" {
-		return
+// clockError is how far a clock may go back without making what was written
+// before useless: one that was not set yet, or was corrected.
+const clockError = 5 * time.Minute
+
+// recall takes what an earlier run knew as the news, when the store has told
+// nothing for a while, until it tells what is so: a node that boots while the
+// store is down has its network. Where the kernel still has a device of ours
+// it knows better, being newer than any file. Nothing is deleted for what is
+// recalled (see inbox.inSync), nothing announced, and the node is not ready.
+func (a *Agent) recall(ctx context.Context) error {
+	if !pause(ctx, a.cfg.RecallAfter) || a.inbox.hasHeard() {
+		<-ctx.Done()
+		return nil
+	}
+	have, err := a.kernel.Observe(ctx, nil)
+	if err != nil {
+		return err
+	}
+	for k := range have {
+		if k.Kind == backend.KindLink {
+			<-ctx.Done()
+			return nil
+		}
 	}
 	s, err := lastgood.Read(a.cfg.LastGood)
-	if errors.Is(err, fs.ErrNotExist) {
-		return
-	}
+	now := time.Now()
 	if err == nil {
 		err = a.outdated(s, now)
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
 		a.cfg.Log.WithError(err).Warn("what an earlier run knew is of no use: waiting for the store")
-		return
+	case a.inbox.recall(s):
+		a.board.recalled(s.Saved)
+		a.cfg.Log.WithFields(logrus.Fields{"age": now.Sub(s.Saved).Round(time.Second).String(), "records": len(s.Records)}).Info("what an earlier run knew is in use until the store answers")
 	}
-	a.inbox.recall(s)
-	a.board.recalled(s.Saved)
-	a.cfg.Log.WithFields(logrus.Fields{"age": now.Sub(s.Saved).Round(time.Second).String(), "records": len(s.Records)}).Info("what an earlier run knew is in use until the store answers")
+	<-ctx.Done()
+	return nil
 }
 
 // outdated says why a state must not be used.
@@ -48,7 +68,9 @@ func (a *Agent) outdated(s lastgood.State, now time.Time) error {
 	switch {
 	case s.Node != a.cfg.Node:
 		return fmt.Errorf("%s is of node %q, this is %q", a.cfg.LastGood, s.Node, a.cfg.Node)
-	case age < 0:
+	case s.Store != a.cfg.StoreName:
+		return fmt.Errorf("%s is of another store, %s; this one is %s", a.cfg.LastGood, s.Store, a.cfg.StoreName)
+	case age < -clockError:
 		return fmt.Errorf("%s is from %s ahead of now: the clock went back", a.cfg.LastGood, -age)
 	case age >= a.cfg.LeaseTTL:
 		return fmt.Errorf("%s is %s old, which is longer than leases last (--lease-ttl %s)", a.cfg.LastGood, age, a.cfg.LeaseTTL)
@@ -56,6 +78,16 @@ func (a *Agent) outdated(s lastgood.State, now time.Time) error {
 		return fmt.Errorf("our lease in %s ended at %s", a.cfg.LastGood, s.Own.Expires.Format(time.RFC3339))
 	}
 	return nil
+}
+
+// forget removes what was remembered: our lease is not ours any more.
+func (a *Agent) forget() {
+	if a.cfg.LastGood == "" {
+		return
+	}
+	if err := os.Remove(a.cfg.LastGood); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.cfg.Log.WithError(err).Warn("what was remembered of a lease that is not ours any more could not be removed")
+	}
 }
 
 // remember writes what we know to disk from time to time, and at the end.
@@ -85,7 +117,7 @@ func (a *Agent) rememberNow(written *uint64) {
 	if records == nil || config == nil || at == *written {
 		return
 	}
-	s.Saved, s.Node, s.Config = time.Now(), a.cfg.Node, *config
+	s.Saved, s.Node, s.Store, s.Config = time.Now(), a.cfg.Node, a.cfg.StoreName, *config
 	err := lastgood.Write(a.cfg.LastGood, s, records)
 	if a.board.problem(partRemember, err) && err != nil {
 		a.cfg.Log.WithError(err).Warn("what we know could not be written down, will retry")

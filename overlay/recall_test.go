@@ -42,6 +42,7 @@ func TestBootWhileTheStoreIsDown(t *testing.T) {
 		k.state[left.Key()] = left
 	})
 	b.eventually("the ways to the peers are there", func() bool { return b.kernel.get(routeKey(2)) != nil && b.kernel.get(routeKey(3)) != nil })
+	require.Empty(t, b.store.claims, "nothing is announced by a config that may be outdated")
 	b.eventually("and subnet.env", func() bool { _, err := os.Stat(env); return err == nil })
 	s := b.agent.Status()
 	require.False(t, s.Ready, "nobody knows yet whether that is so")
@@ -49,14 +50,16 @@ func TestBootWhileTheStoreIsDown(t *testing.T) {
 	require.Contains(t, s.Text(), "going by what was known at")
 	require.Equal(t, []string{"10.244.1.0/24"}, s.Lease.Subnets)
 	require.NotNil(t, b.kernel.get(left.Key()), "nothing is deleted by what was so once")
-	require.Equal(t, "10.244.1.0/24", (<-b.store.claims).Previous[subnet.IPv4].String())
+	require.Contains(t, strings.Join(s.NotReady, "\n"), "the store has not confirmed it")
 
 	// The store answers: another config, which this node's subnet is not in
 	// any more, another lease, and n3 has gone.
 	b.store.configs <- []byte(`{"Network": "10.244.128.0/17"}`)
-	claim := <-b.store.claims
-	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.129.0/24")})}
 	b.store.updates <- subnet.Update{Full: true, Put: []subnet.Record{peer(130, "n2")}}
+	claim := <-b.store.claims
+	require.Equal(t, "10.244.1.0/24", claim.Previous[subnet.IPv4].String())
+	require.False(t, b.agent.Status().Ready, "the lease is not confirmed")
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.129.0/24")})}
 	b.eventually("it is as the store says", func() bool {
 		s := b.agent.Status()
 		return s.Ready && s.Lease.Subnets[0] == "10.244.129.0/24" && s.Store.Recalled == nil &&
@@ -70,12 +73,14 @@ func TestWhatIsOutdatedIsNotRecalled(t *testing.T) {
 		"our lease has ended":    func(s *lastgood.State) { s.Own.Expires = time.Now().Add(-time.Second) },
 		"from the future":        func(s *lastgood.State) { s.Saved = time.Now().Add(time.Hour) },
 		"another node's":         func(s *lastgood.State) { s.Node = "n9" },
+		"another store's":        func(s *lastgood.State) { s.Store = "etcd http://127.0.0.1:2379 /other" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			state := remembered(time.Minute)
 			edit(&state)
 			path := keep(t, state)
 			b := start(t, func(c *Config, _ *memKernel) { c.LastGood, c.LeaseTTL = path, 24*time.Hour })
+			b.never("anything is recalled", func() bool { return b.agent.Status().Lease != nil })
 			b.ready(peer(2, "n2"))
 			require.Nil(t, b.kernel.get(routeKey(3)))
 			require.Nil(t, b.agent.Status().Store.Recalled)
@@ -83,10 +88,56 @@ func TestWhatIsOutdatedIsNotRecalled(t *testing.T) {
 	}
 }
 
+// Where the daemon alone was started anew, the kernel is newer than the file.
+func TestTheKernelKnowsBetter(t *testing.T) {
+	moved := backend.FDB{Link: "twill.1", MAC: subnet.MAC{2, 0, 0, 0, 0, 2}, Dst: netip.MustParseAddr("192.168.0.99")}
+	link := backend.Link{Name: "twill.1", Up: true}
+	path := keep(t, remembered(time.Minute))
+	b := start(t, func(c *Config, k *memKernel) {
+		c.LastGood, c.LeaseTTL = path, 24*time.Hour
+		k.state = backend.NewState(link, moved)
+	})
+	b.never("anything is recalled", func() bool { return b.agent.Status().Lease != nil })
+	require.Equal(t, moved, b.kernel.get(moved.Key()))
+}
+
+// The store's answer counts, however it goes with what was recalled.
+func TestConfigIsConfirmed(t *testing.T) {
+	path := keep(t, remembered(time.Minute))
+	b := start(t, func(c *Config, _ *memKernel) { c.LastGood, c.LeaseTTL = path, 24*time.Hour })
+	b.eventually("recalled", func() bool { return b.kernel.get(routeKey(2)) != nil })
+	b.store.updates <- subnet.Update{Full: true, Put: []subnet.Record{peer(2, "n2")}}
+	b.never("it is ready without a config in the store", func() bool { return b.agent.Status().Ready })
+	b.store.configs <- []byte(netConf)
+	claim := <-b.store.claims
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(claim.Previous)}
+	b.eventually("ready", func() bool { return b.agent.Status().Ready })
+}
+
+// A lease that is another's is nothing to remember, and no pod gets an address
+// of it.
+func TestLostLeaseIsForgotten(t *testing.T) {
+	path := keep(t, remembered(time.Minute))
+	var env string
+	b := start(t, func(c *Config, _ *memKernel) {
+		c.LastGood, c.LeaseTTL, c.RecallAfter, env = path, time.Hour, time.Hour, c.SubnetFile
+	})
+	b.ready(peer(2, "n2"))
+	require.FileExists(t, env)
+	b.store.lose <- subnet.ErrExhausted
+	b.eventually("subnet.env is withdrawn", func() bool { _, err := os.Stat(env); return os.IsNotExist(err) })
+	b.eventually("the state is gone", func() bool { _, err := os.Stat(path); return os.IsNotExist(err) })
+	claim := <-b.store.claims
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.9.0/24")})}
+	b.eventually("with another lease it is there again", func() bool { _, err := os.Stat(env); return err == nil })
+}
+
 // What one run learns, the next one knows; a run that learned nothing leaves it.
 func TestRemembered(t *testing.T) {
 	path := filepath.Join(t.TempDir(), lastgood.FileName)
-	with := func(c *Config, _ *memKernel) { c.LastGood, c.LeaseTTL = path, time.Hour }
+	with := func(c *Config, _ *memKernel) {
+		c.LastGood, c.LeaseTTL, c.RecallAfter = path, time.Hour, time.Millisecond
+	}
 	t.Run("first", func(t *testing.T) {
 		b := start(t, with)
 		b.ready(peer(2, "n2"), peer(3, "n3"))

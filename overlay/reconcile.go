@@ -20,11 +20,13 @@ type state struct {
 	config   *subnet.Config // the newest that can be used
 	underlay *backend.Underlay
 	planner  Planner
-	recalled bool          // config is an earlier run's: the store has not told one yet
-	active   subnet.Config // what the planner was made for
-	held     *subnet.Held
-	lost     error        // why held is not ours any more
-	claim    subnet.Claim // as published, without Previous
+	// The store has not told them yet, they are as an earlier run knew them.
+	configRecalled, heldRecalled bool
+
+	active subnet.Config // what the planner was made for
+	held   *subnet.Held
+	lost   error        // why held is not ours any more
+	claim  subnet.Claim // as published, without Previous
 
 	pending map[backend.Key]*pending // changes that failed or wait their turn
 	pace    pacer
@@ -100,7 +102,7 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 		}
 	}
 
-	replan := a.takeConfig(n.config, n.recalled)
+	replan := a.takeConfig(n.config, n.configRecalled)
 	host, other, others := a.takeHost(ctx)
 	replan, hosts = replan || other, hosts || others
 	otherLease := false
@@ -111,6 +113,10 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	replan = replan && a.newPlanner() || otherLease
 	if n.held != nil || n.lost != nil {
 		s.lost = n.lost
+		s.heldRecalled = n.heldRecalled && n.lost == nil
+	}
+	if n.lost != nil {
+		a.withdrawEnv()
 	}
 	if s.host { // could not be read
 		recheck = earliest(now.Add(time.Second), recheck)
@@ -215,7 +221,7 @@ func (a *Agent) newPlanner() bool {
 	default:
 	}
 	claim := p.Announce(subnet.Claim{Node: a.cfg.Node, MachineID: a.cfg.MachineID, Config: cfg.ForLease()})
-	if claim != s.claim {
+	if claim != s.claim && !s.configRecalled { // else the store may know of another config
 		s.claim = claim
 		claim.Previous = a.previous()
 		a.publish(claim)

@@ -13,6 +13,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,7 +28,6 @@ import (
 	"github.com/twill-net/twill/cmd/internal/envflag"
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/lastgood"
-	"github.com/twill-net/twill/overlay/pods/confdir"
 	"github.com/twill-net/twill/overlay/sdnotify"
 	"github.com/twill-net/twill/overlay/statedir"
 	"github.com/twill-net/twill/overlay/version"
@@ -36,6 +37,10 @@ import (
 // fullPass is the time between two looks at everything, for what sends no
 // notification.
 const fullPass = 30 * time.Second
+
+// recallAfter is for how long the store is asked before a node goes by what it
+// last knew: less than CNI's ADD waits for subnet.env.
+const recallAfter = 3 * time.Second
 
 // ourLinks are the names of our devices.
 var ourLinks = regexp.MustCompile(`^twill(-v6)?\.[0-9]+$`)
@@ -183,11 +188,12 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 		Node: o.nodeName, MachineID: statedir.MachineID("/etc/machine-id"), Version: version.Version,
 		Underlay: u, Host: backend.HostOptions{Blackhole: o.ipBlackholeRoute},
 		Masquerade: o.ipMasq, RandomFull: !o.ipMasqFullyRandomDisable, Forward: o.forwardRules, Hygiene: o.vtepHygiene,
-		LastGood: filepath.Join(o.stateDir, lastgood.FileName), LeaseTTL: o.etcd.LeaseTTL,
+		LastGood: filepath.Join(o.stateDir, lastgood.FileName), LeaseTTL: o.etcd.LeaseTTL, RecallAfter: recallAfter,
+		StoreName:  "etcd " + strings.Join(slices.Sorted(slices.Values(o.etcd.Endpoints)), ",") + " " + o.etcd.Prefix,
 		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
 		HealthAddr: health, Socket: o.socket,
 		Log: log, Metrics: reg, Manager: sdnotify.New(log),
-		CNIConfDir: confdir.Default,
+		CNIConfDir: o.cniConfDir,
 	}, nil
 }
 

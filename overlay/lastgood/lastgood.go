@@ -30,6 +30,7 @@ const FileName = "last-good.json"
 type State struct {
 	Saved   time.Time
 	Node    string
+	Store   string // which one: where it is, and where in it
 	Config  []byte // the network config as it was in the store
 	Own     subnet.Held
 	Records []subnet.Record // all that could be read, our own among them
@@ -42,6 +43,7 @@ type head struct {
 	Version int             `json:"version"`
 	Saved   time.Time       `json:"saved"`
 	Node    string          `json:"node"`
+	Store   string          `json:"store"`
 	Config  json.RawMessage `json:"config"`
 	Own     line            `json:"own"`
 	Expires time.Time       `json:"expires,omitzero"`
@@ -94,7 +96,7 @@ func fill(f *os.File, s State, records iter.Seq[subnet.Record]) error {
 	if err != nil {
 		return err
 	}
-	if err := enc.Encode(head{Version: version, Saved: s.Saved, Node: s.Node, Config: s.Config, Own: own, Expires: s.Own.Expires}); err != nil {
+	if err := enc.Encode(head{Version: version, Saved: s.Saved, Node: s.Node, Store: s.Store, Config: s.Config, Own: own, Expires: s.Own.Expires}); err != nil {
 		return err
 	}
 	n := 0
@@ -147,7 +149,7 @@ func read(r io.Reader) (State, error) {
 	if err != nil {
 		return State{}, fmt.Errorf("our own lease: %w", err)
 	}
-	s := State{Saved: h.Saved, Node: h.Node, Config: h.Config,
+	s := State{Saved: h.Saved, Node: h.Node, Store: h.Store, Config: h.Config,
 		Own: subnet.Held{Lease: own.Lease, Key: own.Key, Created: own.Created, Expires: h.Expires}}
 	for {
 		var l struct {

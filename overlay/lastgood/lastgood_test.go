@@ -31,7 +31,7 @@ func record(i int) subnet.Record {
 func state() lastgood.State {
 	own := record(1)
 	s := lastgood.State{
-		Saved: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC), Node: "n1", Config: []byte(`{"Network":"10.0.0.0/8"}`),
+		Saved: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC), Node: "n1", Store: "etcd http://127.0.0.1:2379/network", Config: []byte(`{"Network":"10.0.0.0/8"}`),
 		Own: subnet.Held{Lease: own.Lease, Key: own.Key, Created: 1, Expires: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)},
 	}
 	for i := range 5 {
