@@ -45,9 +45,7 @@ The default --unsafe-no-fsync=false keeps every acknowledged write over a power 
 			if err := fromEnv(cmd); err != nil {
 				return err
 			}
-			if err := warnOfCerts(cmd, c.TLSDir); err != nil {
-				return err
-			}
+			warnOfCerts(cmd.ErrOrStderr(), c.TLSDir)
 			return runStore(cmd.Context(), c, cmd.OutOrStdout())
 		},
 	}
@@ -110,20 +108,20 @@ func fromEnv(cmd *cobra.Command, names ...string) error {
 	return errors.Join(errs...)
 }
 
-// warnOfCerts names on stderr what will stop working soon.
-func warnOfCerts(cmd *cobra.Command, dir string) error {
+// warnOfCerts names what will stop working soon. It stops nothing itself: the
+// store reads its own files, and those of a client may be as they are.
+func warnOfCerts(w io.Writer, dir string) {
 	if dir == "" {
-		return nil
+		return
 	}
 	certs, err := pki.List(dir, time.Now())
 	if err != nil {
-		return err
+		fmt.Fprintf(w, "twill: looking which certificates end soon: %v\n", err)
 	}
 	for _, c := range certs {
 		if c.Problem != "" {
-			fmt.Fprintf(cmd.ErrOrStderr(), "twill: certificate %s of %s, valid until %s: %s\n",
+			fmt.Fprintf(w, "twill: certificate %s of %s, valid until %s: %s\n",
 				c.File, strings.Join(c.Names, ", "), c.NotAfter.Format(time.DateOnly), c.Problem)
 		}
 	}
-	return nil
 }

@@ -86,12 +86,14 @@ func newStoreCerts() *cobra.Command {
 		if err := fromEnv(cmd, "tls-dir"); err != nil {
 			return err
 		}
-		certs, err := pki.List(dir, time.Now())
-		if err != nil {
-			return err
+		certs, unread := pki.List(dir, time.Now())
+		if len(certs) > 0 {
+			if err := printCerts(cmd.OutOrStdout(), dir, certs); err != nil {
+				return err
+			}
 		}
-		if err := printCerts(cmd.OutOrStdout(), dir, certs); err != nil {
-			return err
+		if unread != nil {
+			return unread
 		}
 		for _, c := range certs {
 			if c.Problem != "" {

@@ -59,11 +59,17 @@ func TestStoreAsAService(t *testing.T) {
 	require.Contains(t, out, "store.example.com,localhost,192.0.2.10,127.0.0.1,::1")
 	require.Contains(t, out, "  TWILLD_ETCD_ENDPOINTS=https://192.0.2.10:2379\n", "an address needs no DNS")
 	require.NotContains(t, good("store", "certs"), "new")
+	spoilt := filepath.Join(tlsDir, "client-x.crt")
+	require.NoError(t, os.WriteFile(spoilt, nil, 0o644), "it is the store's business no more than a warning")
+	out, _, err = do(t.Context(), "store", "certs")
+	require.ErrorContains(t, err, spoilt+": it holds no PEM")
+	require.Contains(t, out, filepath.Join(tlsDir, "server.crt"))
 
 	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
+	done, warned := make(chan error, 1), ""
 	go func() {
-		_, _, err := do(ctx, "store")
+		var err error
+		_, warned, err = do(ctx, "store")
 		done <- err
 	}()
 	told := ""
@@ -91,6 +97,7 @@ func TestStoreAsAService(t *testing.T) {
 	require.Contains(t, good("store", "restore", "--data-dir", other, file), "it is in "+other)
 
 	// A certificate that ends soon is named where it is used.
+	require.NoError(t, os.Remove(spoilt))
 	good("store", "init", "--renew", "--days=20")
 	out, warning, err = do(t.Context(), "store", "status")
 	require.NoError(t, err, out)
@@ -101,6 +108,7 @@ func TestStoreAsAService(t *testing.T) {
 
 	stop()
 	require.NoError(t, <-done)
+	require.Contains(t, warned, spoilt+": it holds no PEM")
 	out, _, err = do(t.Context(), "store", "status")
 	require.ErrorIs(t, err, errSaid)
 	require.Contains(t, out, "connection refused")
@@ -138,7 +146,7 @@ func TestStoreCommandsRefuse(t *testing.T) {
 		"restore: no file":      {[]string{"restore"}, "accepts 1 arg(s), received 0"},
 		"restore: missing":      {[]string{"restore", "--data-dir", dir + "/d", dir + "/none"}, dir + "/none: no such file or directory"},
 		"restore: bump":         {[]string{"restore", "--bump-revision", "-1", dir}, `invalid argument "-1" for "--bump-revision"`},
-		"run: no certificates":  {[]string{"--tls-dir", dir + "/none"}, "make some: twill store init"},
+		"run: no certificates":  {[]string{"--tls-dir", dir + "/none"}, "make the certificates first: twill store init"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -249,7 +249,8 @@ func (o Options) key(file string) (*ecdsa.PrivateKey, error) {
 	return makeKey(file)
 }
 
-// List returns the certificates of a directory.
+// List returns the certificates of a directory: with an error, those of the
+// files that can be read.
 func List(dir string, now time.Time) ([]Cert, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.crt"))
 	if err != nil {
@@ -259,16 +260,15 @@ func List(dir string, now time.Time) ([]Cert, error) {
 		return nil, fmt.Errorf("there are no certificates (*.crt) in %s: give --tls-dir, or make some: twill store init", dir)
 	}
 	var all []Cert
+	var errs []error
 	for _, file := range files {
 		certs, err := readCerts(file)
-		if err != nil {
-			return nil, err
-		}
+		errs = append(errs, err)
 		for _, c := range certs {
 			all = append(all, describe(filepath.Base(file), c, now))
 		}
 	}
-	return all, nil
+	return all, errors.Join(errs...)
 }
 
 func describe(file string, c *x509.Certificate, now time.Time) Cert {
