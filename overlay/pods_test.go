@@ -22,8 +22,8 @@ type memLinks struct {
 	broken error // of the next change
 }
 
-func (l *memLinks) Behind(context.Context, string) (int, []netip.Addr, error) {
-	return 0, nil, errors.New("nobody asks")
+func (l *memLinks) Behind(context.Context, string) (int, []netip.Addr, []netip.Addr, error) {
+	return 0, nil, nil, errors.New("nobody asks")
 }
 
 func (l *memLinks) ApplyBridge(_ context.Context, changes []backend.Change) []error {

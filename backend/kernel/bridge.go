@@ -92,65 +92,48 @@ func (k *Kernel) SetBridgeMTU(ctx context.Context, name string, mtu int) error {
 
 // Behind returns the addresses in the network namespace at the other end of a
 // veth pair, but for those that mean nothing outside of it (loopback, link
-// scope). index is the veth's own, which no other has after it; it is 0 when
-// the other end is in our namespace, and nothing was read. The kernel tells it
-// without entering the namespace (since 5.0), to one who has CAP_NET_ADMIN over
-// it. unix.ENODEV: there is no such veth.
-func (k *Kernel) Behind(ctx context.Context, link string) (index int, found []netip.Addr, err error) {
-	index, nsid, err := k.behind(link)
-	if err != nil || nsid < 0 {
-		return 0, nil, err
+// scope): own are those of the pair's other end itself, without IPv6 addresses
+// that have a lifetime, which the kernel makes by itself when a router
+// advertises a prefix; others are all else. index is the veth's own, which no
+// other has after it; it is 0 when the other end is in our namespace, and
+// nothing was read. The kernel tells it without entering the namespace (since
+// 5.0), to one who has CAP_NET_ADMIN over it. unix.ENODEV: there is no such
+// veth.
+func (k *Kernel) Behind(ctx context.Context, link string) (index int, own, others []netip.Addr, err error) {
+	if err := ctx.Err(); err != nil {
+		return 0, nil, nil, err
+	}
+	e, err := k.end(byName(link))
+	switch {
+	case err == nil && (e.name != link || e.kind != "veth"):
+		err = fmt.Errorf("it is not a veth: %w", unix.ENODEV)
+	case err == nil && e.peer == 0:
+		err = fmt.Errorf("the kernel does not tell its peer")
+	}
+	if err != nil {
+		return 0, nil, nil, fmt.Errorf("finding the other end of link %q: %w", link, err)
+	}
+	if e.nsid < 0 {
+		return 0, nil, nil, nil
 	}
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		req := request(unix.RTM_GETADDR, 0, nl.NewIfAddrmsg(family),
-			nl.NewRtAttr(unix.IFA_TARGET_NETNSID, nl.Uint32Attr(uint32(nsid))))
+			nl.NewRtAttr(unix.IFA_TARGET_NETNSID, nl.Uint32Attr(uint32(e.nsid))))
 		addresses, err := dump(ctx, k, req, unix.RTM_NEWADDR, func(msg []byte) (address, bool, error) {
-			return decodeBehind(msg, nsid)
+			return decodeBehind(msg, e.nsid)
 		})
 		if err != nil {
-			return index, nil, fmt.Errorf("reading the addresses in the namespace behind %s: %w", link, err)
+			return e.index, nil, nil, fmt.Errorf("reading the addresses in the namespace behind %s: %w", link, err)
 		}
 		for _, a := range addresses {
-			found = append(found, a.prefix.Addr())
-		}
-	}
-	return index, found, nil
-}
-
-// behind returns the index of a veth and the kernel's number for the namespace
-// of its peer, -1 when that is ours.
-func (k *Kernel) behind(link string) (index int, nsid int32, err error) {
-	req := request(unix.RTM_GETLINK, 0, byName(link)...)
-	req.Sockets = k.sockets
-	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
-	if err != nil {
-		return 0, 0, fmt.Errorf("finding link %q: %w", link, err)
-	}
-	nsid = -1
-	peer := uint32(0)
-	for _, msg := range msgs {
-		d, ok, err := decodeDevice(msg)
-		if err != nil || !ok || d.name != link || d.kind != "veth" {
-			return 0, 0, fmt.Errorf("finding link %q: it is not a veth: %w", link, unix.ENODEV)
-		}
-		attrs, err := attributes("link", msg, unix.SizeofIfInfomsg)
-		if err != nil {
-			return 0, 0, err
-		}
-		index = d.index
-		for _, a := range attrs {
-			switch a.Attr.Type {
-			case unix.IFLA_LINK_NETNSID:
-				nsid = int32(native.Uint32(a.Value))
-			case unix.IFLA_LINK:
-				peer = native.Uint32(a.Value)
+			if a.index == e.peer && (family == unix.AF_INET || a.flags&unix.IFA_F_PERMANENT != 0) {
+				own = append(own, a.prefix.Addr())
+			} else {
+				others = append(others, a.prefix.Addr())
 			}
 		}
 	}
-	if peer == 0 {
-		return 0, 0, fmt.Errorf("finding the peer of link %q: the kernel does not tell it", link)
-	}
-	return index, nsid, nil
+	return e.index, own, others, nil
 }
 
 // decodeBehind decodes an address and makes sure that it is of the namespace

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -96,7 +95,7 @@ func TestBridgeMTU(t *testing.T) {
 func TestBehind(t *testing.T) {
 	t.Parallel()
 	ns, pod := newNamespace(t), newNamespace(t)
-	index, _, err := ns.Behind(t.Context(), "far")
+	index, _, _, err := ns.Behind(t.Context(), "far")
 	require.NoError(t, err)
 	require.Zero(t, index, "both ends are here")
 
@@ -104,19 +103,19 @@ func TestBehind(t *testing.T) {
 	ns.run(fmt.Sprintf("ip link set peer0 netns /proc/%d/fd/%d", os.Getpid(), pod.fd))
 	pod.run("ip link set peer0 up")
 	pod.run("ip address add 10.5.1.7/24 dev peer0")
+	pod.run("ip address add 10.5.1.8/24 dev peer0 valid_lft 1000 preferred_lft 1000") // by DHCP
 	pod.run("ip address add fd00:5::7/64 dev peer0 nodad")
-	index, got, err := ns.Behind(t.Context(), "veth0")
+	pod.run("ip address add fd00:5::8/64 dev peer0 nodad valid_lft 1000 preferred_lft 1000") // by a router advertisement
+	index, own, others, err := ns.Behind(t.Context(), "veth0")
 	require.NoError(t, err)
 	require.Equal(t, strings.Split(ns.run("ip -o link show dev veth0"), ":")[0], strconv.Itoa(index))
-	want := []netip.Addr{addr("10.5.1.7"), addr("fd00:5::7"), addr("192.0.2.1"), addr("192.0.2.2"), addr("2001:db8::1"), addr("2001:db8::2")}
-	slices.SortFunc(want, netip.Addr.Compare)
-	slices.SortFunc(got, netip.Addr.Compare)
-	require.Equal(t, want, got)
+	require.ElementsMatch(t, []netip.Addr{addr("10.5.1.7"), addr("10.5.1.8"), addr("fd00:5::7")}, own)
+	require.ElementsMatch(t, []netip.Addr{addr("fd00:5::8"), addr("192.0.2.1"), addr("192.0.2.2"), addr("2001:db8::1"), addr("2001:db8::2")}, others)
 
 	for _, name := range []string{"lo", "none0"} {
-		_, _, err = ns.Behind(t.Context(), name)
+		_, _, _, err = ns.Behind(t.Context(), name)
 		require.ErrorIs(t, err, unix.ENODEV)
 	}
-	_, _, err = ns.Behind(cancelled(t), "veth0")
+	_, _, _, err = ns.Behind(cancelled(t), "veth0")
 	require.Error(t, err)
 }

@@ -20,16 +20,21 @@
 //   - no veth has an alias with its container and interface, or its address;
 //   - its address, and any other of its attachment, is on no interface behind
 //     a veth without an alias;
-//   - and there is no veth that may lead to its pod, without an alias and
-//     with addresses that cannot be told (Inventory.Unknown). Only a veth as
-//     old as the reservation may; a Sweeper remembers which came later.
+//   - and there is no veth that may lead to its pod: without an alias, and with
+//     nothing on its other end that tells whose it is (Inventory.Unknown). Only
+//     a veth as old as the reservation may; a Sweeper remembers which came
+//     later.
 //
 // Such a reservation has no pod: the bridge plugin makes the veth before it
 // asks for the address, and host-local reserves it under the lock. So whoever
 // holds the lock and then reads the links finds a veth for each reservation
 // whose ADD is under way or done, however long that takes and whatever the
 // clock does in the meantime; the address is then known by alias or by what is
-// behind the veth, or the veth is unknown and the address stays. The ptp
+// behind the veth, or the veth is unknown and the address stays. The other end
+// of a veth without an alias has no address until the plugin puts there the
+// first of those reserved for the attachment, which holds the others; IPv6
+// addresses that a router's advertisement makes there do not count. So a veth
+// with others' addresses on its other end is of somebody else. The ptp
 // plugin asks for the address first. There the age alone protects an ADD, and
 // it must have passed by the monotonic clock while a Sweeper looked on.
 //

@@ -56,10 +56,12 @@ type Inventory struct {
 	Pods []Pod // those with an alias
 	// InUse holds the addresses behind veths without one: pods made by
 	// flannel or by a twill-cni which wrote no alias, an ADD that was cut
-	// off, or a veth whose alias somebody has overwritten.
+	// off, or a veth whose alias somebody has overwritten; and others'
+	// containers, whose addresses are none of ours.
 	InUse []netip.Addr
 	// Unknown are the veths that may lead to pods of ours with addresses
-	// that nobody can tell: of an ADD under way or cut off, say.
+	// that nobody can tell, as their other end has none: of an ADD under way
+	// or cut off, say.
 	Unknown []Veth
 }
 
@@ -72,7 +74,7 @@ type Veth struct {
 // Kernel is what the inventory is read from; kernel.Kernel is one.
 type Kernel interface {
 	Host(ctx context.Context) (backend.Host, error)
-	Behind(ctx context.Context, link string) (index int, found []netip.Addr, err error)
+	Behind(ctx context.Context, link string) (index int, own, others []netip.Addr, err error)
 }
 
 // Read makes the inventory of the pods there are now.
@@ -85,9 +87,10 @@ func Read(ctx context.Context, k Kernel, g Ground) (Inventory, error) {
 }
 
 // Behind returns the index of a veth and the addresses in the namespace at its
-// other end; the index is 0 when that is our own (kernel.Kernel.Behind). Its
-// error is unix.ENODEV when the veth has gone.
-type Behind func(ctx context.Context, link string) (index int, found []netip.Addr, err error)
+// other end: own are those that somebody has put on that end itself, others
+// all the rest. The index is 0 when that is our own namespace
+// (kernel.Kernel.Behind). Its error is unix.ENODEV when the veth has gone.
+type Behind func(ctx context.Context, link string) (index int, own, others []netip.Addr, err error)
 
 // Take makes the inventory. Pods with an alias are read from h; behind is
 // asked for the veths that have none and may be ours. Those on somebody
@@ -99,19 +102,31 @@ func Take(ctx context.Context, h backend.Host, g Ground, behind Behind) (Invento
 		if _, ok := podOf(i); ok || i.Kind != kindVeth || foreign[i.Master] {
 			continue
 		}
-		index, found, err := behind(ctx, i.Name)
+		index, own, others, err := behind(ctx, i.Name)
 		switch {
 		case ctx.Err() != nil:
 			return Inventory{}, fmt.Errorf("looking behind veth %s: %w", i.Name, ctx.Err())
 		case err == nil && index == 0, errors.Is(err, unix.ENODEV):
 			continue
-		case err == nil && slices.ContainsFunc(found, g.inOverlay):
-			inv.InUse = append(inv.InUse, found...)
-		default:
+		case err != nil:
+			inv.Unknown = append(inv.Unknown, Veth{Name: i.Name, Index: index})
+			continue
+		}
+		inv.InUse = append(append(inv.InUse, own...), others...)
+		if !g.settled(own) {
 			inv.Unknown = append(inv.Unknown, Veth{Name: i.Name, Index: index})
 		}
 	}
 	return inv, nil
+}
+
+// settled reports whether the addresses on the other end of a veth say all
+// about its pod. One of ours in the making has none there, whatever its other
+// interfaces have; later it has those reserved for it, and InUse holds them.
+// So one whose addresses are all outside of the overlay is somebody else's,
+// but who does not know the overlay cannot say so.
+func (g Ground) settled(own []netip.Addr) bool {
+	return slices.ContainsFunc(own, g.inOverlay) || len(own) > 0 && len(g.Overlay) > 0
 }
 
 // foreignBridges returns the bridges on which there cannot be a pod of ours:

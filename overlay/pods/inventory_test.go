@@ -77,46 +77,70 @@ func TestTake(t *testing.T) {
 		veth("pair", "", ""),
 		veth("gone", "", ""),
 		veth("broken", "", ""),
+		veth("nspawn", "", ""),
+		veth("starting6", "", ""),
+		veth("second", "cni0", ""),
 		backend.Interface{Name: "tap0", Kind: "tun", Master: "cni0"},
 	)
-	behind := map[string][]netip.Addr{
-		"flannel": {addr("10.5.1.3"), addr("fd00::3"), addr("192.0.2.1")},
+	type addrs = []netip.Addr
+	own := map[string]addrs{ // at the veth's other end itself
+		"flannel": {addr("10.5.1.3"), addr("fd00::3")},
 		"defaced": {addr("10.5.1.4")},
 		"old":     {addr("10.5.9.2")},
-		"loose":   {addr("10.5.1.5")},
-		"bare":    {addr("192.168.1.1")}, "mine": nil, "stranger": nil, "starting": nil,
+		"nspawn":  {addr("192.168.1.7"), addr("2001:db8::7")},
+		"bare":    nil, "mine": nil, "stranger": nil, "starting": nil, "starting6": nil, "loose": nil, "second": nil,
 	}
-	look := func(_ context.Context, link string) (int, []netip.Addr, error) {
-		switch found, ok := behind[link]; {
+	others := map[string]addrs{
+		"flannel":   {addr("192.0.2.1")},
+		"loose":     {addr("10.5.1.5")},
+		"bare":      {addr("192.168.1.1")},
+		"starting6": {addr("2001:db8::9")}, // a router advertises it
+		"second":    {addr("10.5.1.6")},    // of its first attachment, to another network perhaps
+	}
+	look := func(_ context.Context, link string) (int, []netip.Addr, []netip.Addr, error) {
+		switch _, ok := own[link]; {
 		case ok:
-			return 7, found, nil
+			return 7, own[link], others[link], nil
 		case link == "pair":
-			return 0, nil, nil
+			return 0, nil, nil, nil
 		case link == "gone":
-			return 0, nil, unix.ENODEV
+			return 0, nil, nil, unix.ENODEV
 		case link == "broken":
-			return 8, nil, unix.EPERM
+			return 8, nil, nil, unix.EPERM
 		}
 		t.Errorf("veth %s was looked at", link)
-		return 0, nil, nil
+		return 0, nil, nil, nil
 	}
 	g := pods.Ground{Overlay: []netip.Prefix{prefix("10.5.0.0/16"), prefix("fd00::/48")}, Bridges: []string{"mine0"}}
 	inv, err := pods.Take(t.Context(), h, g, look)
 	require.NoError(t, err)
 	require.Len(t, inv.Pods, 2)
-	require.Equal(t, []netip.Addr{addr("10.5.1.3"), addr("fd00::3"), addr("192.0.2.1"), addr("10.5.1.4"), addr("10.5.9.2"), addr("10.5.1.5")}, inv.InUse)
-	require.Equal(t, []pods.Veth{{Name: "starting", Index: 7}, {Name: "bare", Index: 7}, {Name: "mine", Index: 7}, {Name: "stranger", Index: 7}, {Name: "broken", Index: 8}}, inv.Unknown)
+	var inUse []netip.Addr
+	for _, behind := range []map[string]addrs{own, others} {
+		for _, found := range behind {
+			inUse = append(inUse, found...)
+		}
+	}
+	require.ElementsMatch(t, inUse, inv.InUse)
+	var unknown []string
+	for _, v := range inv.Unknown {
+		unknown = append(unknown, v.Name)
+	}
+	require.Equal(t, []string{"starting", "bare", "mine", "stranger", "loose", "broken", "starting6", "second"}, unknown)
+	require.Equal(t, 7, inv.Unknown[0].Index)
 
 	// Who does not know the overlay takes no bridge for another's.
 	docker := host(bridge("docker0", 1500, "172.17.0.1/16"), veth("docker", "docker0", ""))
-	inv, err = pods.Take(t.Context(), docker, pods.Ground{}, func(context.Context, string) (int, []netip.Addr, error) {
-		return 9, []netip.Addr{addr("172.17.0.2")}, nil
+	inv, err = pods.Take(t.Context(), docker, pods.Ground{}, func(context.Context, string) (int, []netip.Addr, []netip.Addr, error) {
+		return 9, []netip.Addr{addr("172.17.0.2")}, nil, nil
 	})
 	require.NoError(t, err)
-	require.Equal(t, pods.Inventory{Unknown: []pods.Veth{{Name: "docker", Index: 9}}}, inv)
+	require.Equal(t, pods.Inventory{InUse: []netip.Addr{addr("172.17.0.2")}, Unknown: []pods.Veth{{Name: "docker", Index: 9}}}, inv)
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = pods.Take(ctx, h, g, func(context.Context, string) (int, []netip.Addr, error) { return 0, nil, errors.New("odd") })
+	_, err = pods.Take(ctx, h, g, func(context.Context, string) (int, []netip.Addr, []netip.Addr, error) {
+		return 0, nil, nil, errors.New("odd")
+	})
 	require.ErrorIs(t, err, context.Canceled)
 }

@@ -203,6 +203,13 @@ func TestPodsWithoutAlias(t *testing.T) {
 	run(t, fmt.Sprintf("ip -n %s link add docker0 type bridge", m.ns))
 	run(t, fmt.Sprintf("ip -n %s address add 172.17.0.1/16 dev docker0", m.ns))
 	run(t, fmt.Sprintf("ip -n %s link add vethdocker master docker0 type veth peer name eth0 netns %s", m.ns, empty))
+	// Nor does a container with an address of its own that is not ours, be it
+	// on no bridge (systemd-nspawn) or on one without addresses.
+	other := netns(t)
+	run(t, fmt.Sprintf("ip -n %s link add ve-web type veth peer name host0 netns %s", m.ns, other))
+	run(t, "ip -n "+other+" address add 169.254.3.3/16 scope link dev host0")
+	require.Equal(t, "ve-web", m.sweep(m.sweeper()).Unknown[0].Name)
+	run(t, "ip -n "+other+" address add 192.168.7.2/28 dev host0")
 	done = m.sweep(m.sweeper())
 	require.Empty(t, done.Unknown)
 	require.ElementsMatch(t, strings.Fields(ipsOf(gone)), addresses(done.Released))
