@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -142,9 +143,46 @@ func (a *Agent) showStranded(stranded []pods.Pod) {
 	}
 }
 
+// kept tells of the veths that keep reserved addresses from being released.
+type kept struct {
+	before []pods.Veth // of the last sweep
+	named  []string
+}
+
+// maxNamed bounds what one line names.
+const maxNamed = 5
+
+// look names the veths that were there at the last sweep, too: most of the
+// others belong to an ADD that is done a moment later.
+func (k *kept) look(done pods.Swept) error {
+	k.named = nil
+	for _, v := range done.Unknown {
+		if slices.Contains(k.before, v) {
+			k.named = append(k.named, v.Name)
+		}
+	}
+	k.before = done.Unknown
+	if len(k.named) == 0 {
+		return nil
+	}
+	reserved, veths := "1 reserved address looks stale and is kept", "veth %s: delete it if nothing uses it, or give its other end an address"
+	if done.Kept > 1 {
+		reserved = fmt.Sprintf("%d reserved addresses look stale and are kept", done.Kept)
+	}
+	if len(k.named) > 1 {
+		veths = "veths %s: delete them if nothing uses them, or give their other ends addresses"
+	}
+	names := strings.Join(k.named[:min(maxNamed, len(k.named))], ", ")
+	if more := len(k.named) - maxNamed; more > 0 {
+		names += fmt.Sprintf(" and %d more", more)
+	}
+	return fmt.Errorf(reserved+", as nobody can tell what is behind "+veths, names)
+}
+
 // sweep releases, from time to time, the addresses that host-local reserves
 // for pods which are gone.
 func (a *Agent) sweep(ctx context.Context) error {
+	var k kept
 	sweeper := pods.Sweeper{Inventory: func(ctx context.Context) (pods.Inventory, error) {
 		return pods.Read(ctx, a.cfg.PodLinks, a.ground.get())
 	}}
@@ -152,7 +190,7 @@ func (a *Agent) sweep(ctx context.Context) error {
 	defer due.Stop()
 	for {
 		next := sweepInterval
-		if len(a.ground.get().Overlay) > 0 && a.sweepOnce(ctx, &sweeper) { // else nobody knows which pods are ours
+		if len(a.ground.get().Overlay) > 0 && a.sweepOnce(ctx, &sweeper, &k) { // else nobody knows which pods are ours
 			next = sweepIntervalShort
 		}
 		due.Reset(next)
@@ -166,8 +204,9 @@ func (a *Agent) sweep(ctx context.Context) error {
 }
 
 // sweepOnce reports whether it is worth a look again soon.
-func (a *Agent) sweepOnce(ctx context.Context, sweeper *pods.Sweeper) (again bool) {
+func (a *Agent) sweepOnce(ctx context.Context, sweeper *pods.Sweeper, k *kept) (again bool) {
 	networks, left, err := confdir.Networks(a.cfg.CNIConfDir)
+	var stays error
 	if err == nil {
 		a.ground.setBridges(networks)
 		var done pods.Swept
@@ -175,14 +214,16 @@ func (a *Agent) sweepOnce(ctx context.Context, sweeper *pods.Sweeper) (again boo
 		for _, r := range done.Released {
 			a.cfg.Log.WithFields(logrus.Fields{"network": r.Network, "address": r.Address.String(), "container": r.Container}).Info("released the address of a pod that is gone")
 		}
-		if again = len(done.Unknown) > 0; again {
-			a.cfg.Log.WithField("interfaces", done.Unknown).Debug("addresses of pods that seem gone stay reserved: nobody can tell what is behind these")
+		told := k.named
+		stays, again = k.look(done), len(done.Unknown) > 0
+		if stays != nil && !slices.Equal(told, k.named) {
+			a.cfg.Log.WithFields(logrus.Fields{"interfaces": k.named, "reserved": done.Kept}).Warn("addresses of pods that seem gone stay reserved: nobody can tell what is behind these veths")
 		}
 		for _, l := range left {
 			a.cfg.Log.WithField("reason", l).Debug("a network is not swept")
 		}
 	}
-	if a.board.problem(partSweep, err) && err != nil && ctx.Err() == nil {
+	if a.board.problem(partSweep, errors.Join(err, stays)) && err != nil && ctx.Err() == nil {
 		a.cfg.Log.WithError(err).Warn("addresses of pods that are gone could not be released, will retry")
 	}
 	var shadowed error

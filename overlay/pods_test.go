@@ -7,12 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/overlay/pods"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -151,4 +154,77 @@ func TestStaleReservationsAreReleased(t *testing.T) {
 			return p.What == partCNI && p.Error == "runtimes take "+conf+"/05-other.conflist, which sorts before ours: pods are not on this network"
 		})
 	})
+}
+
+// A veth that nobody can place is named, once, for as long as addresses stay
+// reserved for its sake.
+func TestVethThatStopsTheSweep(t *testing.T) {
+	conf, data := t.TempDir(), t.TempDir()
+	require.NoError(t, os.WriteFile(conf+"/10-twill.conflist", []byte(`{"name": "cbr0", "cniVersion": "1.0.0", "plugins": [
+		{"type": "twill", "ipam": {"dataDir": "`+data+`"}}]}`), 0o600))
+	stale := data + "/cbr0/10.244.1.2"
+	require.NoError(t, os.Mkdir(filepath.Dir(stale), 0o755))
+	require.NoError(t, os.WriteFile(stale, []byte("gone\r\neth0"), 0o600))
+	then := time.Now().Add(-time.Hour)
+	require.NoError(t, os.Chtimes(stale, then, then))
+
+	var links *memLinks
+	var log *logtest.Hook
+	b := start(t, func(c *Config, k *memKernel) {
+		links = &memLinks{memKernel: k}
+		log = logtest.NewLocal(c.Log.Logger)
+		c.PodLinks, c.CNIConfDir = links, conf
+		links.add(backend.Interface{Name: "ve-web", Kind: "veth"})
+	})
+	b.ready(peer(2, "n2"))
+	told := func() (all []string) {
+		for _, p := range b.agent.Status().Problems {
+			if p.What == partSweep {
+				all = append(all, p.Error)
+			}
+		}
+		return all
+	}
+	sweep := func() { b.agent.sweepNow <- struct{}{} }
+	const text = "1 reserved address looks stale and is kept, as nobody can tell what is behind veth ve-web: delete it if nothing uses it, or give its other end an address"
+	b.eventually("the veth is named", func() bool { sweep(); return slices.Equal(told(), []string{text}) })
+	for range 3 {
+		sweep()
+	}
+	logged := func(text string) (n int) {
+		for _, e := range log.AllEntries() {
+			if e.Message == text {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(t, 1, logged("addresses of pods that seem gone stay reserved: nobody can tell what is behind these veths"))
+
+	links.mu.Lock()
+	links.host.Interfaces = slices.DeleteFunc(links.host.Interfaces, func(i backend.Interface) bool { return i.Name == "ve-web" })
+	links.mu.Unlock()
+	b.eventually("all is well", func() bool { sweep(); return len(told()) == 0 })
+	require.NoFileExists(t, stale)
+}
+
+// Who is named was there at the sweep before, too: most of them belong to an
+// ADD that is done a moment later.
+func TestNamedVeths(t *testing.T) {
+	a, b := pods.Veth{Name: "a", Index: 1}, pods.Veth{Name: "b", Index: 2}
+	k := kept{}
+	require.NoError(t, k.look(pods.Swept{Kept: 2, Unknown: []pods.Veth{a}}))
+	require.NoError(t, k.look(pods.Swept{Kept: 2, Unknown: []pods.Veth{b}}))
+	require.EqualError(t, k.look(pods.Swept{Kept: 2, Unknown: []pods.Veth{a, b}}),
+		"2 reserved addresses look stale and are kept, as nobody can tell what is behind veth b: delete it if nothing uses it, or give its other end an address")
+	require.Equal(t, []string{"b"}, k.named)
+	require.ErrorContains(t, k.look(pods.Swept{Kept: 2, Unknown: []pods.Veth{a, b}}), "behind veths a, b: delete them if nothing uses them, or give their other ends addresses")
+	var many []pods.Veth
+	for i := range 12 {
+		many = append(many, pods.Veth{Name: "veth" + strconv.Itoa(i), Index: 10 + i})
+	}
+	require.NoError(t, k.look(pods.Swept{Kept: 2, Unknown: many}))
+	require.ErrorContains(t, k.look(pods.Swept{Kept: 2, Unknown: many}), "behind veths veth0, veth1, veth2, veth3, veth4 and 7 more: ")
+	require.NoError(t, k.look(pods.Swept{}))
+	require.Empty(t, k.named)
 }

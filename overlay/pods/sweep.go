@@ -56,8 +56,10 @@ type history struct {
 // Swept is what a sweep did.
 type Swept struct {
 	Released []Reservation
-	// Unknown are the veths for which reservations that look stale were
-	// kept: nobody can tell which addresses the pods behind them have.
+	// Kept is how many reservations look stale and were kept because of
+	// Unknown, the veths of which nobody can tell which addresses the pods
+	// behind them have; in the order of their names.
+	Kept    int
 	Unknown []Veth
 }
 
@@ -87,9 +89,12 @@ func (s *Sweeper) sweep(ctx context.Context, n Network, done *Swept) error {
 	}
 	defer root.Close()
 	// Most of the time nothing is stale, and no ADD waits for us to see that.
-	stale, unknown, err := s.stale(ctx, root, n)
-	done.Unknown = append(done.Unknown, unknown...)
-	if err != nil || len(stale) == 0 {
+	found, err := s.look(ctx, root, n)
+	defer func() {
+		done.Kept += found.kept
+		done.Unknown = append(done.Unknown, found.unknown...)
+	}()
+	if err != nil || len(found.stale) == 0 {
 		return err
 	}
 	wait := s.Wait
@@ -104,10 +109,9 @@ func (s *Sweeper) sweep(ctx context.Context, n Network, done *Swept) error {
 	}
 	defer held.Close()
 	// Only what is read from here on counts.
-	stale, unknown, err = s.stale(ctx, root, n)
-	done.Unknown = append(done.Unknown, unknown...)
+	found, err = s.look(ctx, root, n)
 	errs := []error{err}
-	for _, r := range stale {
+	for _, r := range found.stale {
 		if err := root.Remove(r.Address.String()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("releasing %s: %w", r.Address, err))
 			continue
@@ -117,20 +121,27 @@ func (s *Sweeper) sweep(ctx context.Context, n Network, done *Swept) error {
 	return errors.Join(errs...)
 }
 
-// stale returns the reservations of a network that are old and that no pod
-// can hold, and the veths that may lead to the pods of others.
-func (s *Sweeper) stale(ctx context.Context, root *os.Root, n Network) (stale []Reservation, unknown []Veth, err error) {
+// findings are the reservations of a network that are old and that no pod can
+// hold, how many others look so, and the veths that may lead to the pods of
+// those.
+type findings struct {
+	stale   []Reservation
+	kept    int
+	unknown []Veth
+}
+
+func (s *Sweeper) look(ctx context.Context, root *os.Root, n Network) (f findings, err error) {
 	all, err := readReservations(root, n.Name)
 	if err != nil {
-		return nil, nil, err
+		return f, err
 	}
 	old := s.old(all, n)
 	if len(old) == 0 {
-		return nil, nil, nil
+		return f, nil
 	}
 	inv, err := s.Inventory(ctx) // after the files were read, see history
 	if err != nil {
-		return nil, nil, err
+		return f, err
 	}
 	for _, r := range old {
 		h := s.seen[sightingOf(n, r)]
@@ -139,13 +150,14 @@ func (s *Sweeper) stale(ctx context.Context, root *os.Root, n Network) (stale []
 			continue
 		}
 		if suspects := h.suspect(inv.Unknown, n); len(suspects) > 0 {
-			unknown = append(unknown, suspects...)
+			f.kept++
+			f.unknown = append(f.unknown, suspects...)
 			continue
 		}
-		stale = append(stale, r)
+		f.stale = append(f.stale, r)
 	}
-	slices.SortFunc(stale, func(a, b Reservation) int { return a.Address.Compare(b.Address) })
-	return stale, unknown, nil
+	slices.SortFunc(f.stale, func(a, b Reservation) int { return a.Address.Compare(b.Address) })
+	return f, nil
 }
 
 // suspect returns those of the unknown veths that may lead to the pod.

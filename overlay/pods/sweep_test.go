@@ -131,7 +131,7 @@ func TestUnknownVeths(t *testing.T) {
 	s := &pods.Sweeper{Inventory: func(context.Context) (pods.Inventory, error) { return inv, nil }}
 	keeps := func(suspects ...pods.Veth) {
 		t.Helper()
-		require.Equal(t, pods.Swept{Unknown: suspects}, i.sweep(s))
+		require.Equal(t, pods.Swept{Kept: min(1, len(suspects)), Unknown: suspects}, i.sweep(s))
 		require.Equal(t, []string{"10.5.1.4"}, i.left())
 	}
 	keeps(pods.Veth{"veth1", 8}, pods.Veth{"veth7", 7})
@@ -153,6 +153,25 @@ func TestUnknownVeths(t *testing.T) {
 	keeps(pods.Veth{"veth3", 11})
 	inv.Unknown = []pods.Veth{{"veth4", 12}}
 	keeps(pods.Veth{"veth4", 12})
+}
+
+// What is kept is counted once, though a sweep that releases something looks
+// twice.
+func TestKept(t *testing.T) {
+	t.Parallel()
+	i := newIPAM(t)
+	i.write("10.5.1.4", "gone\r\neth0", time.Hour)
+	i.write("10.5.1.5", "gone too\r\neth0", time.Hour)
+	inv := pods.Inventory{Unknown: []pods.Veth{{"veth7", 7}}}
+	s := &pods.Sweeper{Inventory: func(context.Context) (pods.Inventory, error) { return inv, nil }}
+	require.Equal(t, 2, i.sweep(s).Kept)
+	inv.Unknown = append(inv.Unknown, pods.Veth{"veth8", 8})
+	i.write("10.5.1.6", "later\r\neth0", time.Hour)
+	require.Equal(t, pods.Swept{Kept: 3, Unknown: inv.Unknown}, i.sweep(s))
+	inv.Unknown = inv.Unknown[1:]
+	done := i.sweep(s)
+	require.Equal(t, []string{"10.5.1.4", "10.5.1.5"}, addresses(done.Released))
+	require.Equal(t, 1, done.Kept)
 }
 
 // Only what the kernel tells under the lock counts: a veth that came after the
