@@ -165,11 +165,13 @@ type memFirewall struct {
 	rules  *masq.Rules
 	broken error // Sync fails
 	report masq.Report
+	syncs  int
 }
 
 func (f *memFirewall) Sync(_ context.Context, r masq.Rules) (masq.Report, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.syncs++
 	if f.broken != nil {
 		return masq.Report{}, f.broken
 	}

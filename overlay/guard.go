@@ -53,6 +53,22 @@ func (a *Agent) checkGuard(ctx context.Context) {
 			a.cfg.Log.WithError(err).Warn("no VTEP hygiene")
 		}
 	}
+	if a.guard != nil && !a.cfg.Hygiene {
+		a.sweepGuard(ctx)
+	}
+}
+
+// sweepGuard takes away what an earlier run left, when hygiene is switched off:
+// at once, also while the store is away, since that is when it helps.
+func (a *Agent) sweepGuard(ctx context.Context) {
+	have, err := a.guard.Observe(ctx)
+	if err != nil {
+		return // the passes will try, and tell
+	}
+	if changes := backend.Diff(nil, have); len(changes) > 0 {
+		_ = errors.Join(a.guard.Apply(ctx, changes)...) // likewise
+		a.cfg.Log.Info("VTEP hygiene is switched off: what was left of it is swept")
+	}
 }
 
 // guards reports whether hygiene is wanted and possible. What an earlier run
@@ -114,7 +130,14 @@ func (a *Agent) hostObjects(own subnet.Lease) []backend.Object {
 	if s.inSync {
 		objects = append(objects, hygiene.Host(s.active, own)...)
 	}
+	attachments := map[string]int{}
 	for _, p := range s.pods {
+		attachments[p.Container]++
+	}
+	for _, p := range s.pods {
+		if attachments[p.Container] > 1 {
+			continue // it answers by whichever route comes first, with either address
+		}
 		if p.Addresses != (subnet.PerFamily[netip.Addr]{}) { // else it asked not to be held to any
 			objects = append(objects, hygiene.Pod{Link: p.Link, Addresses: p.Addresses})
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/backend/masq"
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/envfile"
@@ -62,6 +63,8 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 	if s.full {
 		s.settled = s.settled || s.inSync
 	}
+	guard = guard && !s.guardBroken
+	s.guardBroken = false
 	s.full = !links || !guard // when a link is there, all that hangs on it is missing
 	return true, links, guard
 }
@@ -92,6 +95,9 @@ func (a *Agent) apply(ctx context.Context, now time.Time, steps []step) (done bo
 				continue
 			}
 			st.along = renewed[link]
+			if g, ok := st.Have.(hygiene.Guard); ok && g.Condition == hygiene.Broken && errs[i] != nil {
+				a.state.guardBroken = true // its tables go as a whole, permits included
+			}
 			if r, ok := a.applied(now, st, errs[i]); ok {
 				repairs = append(repairs, r)
 			}
@@ -306,6 +312,9 @@ func (a *Agent) syncRules(ctx context.Context, now time.Time) bool {
 	if !planned && s.pace.turn(rulesKey, now).After(now) {
 		return true // dirtyRules stays; see nextDue
 	}
+	if now.Before(s.rulesAt) && s.rulesTried.Equal(rules) {
+		return false
+	}
 	report, err := a.firewall.Sync(ctx, rules)
 	if ctx.Err() != nil {
 		return true
@@ -323,9 +332,11 @@ func (a *Agent) syncRules(ctx context.Context, now time.Time) bool {
 		a.cfg.Log.WithError(err).Warn("rules could not be written, will retry")
 	}
 	if err != nil {
-		s.dirtyRules = true
+		s.dirtyRules, s.rulesTried, s.rulesAt = true, rules, now.Add(s.rulesTry.NextBackOff())
 		return false
 	}
+	s.rulesAt = time.Time{}
+	s.rulesTry.Reset()
 	s.dirtyRules = false
 	s.rules = &rules
 	switch {

@@ -33,14 +33,18 @@ type state struct {
 	rules   *masq.Rules       // in the kernel as of the last Sync
 	refused map[string]string // records that were told to be refused, and why
 
-	full       bool // the next pass looks at everything
-	host       bool // the next pass chooses the underlay again
-	dirtyRules bool
-	pods       []pods.Pod                  // on this node
-	foreign    []backend.HostRoute         // the host's own, in the overlay network
-	inSync     bool                        // the first full list is planned for: what nobody wants may go
-	settled    bool                        // all peers of the first full list were programmed once
-	retry      *backoff.ExponentialBackOff // of passes that could not do all
+	full        bool // the next pass looks at everything
+	host        bool // the next pass chooses the underlay again
+	dirtyRules  bool
+	guardBroken bool                        // could not be made anew in this pass
+	rulesTried  masq.Rules                  // that could not be written,
+	rulesTry    *backoff.ExponentialBackOff // and how long to wait
+	rulesAt     time.Time                   // until then; zero when they were written
+	pods        []pods.Pod                  // on this node
+	foreign     []backend.HostRoute         // the host's own, in the overlay network
+	inSync      bool                        // the first full list is planned for: what nobody wants may go
+	settled     bool                        // all peers of the first full list were programmed once
+	retry       *backoff.ExponentialBackOff // of passes that could not do all
 }
 
 // pending is a change to make later.
@@ -54,9 +58,10 @@ type pending struct {
 
 func newState() *state {
 	return &state{
-		pending: map[backend.Key]*pending{},
-		pace:    pacer{},
-		retry:   newBackoff(100*time.Millisecond, 10*time.Second),
+		pending:  map[backend.Key]*pending{},
+		pace:     pacer{},
+		retry:    newBackoff(100*time.Millisecond, 10*time.Second),
+		rulesTry: newBackoff(100*time.Millisecond, 10*time.Second),
 	}
 }
 
@@ -359,7 +364,10 @@ func (a *Agent) nextDue(now time.Time, ok bool) time.Time {
 	for _, p := range s.pending {
 		next = earliest(next, p.at)
 	}
-	if s.dirtyRules {
+	switch {
+	case !s.rulesAt.IsZero():
+		next = earliest(next, s.rulesAt)
+	case s.dirtyRules:
 		next = earliest(next, s.pace.turn(rulesKey, now))
 	}
 	return next

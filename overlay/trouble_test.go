@@ -189,6 +189,21 @@ func TestRulesThatFailAreNamedAndHoldNothingUp(t *testing.T) {
 		return len(s.NotReady) == 1 && s.NotReady[0] == "the rules are not in: writing table inet twill: operation not permitted"
 	})
 	b.eventually("subnet.env is right", func() bool { return strings.Contains(readFile(t, b.agent.cfg.SubnetFile), "FLANNEL_MTU=1350\n") })
+
+	// Whatever else happens meanwhile, they are tried less and less often.
+	passes := 0
+	b.eventually("many passes", func() bool {
+		b.agent.inbox.rules()
+		b.kernel.set(routeKey(2), nil)
+		passes++
+		return passes > 100
+	})
+	b.firewall.mu.Lock()
+	tries := b.firewall.syncs
+	b.firewall.broken = nil
+	b.firewall.mu.Unlock()
+	require.Less(t, tries, 12)
+	b.eventually("they are in", func() bool { return b.agent.Status().Ready })
 }
 
 // With a Have the kernel replaces whatever has a route's place, whoever's it
