@@ -3,6 +3,7 @@ package packages
 import (
 	"context"
 	_ "embed"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -117,6 +118,7 @@ func TestPackages(t *testing.T) {
 
 	t.Run("life", func(t *testing.T) { t.Parallel(); testLife(t, v1, v2) })
 	t.Run("chroot", func(t *testing.T) { t.Parallel(); testInChroot(t, v1) })
+	t.Run("failing systemd", func(t *testing.T) { t.Parallel(); testFailingSystemd(t, v1, v2) })
 }
 
 // testLife is the life of the packages on a node in use.
@@ -179,16 +181,48 @@ func testLife(t *testing.T, v1, v2 debs) {
 	requireNoLoss(t, flows)
 	require.Equal(t, before, kernel(t, n))
 
+	removalGivenUp(t, n)
+	require.NoError(t, n.WaitReady(ctx, daemon))
+
 	require.NoError(t, n.DelPod(t.Context(), pods[0]))
 	calls(t, n)
 	dpkg(t, n, "--remove", "twill", "twill-cni-plugins")
 	require.Equal(t, "stop twill-store-backup.timer twill-store-backup.service twill-store.service twilld.service", calls(t, n)[0])
 	require.Empty(t, kernel(t, n))
-	require.Equal(t, "/etc/twill\n/etc/twill/twill-store.env\n/etc/twill/twilld.env\n", names(t, n), "configuration, no more")
+	require.Equal(t, "/etc/systemd/system/multi-user.target.wants/twilld.service\n/etc/twill\n/etc/twill/twill-store.env\n/etc/twill/twilld.env\n", names(t, n), "configuration, no more")
 
 	dpkg(t, n, "--purge", "twill", "twill-cni-plugins")
 	require.Empty(t, names(t, n))
 	require.NoDirExists(t, n.Path("/opt/cni"))
+}
+
+// removalGivenUp: a package that is to take the place of ours cannot be
+// installed after all. By then ours was stopped, and all that it had in the kernel
+// removed (Debian policy 6.5, abort-remove).
+func removalGivenUp(t *testing.T, n *netlab.Node) {
+	t.Helper()
+	rival := `
+		mkdir -p /run/rival/DEBIAN
+		printf '%s\n' 'Package: rival' 'Version: 1' 'Architecture: all' 'Maintainer: rival <rival@rival.invalid>' 'Description: rival' \
+			'Provides: twill' 'Conflicts: twill' 'Replaces: twill' >/run/rival/DEBIAN/control
+		printf '#!/bin/sh\nexit 1\n' >/run/rival/DEBIAN/preinst
+		chmod +x /run/rival/DEBIAN/preinst
+		dpkg-deb --build /run/rival /run/rival.deb >/dev/null
+		! dpkg --log=/run/dpkg.log --force-unsafe-io --install /run/rival.deb </dev/null 2>&1`
+	const stop = "stop twill-store-backup.timer twill-store-backup.service twill-store.service twilld.service"
+	asked := []string{"is-enabled --quiet twill-store.service", "is-enabled --quiet twilld.service", "is-enabled --quiet twill-store-backup.timer"}
+	run(t, &n.Host, "systemctl enable twilld")
+	pid := mainPID(t, n)
+	calls(t, n)
+
+	run(t, &n.Host, rival) // with the policy that nothing is started
+	require.Equal(t, append([]string{stop, "daemon-reload"}, asked...), calls(t, n))
+	run(t, &n.Host, "rm /usr/sbin/policy-rc.d; systemctl start twilld")
+	calls(t, n)
+	run(t, &n.Host, rival)
+	require.Equal(t, []string{stop, "daemon-reload", asked[0], asked[1], "--no-block start twilld.service", asked[2]}, calls(t, n))
+	require.NotEqual(t, pid, mainPID(t, n))
+	require.Equal(t, "install ok installed", run(t, &n.Host, "dpkg-query --show --showformat '${Status}' twill"))
 }
 
 func architecture(t *testing.T) string {
@@ -247,4 +281,34 @@ func testInChroot(t *testing.T, v debs) {
 	require.Empty(t, calls(t, n))
 	require.Empty(t, names(t, n))
 	require.Equal(t, before, kernel(t, n))
+}
+
+// testFailingSystemd: whatever systemd refuses, the packages come and go. One
+// that is half-configured could be neither used nor removed.
+func testFailingSystemd(t *testing.T, v1, v2 debs) {
+	c := netlabtest.New(t, netlab.Options{Nodes: 1})
+	n := c.Node(1)
+	furnish(t, n)
+	run(t, &n.Host, `
+		mkdir -p /run/systemd/system
+		: >/run/systemctl.fails
+		for tool in systemd-sysusers systemd-tmpfiles; do
+			printf '#!/bin/sh\nexit 1\n' >/usr/bin/$tool.new
+			chmod +x /usr/bin/$tool.new
+			mv /usr/bin/$tool.new /usr/bin/$tool
+		done`)
+	dpkg := func(args ...string) string {
+		return run(t, &n.Host, `exec dpkg --log=/run/dpkg.log --force-unsafe-io "$@" </dev/null 2>&1`, args...)
+	}
+	const told = `twill: "%s" has failed (1); going on without it`
+	for _, v := range []debs{v1, v2} {
+		out := dpkg("--install", v.twill)
+		for _, command := range []string{"systemd-sysusers twill.conf", "systemd-tmpfiles --create twill.conf", "systemctl daemon-reload"} {
+			require.Contains(t, out, fmt.Sprintf(told, command))
+		}
+		require.Equal(t, "install ok installed", run(t, &n.Host, "dpkg-query --show --showformat '${Status}' twill"))
+	}
+	require.Contains(t, dpkg("--remove", "twill"), "twill: not everything was stopped (1); going on without it")
+	require.Contains(t, dpkg("--purge", "twill"), fmt.Sprintf(told, "systemctl daemon-reload"))
+	require.Empty(t, names(t, n))
 }

@@ -2,10 +2,13 @@
 # Stands for systemctl on a node without systemd: notes each call, and starts
 # and stops units as their files say, as far as that takes.
 set -eu
+# For a test of what packages do when nothing can be done here.
+[ ! -e /run/systemctl.fails ] || exit 1
 echo "$*" >>/run/systemctl.log
 [ "$1" != --no-block ] || shift
 verb=$1
 shift
+[ "${1-}" != --quiet ] || shift
 [ "$verb" = daemon-reload ] || [ $# -gt 0 ]
 
 main_pid() { cat "/run/units/$1" 2>/dev/null || echo 0; }
@@ -39,6 +42,12 @@ for unit in "$@"; do
 	case $verb in
 	start) running "$unit" || start "$unit" ;;
 	stop) ! running "$unit" || stop "$unit" ;;
+	enable)
+		wants=$(setting "$unit" WantedBy)
+		mkdir -p "/etc/systemd/system/$wants.wants"
+		ln -s "/usr/lib/systemd/system/$unit" "/etc/systemd/system/$wants.wants/$unit"
+		;;
+	is-enabled) [ -e "/etc/systemd/system/$(setting "$unit" WantedBy).wants/$unit" ] ;;
 	try-restart) ! running "$unit" || { stop "$unit" && start "$unit"; } ;;
 	*) echo "systemctl.sh does not know $verb" >&2 && exit 1 ;;
 	esac
