@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -157,6 +158,45 @@ func TestEnvironmentFiles(t *testing.T) {
 		require.NoError(t, err)
 		for line := range strings.Lines(string(text)) {
 			require.True(t, line == "\n" || line[0] == '#', "%s sets something: %s", tt.file, line)
+		}
+	}
+}
+
+// The network managers keep off our links and the pods', and off nothing that
+// could be the administrator's. Networkd and udev match by fnmatch(3), and
+// NetworkManager by * and ? alone; path.Match is the same for these patterns.
+func TestForeignLinksStayManaged(t *testing.T) {
+	t.Parallel()
+	for file, key := range map[string]string{
+		"network/05-twill.network":         "Name",
+		"network/05-twill.link":            "OriginalName",
+		"NetworkManager/conf.d/twill.conf": "match-device",
+	} {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		found := regexp.MustCompile(`(?m)^` + key + `=(.+)$`).FindSubmatch(text)
+		require.NotNil(t, found, file)
+		specs := strings.FieldsFunc(string(found[1]), func(r rune) bool { return r == ' ' || r == ';' })
+		matches := func(link string) (yes bool) {
+			for _, spec := range specs {
+				pattern, not := strings.CutPrefix(spec, "except:")
+				pattern, nm := strings.CutPrefix(pattern, "interface-name:")
+				require.Equal(t, key == "match-device", nm, spec)
+				require.False(t, nm && strings.Contains(pattern, "["), "NetworkManager knows no ranges: %s", spec)
+				ok, err := path.Match(pattern, link)
+				require.NoError(t, err, spec)
+				if ok && not {
+					return false
+				}
+				yes = yes || ok
+			}
+			return yes
+		}
+		for _, link := range []string{"twill.1", "twill.4096", "twill-v6.1", "cni0", "veth0a1b2c3d", "vethdeadbeef", "veth12345678"} {
+			require.True(t, matches(link), "%s: %s", file, link)
+		}
+		for _, link := range []string{"veth-lan", "veth-uplink1", "veth0", "vethernet", "veth0a1b2c3d4", "veth0a1b2c3", "eth0", "cni1", "twill", "br-lan"} {
+			require.False(t, matches(link), "%s: %s", file, link)
 		}
 	}
 }
