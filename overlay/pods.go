@@ -75,7 +75,7 @@ func (g *ground) setBridges(networks []pods.Network) {
 // takePods notes the pods of this node, and reports whether others are there
 // than before.
 func (a *Agent) takePods(host backend.Host) bool {
-	now := pods.From(host)
+	now := pods.From(host.Interfaces)
 	if slices.Equal(now, a.state.pods) {
 		return false
 	}
@@ -97,7 +97,7 @@ func (a *Agent) syncBridges(ctx context.Context, host backend.Host) {
 	var errs []error
 	if len(plan.Changes) > 0 { // the pods without an alias count, too; they cost a look each
 		var err error
-		if inv, err = pods.Take(ctx, host, g, a.cfg.PodLinks.Behind); err != nil {
+		if inv, err = pods.Take(ctx, host.Interfaces, g, a.cfg.PodLinks.Behind); err != nil {
 			errs = append(errs, err)
 		} else {
 			plan = pods.Bridges(host, inv, node)

@@ -16,35 +16,17 @@ import (
 )
 
 // Host returns the host's interfaces, their addresses, and the unicast routes
-// of the main table which are not ours.
+// of the main table which are not ours. That table may be long: who wants no
+// routes asks for Interfaces.
 func (k *Kernel) Host(ctx context.Context) (backend.Host, error) {
-	devices, err := k.devices(ctx)
+	interfaces, names, err := k.interfaces(ctx)
 	if err != nil {
 		return backend.Host{}, err
 	}
-	slices.SortFunc(devices, func(a, b device) int { return cmp.Compare(a.index, b.index) })
-	names := map[int]string{}
-	for _, d := range devices {
-		names[d.index] = d.name
-	}
-	addresses, err := k.addresses(ctx, 0)
-	if err != nil {
-		return backend.Host{}, fmt.Errorf("reading addresses: %w", err)
-	}
-	on := map[int][]backend.InterfaceAddress{}
-	for _, a := range addresses {
-		on[a.index] = append(on[a.index], backend.InterfaceAddress{Prefix: a.prefix, Usable: a.usable()})
-	}
-	var host backend.Host
-	for _, d := range devices {
-		host.Interfaces = append(host.Interfaces, backend.Interface{
-			Name: d.name, Kind: d.kind, MTU: d.mtu, Up: d.up(), Loopback: d.flags&unix.IFF_LOOPBACK != 0,
-			Master: names[d.master], Alias: d.alias, Addresses: on[d.index],
-		})
-	}
-	if err := k.readRA(host.Interfaces); err != nil {
+	if err := k.readRA(interfaces); err != nil {
 		return backend.Host{}, err
 	}
+	host := backend.Host{Interfaces: interfaces}
 	routes, err := k.routes(ctx, others)
 	if err != nil {
 		return backend.Host{}, err
@@ -58,6 +40,41 @@ func (k *Kernel) Host(ctx context.Context) (backend.Host, error) {
 		}
 	}
 	return host, nil
+}
+
+// Interfaces returns the host's interfaces, by index, and their addresses;
+// AcceptRA and ForwardsIP6 are left out.
+func (k *Kernel) Interfaces(ctx context.Context) ([]backend.Interface, error) {
+	all, _, err := k.interfaces(ctx)
+	return all, err
+}
+
+// interfaces is Interfaces, and returns the names by index, too.
+func (k *Kernel) interfaces(ctx context.Context) (all []backend.Interface, names map[int]string, err error) {
+	devices, err := k.devices(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	slices.SortFunc(devices, func(a, b device) int { return cmp.Compare(a.index, b.index) })
+	names = map[int]string{}
+	for _, d := range devices {
+		names[d.index] = d.name
+	}
+	addresses, err := k.addresses(ctx, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading addresses: %w", err)
+	}
+	on := map[int][]backend.InterfaceAddress{}
+	for _, a := range addresses {
+		on[a.index] = append(on[a.index], backend.InterfaceAddress{Prefix: a.prefix, Usable: a.usable()})
+	}
+	for _, d := range devices {
+		all = append(all, backend.Interface{
+			Name: d.name, Kind: d.kind, MTU: d.mtu, Up: d.up(), Loopback: d.flags&unix.IFF_LOOPBACK != 0,
+			Master: names[d.master], Alias: d.alias, Addresses: on[d.index],
+		})
+	}
+	return all, names, nil
 }
 
 // readRA fills in how the interfaces that may face peers stand to router

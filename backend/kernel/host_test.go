@@ -1,6 +1,8 @@
 package kernel_test
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -80,6 +82,33 @@ func TestHost(t *testing.T) {
 	for _, r := range host.Routes {
 		require.NotContains(t, []string{"10.0.1.0/24", "fd00:1:1::/64", "198.51.100.0/24", "10.66.0.0/16"}, r.Dst.String())
 	}
+}
+
+// Who wants no routes has none read to him: a host may have a million.
+func TestInterfaces(t *testing.T) { // not parallel: allocations of others would count
+	ns := newNamespace(t)
+	ns.run("ip link add br0 type bridge")
+	ns.run("ip link set far master br0 alias rack")
+	host, err := ns.Host(t.Context())
+	require.NoError(t, err)
+	want := slices.Clone(host.Interfaces)
+	for n := range want {
+		want[n].AcceptRA, want[n].ForwardsIP6 = 0, false
+	}
+	got, err := ns.Interfaces(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	_, err = ns.Interfaces(cancelled(t))
+	require.Error(t, err)
+
+	const routes = 2000
+	ns.run(fmt.Sprintf("for i in $(seq %d); do echo route add 10.77.$((i / 256)).$((i %% 256))/32 via 192.0.2.9; done | ip -batch -", routes))
+	read := func() {
+		if _, err := ns.Interfaces(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	require.Less(t, testing.AllocsPerRun(3, read), float64(routes), "no route was read")
 }
 
 // An address is not usable while the kernel tests it for duplicates, nor when

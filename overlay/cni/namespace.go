@@ -131,12 +131,12 @@ func (c Conf) unlink(ctx context.Context, args *skel.CmdArgs) error {
 		return ioFailure(err)
 	}
 	defer k.Close()
-	host, err := k.Host(ctx)
+	interfaces, err := k.Interfaces(ctx)
 	if err != nil {
 		return ioFailure(fmt.Errorf("looking for the veth of container %s: %w", args.ContainerID, err))
 	}
 	var errs []error
-	for _, p := range pods.From(host) {
+	for _, p := range pods.From(interfaces) {
 		if p.Is(c.Name, args.ContainerID, args.IfName) {
 			errs = append(errs, k.DeleteVeth(ctx, p.Link))
 		}

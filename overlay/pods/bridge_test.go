@@ -108,7 +108,7 @@ func TestBridgeAddresses(t *testing.T) {
 			if c.change != nil {
 				c.change(&n)
 			}
-			c.inv.Pods = pods.From(c.host)
+			c.inv.Pods = pods.From(c.host.Interfaces)
 			plan := pods.Bridges(c.host, c.inv, n)
 			require.Equal(t, c.want, plan.Changes)
 		})
@@ -125,7 +125,7 @@ func TestStranded(t *testing.T) {
 		veth("v4", "cni0", "twill:cbr0/bare/eth0//"),
 	)
 	names := []string{}
-	for _, p := range pods.Bridges(h, pods.Inventory{Pods: pods.From(h)}, node()).Stranded {
+	for _, p := range pods.Bridges(h, pods.Inventory{Pods: pods.From(h.Interfaces)}, node()).Stranded {
 		names = append(names, p.Container)
 	}
 	require.Equal(t, []string{"old", "half"}, names)

@@ -23,9 +23,9 @@ const (
 
 // From returns the pods of which a host veth carries the alias, in the order
 // of the interfaces. An alias that cannot be read is left out.
-func From(h backend.Host) []Pod {
+func From(interfaces []backend.Interface) []Pod {
 	var all []Pod
-	for _, i := range h.Interfaces {
+	for _, i := range interfaces {
 		if p, ok := podOf(i); ok {
 			all = append(all, p)
 		}
@@ -73,17 +73,17 @@ type Veth struct {
 
 // Kernel is what the inventory is read from; kernel.Kernel is one.
 type Kernel interface {
-	Host(ctx context.Context) (backend.Host, error)
+	Interfaces(ctx context.Context) ([]backend.Interface, error)
 	Behind(ctx context.Context, link string) (index int, own, others []netip.Addr, err error)
 }
 
 // Read makes the inventory of the pods there are now.
 func Read(ctx context.Context, k Kernel, g Ground) (Inventory, error) {
-	h, err := k.Host(ctx)
+	interfaces, err := k.Interfaces(ctx)
 	if err != nil {
 		return Inventory{}, err
 	}
-	return Take(ctx, h, g, k.Behind)
+	return Take(ctx, interfaces, g, k.Behind)
 }
 
 // Behind returns the index of a veth and the addresses in the namespace at its
@@ -92,13 +92,13 @@ func Read(ctx context.Context, k Kernel, g Ground) (Inventory, error) {
 // (kernel.Kernel.Behind). Its error is unix.ENODEV when the veth has gone.
 type Behind func(ctx context.Context, link string) (index int, own, others []netip.Addr, err error)
 
-// Take makes the inventory. Pods with an alias are read from h; behind is
-// asked for the veths that have none and may be ours. Those on somebody
+// Take makes the inventory. Pods with an alias are read from the interfaces;
+// behind is asked for the veths that have none and may be ours. Those on somebody
 // else's bridge (Docker's, say) are left alone.
-func Take(ctx context.Context, h backend.Host, g Ground, behind Behind) (Inventory, error) {
-	inv := Inventory{Pods: From(h)}
-	foreign := g.foreignBridges(h)
-	for _, i := range h.Interfaces {
+func Take(ctx context.Context, interfaces []backend.Interface, g Ground, behind Behind) (Inventory, error) {
+	inv := Inventory{Pods: From(interfaces)}
+	foreign := g.foreignBridges(interfaces)
+	for _, i := range interfaces {
 		if _, ok := podOf(i); ok || i.Kind != kindVeth || foreign[i.Master] {
 			continue
 		}
@@ -133,9 +133,9 @@ func (g Ground) settled(own []netip.Addr) bool {
 // they have addresses, none of them in the overlay, no port with our alias,
 // and no network of ours puts pods there. The bridge plugin gives its bridge
 // the pods' gateway address.
-func (g Ground) foreignBridges(h backend.Host) map[string]bool {
+func (g Ground) foreignBridges(interfaces []backend.Interface) map[string]bool {
 	foreign := map[string]bool{}
-	for _, i := range h.Interfaces {
+	for _, i := range interfaces {
 		if i.Kind != kindBridge || i.Name == DefaultBridge || slices.Contains(g.Bridges, i.Name) {
 			continue
 		}
@@ -147,7 +147,7 @@ func (g Ground) foreignBridges(h backend.Host) map[string]bool {
 		}
 		foreign[i.Name] = addressed && !ours && len(g.Overlay) > 0
 	}
-	for _, i := range h.Interfaces {
+	for _, i := range interfaces {
 		if Ours(i.Alias) {
 			delete(foreign, i.Master)
 		}

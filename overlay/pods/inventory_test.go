@@ -26,7 +26,9 @@ func bridge(name string, mtu int, addresses ...string) backend.Interface {
 	return i
 }
 
-func host(interfaces ...backend.Interface) backend.Host { return backend.Host{Interfaces: interfaces} }
+func interfaces(all ...backend.Interface) []backend.Interface { return all }
+
+func host(all ...backend.Interface) backend.Host { return backend.Host{Interfaces: all} }
 
 func pod(network, id, ifName, v4, v6, link, bridge string) pods.Pod {
 	p := pods.Pod{Network: network, Container: id, IfName: ifName, Link: link, Bridge: bridge}
@@ -40,7 +42,7 @@ func pod(network, id, ifName, v4, v6, link, bridge string) pods.Pod {
 
 func TestFrom(t *testing.T) {
 	t.Parallel()
-	got := pods.From(host(
+	got := pods.From(interfaces(
 		backend.Interface{Name: "eth0", Alias: "twill:n/c/eth0//"},
 		bridge("cni0", 1450),
 		veth("veth1", "cni0", "twill:cbr0/a/eth0/10.5.1.2/fd00::2"),
@@ -56,7 +58,7 @@ func TestFrom(t *testing.T) {
 
 func TestTake(t *testing.T) {
 	t.Parallel()
-	h := host(
+	h := interfaces(
 		bridge("cni0", 1450, "10.5.1.1/24"),
 		bridge("docker0", 1500, "172.17.0.1/16", "fe80::1/64"),
 		bridge("bare0", 1500, "fe80::1/64"),
@@ -130,7 +132,7 @@ func TestTake(t *testing.T) {
 	require.Equal(t, 7, inv.Unknown[0].Index)
 
 	// Who does not know the overlay takes no bridge for another's.
-	docker := host(bridge("docker0", 1500, "172.17.0.1/16"), veth("docker", "docker0", ""))
+	docker := interfaces(bridge("docker0", 1500, "172.17.0.1/16"), veth("docker", "docker0", ""))
 	inv, err = pods.Take(t.Context(), docker, pods.Ground{}, func(context.Context, string) (int, []netip.Addr, []netip.Addr, error) {
 		return 9, []netip.Addr{addr("172.17.0.2")}, nil, nil
 	})

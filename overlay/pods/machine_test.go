@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/overlay/pods"
 )
 
@@ -37,9 +38,9 @@ func TestAliasInTheKernel(t *testing.T) {
 	run(t, "ip -n "+m.ns+" link add cni0 type bridge")
 	run(t, "ip -n "+m.ns+" link add veth1 type veth peer name peer1")
 	run(t, "ip -n "+m.ns+" link set veth1 master cni0 alias "+long)
-	host, err := m.Host(t.Context())
+	all, err := m.Interfaces(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []pods.Pod{longest}, pods.From(host))
+	require.Equal(t, []pods.Pod{longest}, pods.From(all))
 	require.Error(t, exec.Command("ip", "-n", m.ns, "link", "set", "veth1", "alias", long+"x").Run(), "AliasSize is the kernel's limit")
 }
 
@@ -82,8 +83,8 @@ func TestSweepBesideADDs(t *testing.T) {
 		run(t, "ip netns del "+ns)
 	}
 	require.Eventually(t, func() bool {
-		host, err := m.Host(t.Context())
-		return err == nil && len(pods.From(host)) == n/2
+		all, err := m.Interfaces(t.Context())
+		return err == nil && len(pods.From(all)) == n/2
 	}, 20*time.Second, 10*time.Millisecond)
 	done := m.sweep(m.sweeper())
 	require.Empty(t, done.Unknown)
@@ -186,8 +187,8 @@ func TestPodsWithoutAlias(t *testing.T) {
 	require.NoError(t, err)
 	run(t, "ip netns del "+crashed)
 	require.Eventually(t, func() bool {
-		host, err := m.Host(t.Context())
-		_, there := host.Interface(gone.Interfaces[1].Name)
+		all, err := m.Interfaces(t.Context())
+		_, there := backend.Host{Interfaces: all}.Interface(gone.Interfaces[1].Name)
 		return err == nil && !there
 	}, 20*time.Second, 10*time.Millisecond)
 
