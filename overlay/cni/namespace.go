@@ -51,6 +51,28 @@ func (p *pair) close() {
 	p.netns.Close()
 }
 
+// vacant enters a container that has no interface of the name wanted. The spec
+// has ADD fail where there is one: it is another attachment's, which neither
+// the delegate nor the DEL after its failure must touch.
+func vacant(ctx context.Context, args *skel.CmdArgs) (*pair, error) {
+	p, err := enter(args)
+	if err != nil {
+		return nil, err
+	}
+	switch _, err = p.pod.Interface(ctx, args.IfName); {
+	case errors.Is(err, unix.ENODEV):
+		return p, nil
+	case err == nil:
+		err = types.NewError(types.ErrInvalidEnvironmentVariables,
+			fmt.Sprintf("adding interface %s to container %s: it has an interface of that name already", args.IfName, args.ContainerID),
+			"a repeated ADD needs a DEL before it, a second network another CNI_IFNAME")
+	default:
+		err = ioFailure(err)
+	}
+	p.close()
+	return nil, err
+}
+
 // hostEnd returns the host's end of the attachment, "" when it has none
 // (macvlan) or has one that the delegate did not list, which is somebody
 // else's (host-device). A result before version 0.3.0 lists nothing.
@@ -72,16 +94,11 @@ func (p *pair) hostEnd(ctx context.Context, args *skel.CmdArgs, r *current.Resul
 
 // mark writes who the pod is into the alias of the host veth, if there is one,
 // and tells the MTU that the pod has, which CHECK then holds it to.
-func (c Conf) mark(ctx context.Context, args *skel.CmdArgs, r *current.Result) error {
+func (c Conf) mark(ctx context.Context, p *pair, args *skel.CmdArgs, r *current.Result) error {
 	alias, err := c.alias(args, r)
 	if err != nil {
 		return err
 	}
-	p, err := enter(args)
-	if err != nil {
-		return err
-	}
-	defer p.close()
 	link, err := p.hostEnd(ctx, args, r)
 	if err != nil {
 		return ioFailure(err)

@@ -48,6 +48,11 @@ func (p Plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	in, err := vacant(ctx, args)
+	if err != nil {
+		return err // and nothing is undone: what is there is not ours to delete
+	}
+	defer in.close()
 	result, err := plugin.add(ctx, conf.CNIVersion)
 	var now *current.Result
 	if err == nil {
@@ -56,7 +61,7 @@ func (p Plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 		}
 	}
 	if err == nil {
-		err = conf.mark(ctx, args, now)
+		err = conf.mark(ctx, in, args, now)
 	}
 	if err != nil {
 		// The spec, section 4: a plugin whose delegate fails on ADD runs it

@@ -207,6 +207,49 @@ func TestAddFails(t *testing.T) {
 	}
 }
 
+// An ADD of what is there already is an error by the spec, and costs the
+// attachment that is there nothing, whichever network it belongs to.
+func TestAddTwice(t *testing.T) {
+	t.Parallel()
+	for name, second := range map[string]conf{
+		"same network":     nil,
+		"another network":  {"name": "other"},
+		"another delegate": {"delegate": conf{"type": "ptp"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, dualEnv)
+			ns := netns(t)
+			pod := attach("pod", ns)
+			c := h.conf(nil)
+			c["prevResult"] = h.add(t, pod, h.conf(nil))
+			alias := h.alias(t)
+			for range 2 {
+				_, err := h.run("ADD", pod, h.conf(second))
+				require.EqualError(t, err, "adding interface eth0 to container pod: it has an interface of that name already; a repeated ADD needs a DEL before it, a second network another CNI_IFNAME")
+				requireCode(t, 4, err)
+			}
+			require.Equal(t, alias, h.alias(t))
+			require.Equal(t, []string{"10.5.52.2/24", "fd00:5:0:52::2/64"}, addrs(t, ns, "eth0"))
+			require.Equal(t, []string{"10.5.52.2", "fd00:5:0:52::2"}, h.reserved(t))
+			_, err := h.run("CHECK", pod, c)
+			require.NoError(t, err)
+		})
+	}
+}
+
+// Where there is no namespace there is nothing to make or to undo.
+func TestAddWithoutNamespace(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Env)
+	ns := netns(t)
+	h.add(t, attach("pod", ns), h.conf(nil))
+	_, err := h.run("ADD", request{container: "pod", ifname: "eth0", netns: "/run/netns/none"}, h.conf(nil))
+	requireCode(t, 3, err)
+	require.Len(t, h.veths(t), 1)
+	require.Equal(t, []string{"10.5.52.2"}, h.reserved(t))
+}
+
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, "")
