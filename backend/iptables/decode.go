@@ -34,9 +34,7 @@ func decodeRule(from nfnetlink.Rule) (kernelRule, error) {
 		conditional = !unconditional || conditional
 	}
 	r.content = append(r.content, from.Userdata...)
-	if conditional {
-		r.step = step{}
-	}
+	r.step = r.step.under(conditional)
 	return r, nil
 }
 

@@ -15,12 +15,15 @@
 // rule which ends the way of every packet (an unconditional DROP, REJECT, ACCEPT,
 // MASQUERADE, or a jump to a chain which holds one, as ufw-reject-forward does).
 // There they may stay: whoever inserts rules before them does no harm, and a jump
-// is moved only when such an end comes to lie before it.
+// is moved only when such an end comes to lie before it. A chain that lets some
+// packets RETURN, or go to another chain, before such a rule is no end: it is
+// somebody's list of what may pass, and ours goes behind.
 //
 // In FORWARD that is late enough to leave alone what others decide about some
 // packets: kube-proxy rejects what goes to services without endpoints and drops
 // packets which conntrack finds invalid, network policies (Calico, kube-router)
-// drop what they forbid, Docker has DOCKER-USER for the administrator. An accept
+// drop what they forbid, Docker has DOCKER-USER for the administrator (who may
+// let some sources return and drop the rest: that is for pods too). An accept
 // before them would undo all that. And it is early enough, since what follows is
 // the policy (DROP with Docker and ufw) or the final REJECT (firewalld). Docker
 // puts its own jumps at the top whenever it starts; its chains drop only what
@@ -30,7 +33,7 @@
 //
 // In POSTROUTING the place matters less, as the first rule that translates a
 // connection settles it. kube-proxy's and Docker's rules take what is theirs by
-// mark or by source; an administrator's SNAT for an uplink goes before our
+// mark or by source and return the rest; an administrator's SNAT for an uplink goes before our
 // MASQUERADE, and is meant to.
 //
 // # Writing

@@ -80,7 +80,9 @@ func (c *Chains) steps(ctx context.Context, p place, chain string) (policy strin
 // ForwardDrops reports, per family, whether a forwarded packet of which no rule
 // says otherwise is dropped by this variant's chain FORWARD: its policy is DROP
 // (Docker, ufw), or it ends in an unconditional DROP or REJECT, itself or in a
-// chain that it jumps to (firewalld, ufw). Our own chain does not count.
+// chain that it jumps to (firewalld, ufw). Our own chain does not count, nor a
+// chain that lets some packets return before it drops the rest: an administrator's
+// list in DOCKER-USER is meant.
 //
 // Where the rules proper are in nftables, that is where the forward rules are
 // needed as well: a Sync with Forward rules only.

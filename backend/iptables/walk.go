@@ -12,12 +12,13 @@ const (
 	drops
 )
 
-// step is a rule, reduced to what it does to each packet. A conditional rule is
-// the zero step.
+// step is a rule, reduced to what it does to each packet. Of a conditional rule
+// only mayLeave counts.
 type step struct {
-	fate   fate
-	chain  string // go through this chain
-	leaves bool   // and not on to the next rule: RETURN, or a goto
+	fate     fate
+	chain    string // go through this chain
+	leaves   bool   // and not on to the next rule: RETURN, or a goto
+	mayLeave bool   // some packets do not go on to the next rule, and live
 }
 
 // walk finds the fate of packets in chains.
@@ -41,6 +42,13 @@ func (w *walk) chain(name string) (fate, error) {
 	steps, err := w.read(name)
 	if err != nil {
 		return passes, err
+	}
+	// What follows a RETURN of some packets does not meet them, and where the
+	// chain was called from they go on: it is a choice, and no end for all. (In a
+	// built-in chain they go to its policy, as if it were ACCEPT or DROP that
+	// the rule says.)
+	if i := slices.IndexFunc(steps, func(s step) bool { return s.mayLeave }); i >= 0 {
+		steps = steps[:i]
 	}
 	_, f, err := w.steps(steps)
 	w.fates[name] = f
@@ -100,19 +108,36 @@ func listed(rules []string) []step {
 }
 
 func listedStep(words []string) step {
+	conditional := false
 	for len(words) > 1 {
 		switch {
 		case words[0] == "-m" && words[1] == "comment" && len(words) > 3:
 			words = words[4:]
 			continue
-		case words[0] == "-j" && words[1] == "RETURN":
-			return step{leaves: true}
-		case words[0] == "-j" && fateOf(words[1]) != passes:
-			return step{fate: fateOf(words[1])}
-		case words[0] == "-j", words[0] == "-g":
-			return step{chain: words[1], leaves: words[0] == "-g"}
+		case words[0] == "-j" || words[0] == "-g":
+			return targetStep(words[0], words[1]).under(conditional)
 		}
-		break
+		conditional = true
+		words = words[1:]
 	}
 	return step{}
+}
+
+// targetStep is what the option -j or -g does to the packets that get to it.
+func targetStep(option, target string) step {
+	switch {
+	case target == "RETURN":
+		return step{leaves: true}
+	case fateOf(target) != passes:
+		return step{fate: fateOf(target)}
+	}
+	return step{chain: target, leaves: option == "-g"}
+}
+
+// under returns what is left of a step that not every packet may get to.
+func (s step) under(condition bool) step {
+	if condition {
+		return step{mayLeave: s.leaves}
+	}
+	return s
 }
