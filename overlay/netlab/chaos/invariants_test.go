@@ -189,7 +189,9 @@ func (w *world) talk(ctx context.Context) error {
 // those that were.
 func (w *world) losses(ctx context.Context, since, until time.Time, faults []fault) (outage time.Duration, err error) {
 	flows := w.traffic.all()
-	touched := func(fl *flow) bool { return slices.ContainsFunc(faults, func(f fault) bool { return f.touches.has(fl) }) }
+	touched := func(fl *flow) bool {
+		return slices.ContainsFunc(faults, func(f fault) bool { return f.touches.has(fl) })
+	}
 	waiting, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	_ = poll(waiting, 20*time.Millisecond, func() error { // what is not answered by then is lost
