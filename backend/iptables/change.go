@@ -12,8 +12,9 @@ import (
 type observed struct {
 	exists  bool     // our chain
 	rules   []string // of our chain
+	policy  string   // of the built-in chain
 	hook    []string // of the built-in chain
-	end     int      // index in hook of the first rule that no packet gets past, or len(hook)
+	end     int      // index in hook of the first rule that ours has to go before, or len(hook)
 	visited []string // chains that were looked into for it
 }
 

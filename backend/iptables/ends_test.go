@@ -64,3 +64,47 @@ func TestJumpBehindKubePostrouting(t *testing.T) {
 		}, c.hook(t, "nat", "POSTROUTING"))
 	})
 }
+
+// What sends every packet to an inline inspection, or accepts it, is not passed
+// over: behind it nothing is dropped in need of us.
+func TestJumpBehindAnAccept(t *testing.T) {
+	const jump = `-m comment --comment "twill forward" -j TWILL-FORWARD`
+	tests := map[string]struct {
+		rules string
+		want  []string
+	}{
+		"queue":           {`ipt -A FORWARD -j NFQUEUE --queue-num 3`, []string{"-j NFQUEUE --queue-num 3", jump}},
+		"queue, bypass":   {`ipt -A FORWARD -j NFQUEUE --queue-num 3 --queue-bypass; ipt -A FORWARD -j DROP`, []string{"-j NFQUEUE --queue-num 3 --queue-bypass", "-j DROP", jump}},
+		"queue in chain":  {`ipt -N IPS; ipt -A IPS -j NFQUEUE --queue-num 3; ipt -A FORWARD -j IPS; ipt -P FORWARD DROP`, []string{"-j IPS", jump}},
+		"accept":          {`ipt -A FORWARD -i eth9 -j DROP; ipt -A FORWARD -j ACCEPT`, []string{"-i eth9 -j DROP", "-j ACCEPT", jump}},
+		"goto, accepting": {`ipt -N IPS; ipt -A IPS -j NFQUEUE --queue-num 3; ipt -A FORWARD -g IPS`, []string{"-g IPS", jump}},
+		"goto, policy ACCEPT": {
+			`ipt -N c; ipt -A c -i eth9 -j RETURN; ipt -A c -j NFQUEUE --queue-num 3; ipt -A FORWARD -g c`, []string{"-g c", jump},
+		},
+		"goto, policy DROP": {`ipt -N c; ipt -A FORWARD -g c; ipt -P FORWARD DROP`, []string{jump, "-g c"}},
+	}
+	t.Parallel()
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, c chains) {
+				c.sh(t, test.rules)
+				rulestest.Sync(t, c, rulestest.Dual())
+				require.Equal(t, test.want, c.hook(t, "filter", "FORWARD"))
+				require.False(t, rulestest.Sync(t, c, rulestest.Dual()), "it may stay there")
+			})
+		})
+	}
+}
+
+// A policy that becomes DROP makes an end of a goto.
+func TestJumpMovesWithThePolicy(t *testing.T) {
+	each(t, func(t *testing.T, c chains) {
+		const jump = `-m comment --comment "twill forward" -j TWILL-FORWARD`
+		c.sh(t, `ipt -N c; ipt -A FORWARD -g c`)
+		rulestest.Sync(t, c, rulestest.Dual())
+		require.Equal(t, []string{"-g c", jump}, c.hook(t, "filter", "FORWARD"))
+		c.sh(t, `ipt -P FORWARD DROP`)
+		require.True(t, rulestest.Sync(t, c, rulestest.Dual()))
+		require.Equal(t, []string{jump, "-g c"}, c.hook(t, "filter", "FORWARD"))
+	})
+}

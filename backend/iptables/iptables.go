@@ -12,12 +12,15 @@
 // # Where the jumps stand
 //
 // Both stand at the end of their chain when we put them in, or before the first
-// rule which ends the way of every packet (an unconditional DROP, REJECT, ACCEPT,
-// MASQUERADE, or a jump to a chain which holds one, as ufw-reject-forward does).
+// rule which ends the way of every packet: in FORWARD one which drops it (an
+// unconditional DROP or REJECT, or a jump to a chain which holds one, as
+// ufw-reject-forward does), in POSTROUTING also MASQUERADE, SNAT and ACCEPT.
 // There they may stay: whoever inserts rules before them does no harm, and a jump
 // is moved only when such an end comes to lie before it. A chain that lets some
 // packets RETURN, or go to another chain, before such a rule is no end: it is
-// somebody's list of what may pass, and ours goes behind.
+// somebody's list of what may pass, and ours goes behind. Nor is ours put before
+// a rule of FORWARD which accepts everything, or has it inspected (NFQUEUE):
+// where all live, nothing needs us, and pods would slip past the inspection.
 //
 // In FORWARD that is late enough to leave alone what others decide about some
 // packets: kube-proxy rejects what goes to services without endpoints and drops
@@ -247,7 +250,7 @@ func (c *Chains) compare(ctx context.Context, p place, want []masq.Rule) (change
 	if settled.print, err = fingerprint(ctx, p, settled.looked); err != nil {
 		return todo, err
 	}
-	again, visited, err := end(p, o.hook, c.reader(ctx, p))
+	again, visited, err := end(p, o.policy, o.hook, c.reader(ctx, p))
 	if err != nil || again != o.end || !slices.Equal(visited, o.visited) {
 		return todo, err
 	}

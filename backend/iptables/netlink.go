@@ -100,8 +100,8 @@ func readChain(conn *netlink.Conn, table nfnetlink.Table, name string) (kernelCh
 	return c, nil
 }
 
-// fingerprint returns what is the same as long as the chains named and their
-// rules are: a hash, and never empty.
+// fingerprint returns what is the same as long as the chains named, their
+// policies and their rules are: a hash, and never empty.
 func fingerprint(ctx context.Context, p place, names []string) (string, error) {
 	table, chains, err := readChains(ctx, p.family, p.table, names...)
 	if err != nil {
@@ -110,7 +110,7 @@ func fingerprint(ctx context.Context, p place, names []string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "table %d\n", table)
 	for i, c := range chains {
-		fmt.Fprintf(h, "chain %s %d\n", names[i], c.handle)
+		fmt.Fprintf(h, "chain %s %d %s\n", names[i], c.handle, c.policy)
 		for _, r := range c.rules {
 			fmt.Fprintf(h, "%x\n", r.content)
 		}

@@ -34,10 +34,10 @@ func (c *Chains) read(ctx context.Context, p place, wanted bool) (observed, erro
 	if !o.exists && !wanted {
 		return o, nil
 	}
-	if _, o.hook, _, err = cmd.chain(p.table, p.hook); err != nil {
+	if o.policy, o.hook, _, err = cmd.chain(p.table, p.hook); err != nil {
 		return o, err
 	}
-	o.end, o.visited, err = end(p, o.hook, c.reader(ctx, p))
+	o.end, o.visited, err = end(p, o.policy, o.hook, c.reader(ctx, p))
 	return o, err
 }
 
@@ -120,6 +120,6 @@ func (c *Chains) drops(ctx context.Context, p place) (bool, error) {
 		return false, err
 	}
 	w := walk{read: c.reader(ctx, p), skip: p.chain}
-	_, f, err := w.steps(steps)
-	return err == nil && (f == drops || f == passes && policy == "DROP"), err
+	_, f, err := w.hook(policy, steps)
+	return err == nil && f == drops, err
 }

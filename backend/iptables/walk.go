@@ -73,11 +73,32 @@ func (w *walk) steps(steps []step) (int, fate, error) {
 	return len(steps), passes, nil
 }
 
-// end returns the index of the first rule of a hook that no packet gets past,
-// our own chain aside, or the number of rules; and the chains it looked into.
-func end(p place, hook []string, read func(chain string) ([]step, error)) (int, []string, error) {
+// hook is steps for a built-in chain, where the policy decides about what comes
+// out of it. It returns drops or accepts.
+func (w *walk) hook(policy string, steps []step) (int, fate, error) {
+	i, f, err := w.steps(steps)
+	switch {
+	case f != passes:
+		return i, f, err
+	case policy == "DROP":
+		return i, drops, err
+	}
+	return i, accepts, err
+}
+
+// end returns the index of the first rule of a hook behind which our jump is of
+// no use, our own chain aside, or the number of rules; and the chains it looked
+// into.
+//
+// That is a rule which no packet gets past. In FORWARD it has to drop them too:
+// where all are accepted, by ACCEPT or by an inspection in userspace (NFQUEUE),
+// ours before it would only take the pods' packets away from that.
+func end(p place, policy string, hook []string, read func(chain string) ([]step, error)) (int, []string, error) {
 	w := walk{read: read, skip: p.chain}
-	i, _, err := w.steps(listed(hook))
+	i, f, err := w.hook(policy, listed(hook))
+	if p.chain == ForwardChain && f == accepts {
+		i = len(hook)
+	}
 	var visited []string
 	for name := range w.fates {
 		visited = append(visited, name)
