@@ -201,6 +201,27 @@ func TestForeignLinksStayManaged(t *testing.T) {
 	}
 }
 
+// A service that sees a read-only file system may write to its default
+// directory; for another one its environment file says what is needed.
+func TestDirectoriesElsewhere(t *testing.T) {
+	t.Parallel()
+	env, err := os.ReadFile("twill-store.env")
+	require.NoError(t, err)
+	for unit, variable := range map[string]string{
+		"twill-store":        "TWILL_STORE_DATA_DIR",
+		"twill-store-backup": "TWILL_STORE_BACKUP_DIR",
+	} {
+		text, err := os.ReadFile(unit + ".service")
+		require.NoError(t, err)
+		require.Contains(t, string(text), "\nProtectSystem=strict\n")
+		state := regexp.MustCompile(`(?m)^StateDirectory=(.+)$`).FindSubmatch(text)
+		require.NotNil(t, state, unit)
+		comment := regexp.MustCompile(`(?m)((?:^# .*\n)+)#` + variable + `=/var/lib/` + string(state[1]) + `$`).FindSubmatch(env)
+		require.NotNil(t, comment, variable)
+		require.Contains(t, string(comment[1]), "systemctl edit "+unit+": [Service] ReadWritePaths=")
+	}
+}
+
 // What is here is in a package.
 func TestEverythingIsPackaged(t *testing.T) {
 	t.Parallel()
