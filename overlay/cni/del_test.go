@@ -120,6 +120,79 @@ func TestDelOfALostNamespace(t *testing.T) {
 	}
 }
 
+// CNI_NETNS may lead elsewhere by now: the number in /proc/PID/ns/net has been
+// given to a process of another pod, or of the host.
+func TestDelOfAnotherNamespace(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		delegate, other string
+		network         conf
+	}{
+		"another container": {"bridge", "other", nil},
+		"ptp":               {"ptp", "other", nil},
+		"another network":   {"bridge", "pod", conf{"name": "net2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, v4Env)
+			h.add(t, attach("first", netns(t)), h.conf(nil))
+			ns, others := netns(t), netns(t)
+			held, err := os.Open(netnsPath(ns))
+			require.NoError(t, err)
+			t.Cleanup(func() { held.Close() })
+			mine := h.conf(conf{"delegate": conf{"type": c.delegate}})
+			r := attach("pod", ns)
+			h.add(t, r, mine)
+			theirs := h.conf(conf{"delegate": conf{"type": c.delegate}, "ipam": conf{"dataDir": h.ipamDir, "rangeStart": "10.5.52.50"}})
+			for k, v := range c.network {
+				theirs[k] = v
+			}
+			theirs["prevResult"] = h.add(t, attach(c.other, others), theirs)
+			r.netns = netnsPath(others)
+			for range 2 {
+				_, err := h.run("DEL", r, mine)
+				require.NoError(t, err)
+				require.NotContains(t, h.reserved(t), "10.5.52.3")
+				require.Len(t, h.veths(t), 2)
+				require.NotContains(t, h.aliases(t), "twill:cbr0/pod/eth0/10.5.52.3/", "it was held open")
+			}
+			_, err = h.run("CHECK", attach(c.other, others), theirs)
+			require.NoError(t, err)
+			_, err = h.run("DEL", attach(c.other, others), theirs)
+			require.NoError(t, err)
+			require.Len(t, h.veths(t), 1)
+		})
+	}
+	t.Run("the host's", func(t *testing.T) {
+		t.Parallel()
+		h := newHost(t, v4Env)
+		ip(t, "-n", h.ns, "link", "add", "eth0", "type", "veth", "peer", "name", "uplink")
+		ns := netns(t)
+		r := attach("pod", ns)
+		h.add(t, r, h.conf(nil))
+		r.netns = netnsPath(h.ns)
+		_, err := h.run("DEL", r, h.conf(nil))
+		require.NoError(t, err)
+		require.ElementsMatch(t, []string{"eth0", "uplink"}, h.veths(t))
+		require.Empty(t, h.reserved(t))
+		r.ifname = "eth1"
+		_, err = h.run("ADD", r, h.conf(nil))
+		requireCode(t, 8, err)
+		require.Empty(t, h.reserved(t))
+	})
+	t.Run("no alias", func(t *testing.T) { // an attachment of an earlier version, or one that was cut off
+		t.Parallel()
+		h := newHost(t, v4Env)
+		ns := netns(t)
+		h.add(t, attach("pod", ns), h.conf(nil))
+		ip(t, "-n", h.ns, "link", "set", h.veths(t)[0], "alias", "")
+		_, err := h.run("DEL", attach("pod", ns), h.conf(nil))
+		require.NoError(t, err)
+		require.Len(t, links(t, ns), 1)
+		require.Empty(t, h.veths(t))
+	})
+}
+
 // A runtime's cache that was cut off does not keep DEL from its work, nor do
 // files of host-local's that were.
 func TestDelWithBrokenState(t *testing.T) {

@@ -77,11 +77,7 @@ func (r run) check(ctx context.Context) error {
 }
 
 func (r run) del(ctx context.Context) error {
-	netns := r.args.Netns
-	if !isNamespace(netns) {
-		netns = "" // the spec's way to say that it is gone
-	}
-	_, err := r.exec(ctx, "DEL", netns)
+	_, err := r.exec(ctx, "DEL", r.args.Netns)
 	return err
 }
 

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
 
+	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/kernel"
 	"github.com/twill-net/twill/overlay/pods"
 )
@@ -21,7 +23,8 @@ type pair struct {
 	netns     *os.File
 }
 
-// enter opens both; the error's code is 3 when the pod is gone.
+// enter opens both; the error's code is 3 when the pod is gone, and 8 when the
+// namespace is the host's, which skel refuses too, but after the deed.
 func enter(args *skel.CmdArgs) (*pair, error) {
 	netns, err := os.Open(args.Netns)
 	if err != nil || !isNamespace(args.Netns) {
@@ -30,6 +33,11 @@ func enter(args *skel.CmdArgs) (*pair, error) {
 		}
 		return nil, types.NewError(types.ErrUnknownContainer,
 			fmt.Sprintf("opening the network namespace of container %s: %s is not one: the container is gone", args.ContainerID, args.Netns), "")
+	}
+	if isOwn(netns) && !overridden(args) {
+		netns.Close()
+		return nil, types.NewError(types.ErrInvalidNetNS,
+			fmt.Sprintf("opening the network namespace of container %s: %s is the host's own", args.ContainerID, args.Netns), "")
 	}
 	p := &pair{netns: netns}
 	if p.host, err = kernel.New(kernel.Config{}); err == nil {
@@ -49,6 +57,54 @@ func (p *pair) close() {
 		}
 	}
 	p.netns.Close()
+}
+
+// isOwn reports whether a namespace is the plugin's own, the host's.
+func isOwn(netns *os.File) bool {
+	theirs, err := netns.Stat()
+	if err != nil {
+		return false
+	}
+	ours, err := os.Stat("/proc/thread-self/ns/net")
+	return err == nil && os.SameFile(ours, theirs)
+}
+
+// overridden is skel's test of CNI_NETNS_OVERRIDE, by which a runtime says that
+// it means the host's namespace.
+func overridden(args *skel.CmdArgs) bool {
+	return strings.EqualFold(args.NetnsOverride, "true") || args.NetnsOverride == "1"
+}
+
+// locate empties args.Netns, the spec's way to say that a namespace is gone,
+// where it does not lead to the attachment: to nothing, to the host, or to an
+// interface that is another attachment by its alias, which is returned then. A
+// path such as /proc/PID/ns/net leads to whatever has got the number since.
+func (c Conf) locate(ctx context.Context, args *skel.CmdArgs) (other pods.Pod, err error) {
+	p, err := enter(args)
+	var e *types.Error
+	if errors.As(err, &e) && (e.Code == types.ErrUnknownContainer || e.Code == types.ErrInvalidNetNS) {
+		args.Netns = ""
+		return pods.Pod{}, nil
+	}
+	if err != nil {
+		return pods.Pod{}, err
+	}
+	defer p.close()
+	var end backend.Interface
+	name, ok, err := p.host.HostEnd(ctx, p.pod, args.IfName)
+	if err == nil && ok {
+		end, err = p.host.Interface(ctx, name)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return pods.Pod{}, ioFailure(err)
+	}
+	// Without an alias it is an attachment of flannel's plugin, or of an ADD
+	// that was cut off.
+	if other, err = pods.Parse(end.Alias); err != nil || other.Is(c.Name, args.ContainerID, args.IfName) {
+		return pods.Pod{}, nil
+	}
+	args.Netns = ""
+	return other, nil
 }
 
 // vacant enters a container that has no interface of the name wanted. The spec

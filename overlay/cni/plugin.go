@@ -97,7 +97,10 @@ func (p Plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	if !isNamespace(args.Netns) {
+	if _, err := conf.locate(ctx, args); err != nil {
+		return err
+	}
+	if args.Netns == "" {
 		if err := conf.unlink(ctx, args); err != nil {
 			return err
 		}
