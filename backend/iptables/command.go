@@ -15,9 +15,12 @@ import (
 )
 
 const (
-	// lockWait bounds, in seconds, how long iptables-legacy waits for the
-	// lock that each of its runs takes (/run/xtables.lock).
-	lockWait = 5
+	// lookWait and writeWait bound, in seconds, how long iptables-legacy
+	// waits for the lock that each of its runs takes (/run/xtables.lock), to
+	// list and to write. A look is repeated anyway, and who looks has other
+	// things to do.
+	lookWait  = 1
+	writeWait = 5
 
 	// killWait bounds how long a killed process may take to let go of its
 	// pipes.
@@ -35,21 +38,25 @@ type command struct {
 func (c command) installed() bool { return c.tables != nil }
 
 // randomFully tells iptables 1.6.2 and newer, which is also where
-// iptables-restore got its option for the lock.
+// iptables-restore got its option for the lock, and both a time to wait for it.
 func (c command) randomFully() bool { return c.installed() && c.tables.HasRandomFully() }
 
 // chain lists one chain: its policy, if it is a built-in one, and its rules
 // without their chain. That there is no such chain is no error.
-func (c command) chain(table, name string) (policy string, rules []string, exists bool, err error) {
-	lines, err := c.tables.List(table, name)
-	var failed *goiptables.Error
-	if errors.As(err, &failed) && failed.IsNotExist() && !strings.Contains(failed.Error(), noTable) {
+func (c command) chain(ctx context.Context, table, name string) (policy string, rules []string, exists bool, err error) {
+	args := []string{"-t", table, "-S", name}
+	if c.randomFully() {
+		args = append(args, "--wait", strconv.Itoa(lookWait))
+	}
+	out, err := run(ctx, "", c.path, args...)
+	if absent(err) {
 		return "", nil, false, nil
 	}
 	if err != nil {
 		return "", nil, false, fmt.Errorf("listing chain %s of table %s: %w%s", name, table, err, advice(err))
 	}
-	for _, l := range lines {
+	for l := range strings.Lines(out) {
+		l = strings.TrimSuffix(l, "\n")
 		if rule, ok := strings.CutPrefix(l, "-A "+name+" "); ok {
 			rules = append(rules, rule)
 		} else if p, ok := strings.CutPrefix(l, "-P "+name+" "); ok {
@@ -63,7 +70,7 @@ func (c command) chain(table, name string) (policy string, rules []string, exist
 func (c command) restore(ctx context.Context, script string) error {
 	args := []string{"--noflush"}
 	if c.randomFully() {
-		args = append(args, "-w", strconv.Itoa(lockWait))
+		args = append(args, "-w", strconv.Itoa(writeWait))
 	}
 	if _, err := run(ctx, script, c.restorePath, args...); err != nil {
 		return fmt.Errorf("%w%s; the input was: %s", err, advice(err), strings.ReplaceAll(strings.TrimSpace(script), "\n", "; "))
@@ -84,11 +91,20 @@ func run(ctx context.Context, input, path string, args ...string) (string, error
 	return stdout.String(), nil
 }
 
-// What the binaries say when a kernel lacks a table, and when the lock is held.
+// What the binaries say when there is no such chain (legacy; and some releases
+// of nf_tables), when a kernel lacks a table, and when the lock is held.
 const (
-	noTable = "do you need to insmod"
-	noLock  = "holding the xtables lock"
+	noChain  = "No chain/target/match by that name"
+	notThere = "does not exist"
+	noTable  = "do you need to insmod" // after notThere
+	noLock   = "holding the xtables lock"
 )
+
+// absent reports whether there is no such chain.
+func absent(err error) bool {
+	has := func(text string) bool { return err != nil && strings.Contains(err.Error(), text) }
+	return has(noChain) || has(notThere) && !has(noTable)
+}
 
 // locked reports whether another program held the lock for too long.
 func locked(err error) bool { return err != nil && strings.Contains(err.Error(), noLock) }

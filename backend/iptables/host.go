@@ -103,7 +103,7 @@ func find(ctx context.Context, f subnet.Family, name string) (command, Variant, 
 	protocol := subnet.PerFamily[goiptables.Protocol]{
 		subnet.IPv4: goiptables.ProtocolIPv4, subnet.IPv6: goiptables.ProtocolIPv6,
 	}[f]
-	tables, err := goiptables.New(goiptables.Path(path), goiptables.IPFamily(protocol), goiptables.Timeout(lockWait))
+	tables, err := goiptables.New(goiptables.Path(path), goiptables.IPFamily(protocol))
 	if err != nil {
 		return cmd, 0, fmt.Errorf("asking %s what it can do: %w", path, err)
 	}

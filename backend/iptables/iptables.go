@@ -41,9 +41,10 @@
 //
 // # Writing
 //
-// Reading is done by github.com/coreos/go-iptables, with `iptables -S` of single
-// chains. It has no iptables-restore, which alone changes a table in one commit,
-// chain and jump together; so that is run here. The nf_tables variant is first
+// What a release of iptables can do is known to github.com/coreos/go-iptables. Its
+// listings cannot be interrupted, and it has no iptables-restore, which alone
+// changes a table in one commit, chain and jump together; so `iptables -S` of
+// single chains and iptables-restore are run here. The nf_tables variant is first
 // looked at over netlink: as long as its chains are what they were when they were
 // last found right, no process is run.
 //
@@ -131,7 +132,7 @@ func (p place) want(r masq.Rules, randomFully bool) []masq.Rule {
 }
 
 // Chains are our chains, of both families, in one variant. Sync and Remove
-// must not run at the same time; ForwardDrops and Watch may run at any.
+// must not run at the same time; ForwardDrops may run at any.
 type Chains struct {
 	variant  Variant
 	commands subnet.PerFamily[command]
@@ -166,8 +167,8 @@ func (c *Chains) Variant() Variant { return c.variant }
 // What was written is read back; a difference that remains is an error. One
 // family's or table's failure does not keep the others from being written; all
 // are in err. Such errors may pass (the xtables lock held by another program,
-// rules changed by others at the same time), so try again. The end of ctx does not
-// interrupt a listing, which may wait some seconds for the lock.
+// rules changed by others at the same time), so try again. A held lock is waited
+// for once, 1 s before a look and 5 s before a write. The end of ctx ends it.
 func (c *Chains) Sync(ctx context.Context, rules masq.Rules) (changed bool, err error) {
 	var failed []error
 	for _, p := range places() {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,13 +42,84 @@ func TestLockHeldByAnother(t *testing.T) {
 
 	done := make(chan error, 1)
 	go func() {
-		_, err := c.Sync(context.Background(), masq.Plan(rulestest.Dual()))
-		done <- err
+		for { // a slow machine may not let go of it within one wait
+			_, err := c.Sync(context.Background(), masq.Plan(rulestest.Dual()))
+			if err == nil || !strings.Contains(err.Error(), "xtables lock") {
+				done <- err
+				return
+			}
+		}
 	}()
 	require.Eventually(t, func() bool { return waitsFor(t, lock) }, 20*time.Second, 5*time.Millisecond)
 	require.NoError(t, unix.Flock(int(lock.Fd()), unix.LOCK_UN))
 	require.NoError(t, <-done)
 	require.Len(t, ours(c.save(t)), 2*(2+10))
+}
+
+// A look waits once, and not as long as a write may: it is repeated anyway, and
+// others wait for who looks.
+func TestForwardDropsLockHeldByAnother(t *testing.T) {
+	c, l := logging(t, iptables.Legacy)
+	c.sh(t, `ipt -P FORWARD DROP`)
+	l.take(t)
+	ownLock(t)
+	drops, err := c.ForwardDrops(t.Context())
+	require.ErrorContains(t, err, "Another app is currently holding the xtables lock")
+	require.Zero(t, drops)
+	runs := l.take(t)
+	require.Equal(t, 1, strings.Count(runs, "\n"), runs)
+	require.Contains(t, runs, "--wait 1\n")
+}
+
+// A listing that takes long, as while it waits for the lock, ends with ctx.
+func TestCancelledWhileListing(t *testing.T) {
+	for _, v := range iptables.Variants {
+		t.Run(v.String(), func(t *testing.T) {
+			dir := t.TempDir()
+			pid := filepath.Join(dir, "pid")
+			for _, name := range []string{"iptables", "ip6tables"} {
+				says := "[ \"$1\" != --version ] || { echo 'iptables v1.8.9 (" + v.String() + ")'; exit; }\n"
+				script(t, dir, name, says+"echo $$ >"+pid+".new; /bin/mv "+pid+".new "+pid+"; exec /usr/bin/tail -f /dev/null")
+				script(t, dir, name+"-restore", says+"exit 1")
+			}
+			h, err := detectIn(t, dir)
+			require.NoError(t, err)
+			c := chains{iptables.New(h, v), rulestest.NewNamespace(t)}
+			c.sh(t, `ipt -P FORWARD DROP`)
+			calls := map[string]func(context.Context) error{
+				"Sync": func(ctx context.Context) error { _, err := c.Sync(ctx, masq.Plan(rulestest.Dual())); return err },
+			}
+			if v == iptables.Legacy { // the other one needs no process
+				calls["ForwardDrops"] = func(ctx context.Context) error { _, err := c.ForwardDrops(ctx); return err }
+			}
+			for name, call := range calls {
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- call(ctx) }()
+				require.Eventually(t, func() bool { _, err := os.Stat(pid); return err == nil }, 20*time.Second, 5*time.Millisecond)
+				cancel()
+				select {
+				case err := <-done:
+					require.ErrorIs(t, err, context.Canceled, name)
+				case <-time.After(20 * time.Second):
+					endProcess(t, pid)
+					<-done
+					require.Fail(t, "the listing goes on", name)
+				}
+				require.NoError(t, os.Remove(pid))
+			}
+		})
+	}
+}
+
+// endProcess kills the process that a file names.
+func endProcess(t *testing.T, file string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	require.NoError(t, err)
+	require.NoError(t, unix.Kill(pid, unix.SIGKILL))
 }
 
 // waitsFor reports whether another process has the file of the lock open.

@@ -27,14 +27,14 @@ func (c *Chains) read(ctx context.Context, p place, wanted bool) (observed, erro
 		return o, c.missing(p.family)
 	}
 	if exists {
-		if _, o.rules, o.exists, err = cmd.chain(p.table, p.chain); err != nil {
+		if _, o.rules, o.exists, err = cmd.chain(ctx, p.table, p.chain); err != nil {
 			return o, err
 		}
 	}
 	if !o.exists && !wanted {
 		return o, nil
 	}
-	if o.policy, o.hook, _, err = cmd.chain(p.table, p.hook); err != nil {
+	if o.policy, o.hook, _, err = cmd.chain(ctx, p.table, p.hook); err != nil {
 		return o, err
 	}
 	o.end, o.visited, err = end(p, o.policy, o.hook, c.reader(ctx, p))
@@ -64,7 +64,7 @@ func (c *Chains) reader(ctx context.Context, p place) func(string) ([]step, erro
 // do to every packet.
 func (c *Chains) steps(ctx context.Context, p place, chain string) (policy string, steps []step, err error) {
 	if c.variant == Legacy {
-		policy, rules, _, err := c.commands[p.family].chain(p.table, chain)
+		policy, rules, _, err := c.commands[p.family].chain(ctx, p.table, chain)
 		return policy, listed(rules), err
 	}
 	_, chains, err := readChains(ctx, p.family, p.table, chain)
@@ -89,7 +89,9 @@ func (c *Chains) steps(ctx context.Context, p place, chain string) (policy strin
 //
 // It changes nothing. In the nf_tables variant it runs no process and needs no
 // binary; in the legacy one it needs iptables-legacy if there is a legacy table
-// filter, and otherwise runs nothing. A family which has an error is false.
+// filter, and otherwise runs nothing. It waits for the xtables lock once, a
+// second at most, and ends with ctx. A family which has an error, or was not
+// looked at because of one, is false.
 func (c *Chains) ForwardDrops(ctx context.Context) (subnet.PerFamily[bool], error) {
 	var drops subnet.PerFamily[bool]
 	var failed []error
@@ -101,6 +103,9 @@ func (c *Chains) ForwardDrops(ctx context.Context) (subnet.PerFamily[bool], erro
 		if drops[p.family], err = c.drops(ctx, p); err != nil {
 			failed = append(failed, fmt.Errorf("finding out whether chain FORWARD of %s (%s) drops: %w",
 				programs[p.family], c.variant, err))
+		}
+		if ctx.Err() != nil || locked(err) { // the lock is one for all
+			break
 		}
 	}
 	return drops, errors.Join(failed...)
