@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -186,9 +187,11 @@ func (fl *flow) probe(ctx context.Context) error {
 	}
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
-	return fmt.Errorf("%s: small %s, full size (%d) %s; last error of sending: %v", fl,
-		outcome(fl.sent[seqs[0]]), full, outcome(fl.sent[seqs[1]]), fl.last)
+	return fmt.Errorf("%s: small %s, full size (%d) %s; last error of sending: %w", fl,
+		outcome(fl.sent[seqs[0]]), full, outcome(fl.sent[seqs[1]]), cmp.Or(fl.last, errNone))
 }
+
+var errNone = errors.New("none")
 
 func outcome(r *request) string {
 	if r != nil && r.answered {

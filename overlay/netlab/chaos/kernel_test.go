@@ -18,6 +18,7 @@ import (
 type damage struct {
 	name, script string
 	harmless     bool // no packet may be lost
+	local        bool // packets within the node may, too: what is bridged goes through rules (br_netfilter)
 }
 
 var damages = []damage{
@@ -54,25 +55,23 @@ var damages = []damage{
 	{name: "rules flushed", script: "nft flush ruleset; " + markRules, harmless: true},
 	{name: "table deleted", script: "nft delete table inet twill", harmless: true},
 	{name: "a chain flushed", script: "nft flush chain inet twill postrouting", harmless: true},
-	{name: "a rule added that drops", script: "nft insert rule inet twill forward drop"},
+	{name: "a rule added that drops", script: "nft insert rule inet twill forward drop", local: true},
 	{name: "a rule added", script: "nft add rule inet twill postrouting ip saddr 10.9.9.9 return", harmless: true},
 	{name: "VTEP table deleted", script: "nft delete table inet twill-vtep", harmless: true},
 	{name: "VTEP set flushed", script: "nft flush set inet twill-vtep peers-ipv4; nft flush set inet twill-vtep ipv6-64-in-ipv6"},
 	{name: "a stranger let in", script: "nft add element inet twill-vtep peers-ipv4 '{ 192.168.77.199 }'; nft add element inet twill-vtep ipv4-24-in-ipv4 '{ 192.168.77.199 . 10.244.199.0 }'", harmless: true},
 	{name: "pods' table deleted", script: "nft delete table bridge twill-pods", harmless: true},
-	{name: "pods' set flushed", script: "nft flush set bridge twill-pods pods-ipv4"},
+	{name: "pods' set flushed", script: "nft flush set bridge twill-pods pods-ipv4", local: true},
 	{name: "pods' chain flushed", script: "nft flush chain bridge twill-pods pod", harmless: true},
 	{name: "forwarding switched off", script: "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0"},
 	{name: "reverse path filter", script: "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth0.rp_filter=1"},
 }
 
-// touch is of ways only where the damage is to ways, and of all where it
-// concerns what pods may send.
 func (d damage) touch(m *member) touch {
 	switch {
 	case d.harmless:
 		return touch{}
-	case strings.Contains(d.script, "twill-pods"):
+	case d.local:
 		return wholly(m)
 	}
 	return waysOf(m)

@@ -131,7 +131,7 @@ func malformed(w *world, r *rand.Rand) fault {
 	v6 := "&" + strings.SplitN(numbered(number), "&", 2)[1]
 	kinds := []struct {
 		name  string
-		key   func() string // nil: numbered(number)
+		key   func() string // the usual one when nil
 		value func() any
 	}{
 		{"bad JSON", nil, text(`{"PublicIP":"192.168.77.250"`)},

@@ -151,39 +151,43 @@ func (m *member) launch() (err error) {
 	return err
 }
 
-// addPods adds a member's pods, as a container runtime does: again and again
-// until the plugin is content.
+// addPods adds a member's pods.
 func (w *world) addPods(ctx context.Context, m *member) error {
 	for _, name := range []string{"a", "b"} {
-		var p *netlab.Pod
-		ctx, cancel := context.WithTimeout(ctx, patience)
-		defer cancel()
-		err := poll(ctx, 100*time.Millisecond, func() (err error) {
-			m.made++
-			p, err = m.AddPod(ctx, fmt.Sprintf("%s%d", name, m.made))
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		mtu, err := p.MTU(ctx, "eth0")
-		if err != nil {
-			return err
-		}
-		w.mu.Lock()
-		var others []*pod
-		for _, o := range w.members {
-			others = append(others, o.pods...)
-		}
-		q := &pod{Pod: p, member: m, name: name, mtu: mtu}
-		m.pods = append(m.pods, q)
-		err = w.traffic.join(ctx, q, others)
-		w.mu.Unlock()
-		if err != nil {
+		if err := w.addPod(ctx, m, name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// addPod adds a pod, as a container runtime does: again and again until the
+// plugin is content.
+func (w *world) addPod(ctx context.Context, m *member, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var p *netlab.Pod
+	err := poll(ctx, 100*time.Millisecond, func() (err error) {
+		m.made++
+		p, err = m.AddPod(ctx, fmt.Sprintf("%s%d", name, m.made))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	mtu, err := p.MTU(ctx, "eth0")
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var others []*pod
+	for _, o := range w.members {
+		others = append(others, o.pods...)
+	}
+	q := &pod{Pod: p, member: m, name: name, mtu: mtu}
+	m.pods = append(m.pods, q)
+	return w.traffic.join(ctx, q, others)
 }
 
 // dropPods ends the traffic of a member's pods, and deletes them unless they
