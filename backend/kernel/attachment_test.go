@@ -112,3 +112,32 @@ func TestChains(t *testing.T) {
 	_, err = ns.Chains(cancelled(t), chains...)
 	require.Error(t, err)
 }
+
+func TestDeleteRules(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	base := kernel.Chain{Family: unix.NFPROTO_BRIDGE, Table: "nat", Name: "PREROUTING"}
+	one := kernel.Chain{Family: unix.NFPROTO_BRIDGE, Table: "nat", Name: "one"}
+	two := kernel.Chain{Family: unix.NFPROTO_BRIDGE, Table: "nat", Name: "two"}
+	mine := func(comment string) bool { return comment == "mine" }
+	require.NoError(t, ns.DeleteRules(t.Context(), base, mine, one, two), "there is no table")
+	for _, command := range []string{
+		"table bridge nat", "chain bridge nat PREROUTING", "chain bridge nat one", "chain bridge nat two",
+		`rule bridge nat PREROUTING jump one comment "mine"`, `rule bridge nat PREROUTING counter comment "mine"`,
+		`rule bridge nat PREROUTING counter comment "theirs"`, "rule bridge nat PREROUTING counter",
+		`rule bridge nat one jump two comment "theirs"`, "rule bridge nat two drop",
+	} {
+		ns.run("nft add " + command)
+	}
+	require.ErrorIs(t, ns.DeleteRules(t.Context(), base, func(string) bool { return false }, one), unix.EBUSY)
+	require.Error(t, ns.DeleteRules(cancelled(t), base, mine))
+	for range 2 {
+		require.NoError(t, ns.DeleteRules(t.Context(), base, mine, one, two))
+		there, err := ns.Chains(t.Context(), base, one, two)
+		require.NoError(t, err)
+		require.Equal(t, []bool{true, false, false}, there)
+		left := ns.run("nft -a list table bridge nat")
+		require.Equal(t, 2, strings.Count(left, "counter"), left)
+		require.NotContains(t, left, "mine")
+	}
+}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend/internal/nfnetlink"
@@ -28,16 +30,141 @@ func (k *Kernel) Chains(ctx context.Context, chains ...Chain) ([]bool, error) {
 		return nil, fmt.Errorf("looking for chains of nf_tables: %w", err)
 	}
 	defer conn.Close()
+	return chainsThere(conn, chains)
+}
+
+func chainsThere(conn *netlink.Conn, chains []Chain) ([]bool, error) {
 	there := make([]bool, len(chains))
 	for i, c := range chains {
 		_, err := nfnetlink.Get(conn, c.Family, unix.NFT_MSG_GETCHAIN, map[uint16]string{
 			unix.NFTA_CHAIN_TABLE: c.Table, unix.NFTA_CHAIN_NAME: c.Name,
 		})
-		// EINVAL: nfnetlink without the subsystem (net/netfilter/nfnetlink.c).
-		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EINVAL) {
+		if err != nil && !noChain(err) {
 			return nil, fmt.Errorf("looking for chain %s in table %s: %w", c.Name, c.Table, err)
 		}
 		there[i] = err == nil
 	}
 	return there, nil
+}
+
+// noChain reports whether an error says that there is no such chain. EINVAL:
+// nfnetlink without the subsystem (net/netfilter/nfnetlink.c); EAFNOSUPPORT: nf_tables
+// before 4.17 without the family (net/netfilter/nf_tables_api.c).
+func noChain(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EAFNOSUPPORT)
+}
+
+// deleteAttempts bounds how often a deletion is begun anew because something
+// that it names was deleted by another meanwhile.
+const deleteAttempts = 10
+
+// DeleteRules deletes in one transaction the rules of a chain whose comments
+// (as nft shows them, "" for none) are meant, and then other chains of its
+// table, with what is in them. What is not there is no error; unix.EBUSY: another
+// rule jumps to one of the chains.
+func (k *Kernel) DeleteRules(ctx context.Context, from Chain, meant func(comment string) bool, chains ...Chain) error {
+	var err error
+	for range deleteAttempts {
+		if err = k.deleteRules(ctx, from, meant, chains); !errors.Is(err, unix.ENOENT) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("deleting rules of chain %s in table %s: %w", from.Name, from.Table, err)
+	}
+	return nil
+}
+
+func (k *Kernel) deleteRules(ctx context.Context, from Chain, meant func(comment string) bool, chains []Chain) error {
+	var steps []netlink.Message
+	err := nfnetlink.Read(ctx, k.cfg.NetNS, func(conn *netlink.Conn) (err error) {
+		steps, err = deletions(conn, from, meant, chains)
+		return err
+	})
+	if nfnetlink.Absent(err) || err == nil && len(steps) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	conn, err := nfnetlink.Dial(ctx, k.cfg.NetNS)
+	if err != nil {
+		return err
+	}
+	return errors.Join(commit(conn, steps), conn.Close())
+}
+
+// deletions returns the parts of DeleteRules's transaction.
+func deletions(conn *netlink.Conn, from Chain, meant func(comment string) bool, chains []Chain) (steps []netlink.Message, err error) {
+	there, err := chainsThere(conn, append([]Chain{from}, chains...))
+	if err != nil {
+		return nil, err
+	}
+	add := func(kind int, attrs func(*netlink.AttributeEncoder)) error {
+		raw, err := nfnetlink.Encode(attrs)
+		steps = append(steps, nfnetlink.Message(from.Family, kind, netlink.Acknowledge, raw))
+		return err
+	}
+	if there[0] {
+		rules, err := nfnetlink.ListRules(conn, nfnetlink.Table{Family: from.Family, Name: from.Table}, from.Name)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rules {
+			if !meant(comment(r.Userdata)) {
+				continue
+			}
+			if err := add(unix.NFT_MSG_DELRULE, func(e *netlink.AttributeEncoder) {
+				e.String(unix.NFTA_RULE_TABLE, from.Table)
+				e.String(unix.NFTA_RULE_CHAIN, from.Name)
+				e.Uint64(unix.NFTA_RULE_HANDLE, r.Handle)
+			}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for i, c := range chains {
+		if !there[i+1] {
+			continue
+		}
+		if err := add(unix.NFT_MSG_DELCHAIN, func(e *netlink.AttributeEncoder) {
+			e.String(unix.NFTA_CHAIN_TABLE, c.Table)
+			e.String(unix.NFTA_CHAIN_NAME, c.Name)
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return steps, nil
+}
+
+// commit sends steps, each of which asks for an acknowledgement, as one
+// transaction, and returns the kernel's first error (nfnetlink_rcv_batch).
+func commit(conn *netlink.Conn, steps []netlink.Message) error {
+	edge := func(kind netlink.HeaderType) netlink.Message {
+		return netlink.Message{
+			Header: netlink.Header{Type: kind, Flags: netlink.Request},
+			Data:   []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
+		}
+	}
+	batch := append([]netlink.Message{edge(unix.NFNL_MSG_BATCH_BEGIN)}, steps...)
+	_, err := conn.SendMessages(append(batch, edge(unix.NFNL_MSG_BATCH_END)))
+	for i := 0; err == nil && i < len(steps); i++ {
+		_, err = conn.Receive()
+	}
+	return err
+}
+
+// comment returns a rule's comment from its userdata: pairs of type and length,
+// one octet each, and what that many are (libnftnl, src/udata.c). A comment has type 0
+// (NFTNL_UDATA_RULE_COMMENT) and ends in a zero.
+func comment(userdata []byte) string {
+	for len(userdata) >= 2 {
+		kind, rest := userdata[0], userdata[2:]
+		n := min(int(userdata[1]), len(rest))
+		if kind == 0 {
+			return strings.TrimRight(string(rest[:n]), "\x00")
+		}
+		userdata = rest[n:]
+	}
+	return ""
 }

@@ -213,6 +213,33 @@ func TestMasqueradeGoes(t *testing.T) {
 	}
 }
 
+// The rules of a masquerading delegate go without nft, too, which a host may
+// have lost, or a runtime not have in its PATH.
+func TestMasqueradeGoesWithoutNFT(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, strings.Replace(dualEnv, "IPMASQ=true", "IPMASQ=false", 1))
+	a, b := attach("a", netns(t)), attach("b", netns(t))
+	h.add(t, a, h.conf(nil))
+	h.add(t, b, h.conf(nil))
+	// What is not by the plugins has perhaps no comment.
+	ip(t, "netns", "exec", h.ns, "nft", "insert rule inet cni_plugins_masquerade masq_checks ip saddr 192.0.2.1 counter")
+	blind := h
+	blind.environ = []string{"PATH=" + t.TempDir()}
+	_, err := blind.run("DEL", attach("never", a.netns), h.conf(conf{"name": "other"}))
+	require.NoError(t, err)
+	for range 2 {
+		_, err := blind.run("DEL", a, h.conf(nil))
+		require.NoError(t, err)
+	}
+	require.NotContains(t, h.rules(t), "10.5.52.2")
+	require.Equal(t, 2, strings.Count(h.rules(t), "id: b"))
+	h.lose(t, strings.TrimPrefix(b.netns, "/run/netns/"))
+	_, err = blind.run("GC", request{}, h.conf(conf{"cni.dev/valid-attachments": listed()}))
+	require.NoError(t, err)
+	require.NotContains(t, h.rules(t), "id: ")
+	require.Contains(t, h.rules(t), "192.0.2.1")
+}
+
 // masquerade returns what there is of rules, in either form.
 func (h host) masquerade(t *testing.T) string {
 	t.Helper()

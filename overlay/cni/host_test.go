@@ -95,6 +95,7 @@ func ip(t *testing.T, args ...string) string {
 type host struct {
 	ns, bin, subnetFile, dataDir, ipamDir string
 	path                                  string // CNI_PATH; "": bin
+	environ                               []string
 }
 
 func newHost(t *testing.T, subnetEnv string) host {
@@ -155,6 +156,7 @@ func (h host) command(verb string, r request, c conf) (cmd *exec.Cmd, stdout, st
 	cmd = exec.Command("ip", "netns", "exec", h.ns, filepath.Join(h.bin, "twill"))
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+r.container, "CNI_IFNAME="+r.ifname,
 		"CNI_NETNS="+r.netns, "CNI_PATH="+cmp.Or(h.path, h.bin), "CNI_ARGS="+r.args)
+	cmd.Env = append(cmd.Env, h.environ...)
 	stdout, stderr = new(bytes.Buffer), new(bytes.Buffer)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), stdout, stderr
 	return cmd, stdout, stderr, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha512"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -28,13 +27,12 @@ import (
 // interfaces of a container takes the iptables chain of both with it. So they
 // are not asked to: what there is, is found by name and removed here, whatever
 // has become of the rest. Where there is nothing, that costs a question to the
-// kernel and no process.
+// kernel and no process, and with nftables never one.
 
-const (
-	masqTable  = "cni_plugins_masquerade"
-	masqChain  = "masq_checks"
-	masqPlugin = "nftables" // ipMasqBackend
-)
+const masqPlugin = "nftables" // ipMasqBackend
+
+// pluginsChain is where they are with nftables, those of all networks.
+var pluginsChain = kernel.Chain{Family: unix.NFPROTO_INET, Table: "cni_plugins_masquerade", Name: "masq_checks"}
 
 // masqueraders are the delegates that use those rules.
 var masqueraders = []string{"bridge", "ptp"}
@@ -65,7 +63,7 @@ func nftUsable(ctx context.Context) bool {
 	if _, err := exec.LookPath("nft"); err != nil {
 		return false
 	}
-	return chainsThere(ctx, kernel.Chain{Family: unix.NFPROTO_INET, Table: masqTable, Name: masqChain}) == nil
+	return chainsThere(ctx, pluginsChain) == nil
 }
 
 func chainsThere(ctx context.Context, c kernel.Chain) error {
@@ -88,7 +86,7 @@ func removeMasquerade(ctx context.Context, network string, a types.GCAttachment,
 	defer k.Close()
 	chain := iptablesChain(network, a.ContainerID)
 	there, err := k.Chains(ctx,
-		kernel.Chain{Family: unix.NFPROTO_INET, Table: masqTable, Name: masqChain},
+		pluginsChain,
 		kernel.Chain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: chain},
 		kernel.Chain{Family: unix.NFPROTO_IPV6, Table: "nat", Name: chain})
 	if err != nil {
@@ -97,7 +95,7 @@ func removeMasquerade(ctx context.Context, network string, a types.GCAttachment,
 	var errs []error
 	if there[0] {
 		prefix := nftComment(network, a)
-		errs = append(errs, removeNFT(ctx, func(comment string) bool { return strings.HasPrefix(comment, prefix) }))
+		errs = append(errs, k.DeleteRules(ctx, pluginsChain, func(comment string) bool { return strings.HasPrefix(comment, prefix) }))
 	}
 	for _, f := range subnet.Families {
 		for _, t := range natTables(f, there[1+int(f)]) {
@@ -117,7 +115,7 @@ func collectMasquerade(ctx context.Context, network string, stay []types.GCAttac
 	defer k.Close()
 	const hook = "POSTROUTING"
 	there, err := k.Chains(ctx,
-		kernel.Chain{Family: unix.NFPROTO_INET, Table: masqTable, Name: masqChain},
+		pluginsChain,
 		kernel.Chain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: hook},
 		kernel.Chain{Family: unix.NFPROTO_IPV6, Table: "nat", Name: hook})
 	if err != nil {
@@ -125,7 +123,7 @@ func collectMasquerade(ctx context.Context, network string, stay []types.GCAttac
 	}
 	var errs []error
 	if there[0] {
-		errs = append(errs, removeNFT(ctx, func(comment string) bool {
+		errs = append(errs, k.DeleteRules(ctx, pluginsChain, func(comment string) bool {
 			return strings.HasPrefix(comment, nftComment(network, types.GCAttachment{})) &&
 				!slices.ContainsFunc(stay, func(a types.GCAttachment) bool { return strings.HasPrefix(comment, nftComment(network, a)) })
 		}))
@@ -136,36 +134,6 @@ func collectMasquerade(ctx context.Context, network string, stay []types.GCAttac
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// removeNFT deletes the rules whose comments are meant.
-func removeNFT(ctx context.Context, meant func(comment string) bool) error {
-	out, err := tool(ctx, "", "nft", "-j", "list", "chain", "inet", masqTable, masqChain)
-	if err != nil {
-		return err
-	}
-	var list struct {
-		NFTables []struct {
-			Rule struct {
-				Handle  int
-				Comment string
-			}
-		}
-	}
-	if err := json.Unmarshal([]byte(out), &list); err != nil {
-		return fmt.Errorf("reading the rules of table inet %s: %w", masqTable, err)
-	}
-	var script strings.Builder
-	for _, o := range list.NFTables {
-		if o.Rule.Handle != 0 && meant(o.Rule.Comment) {
-			fmt.Fprintf(&script, "delete rule inet %s %s handle %d\n", masqTable, masqChain, o.Rule.Handle)
-		}
-	}
-	if script.Len() == 0 {
-		return nil
-	}
-	_, err = tool(ctx, script.String(), "nft", "-f", "-")
-	return err
 }
 
 // tool runs a command of the host's firewall.
