@@ -52,7 +52,8 @@ type bench struct {
 	lab        *netlab.Lab
 	started    time.Time
 	contenders []contender
-	loaded     int // synthesized peers in the store
+	pairs      map[string]*pair // by the daemon's name
+	loaded     int              // synthesized peers in the store
 	report     *Report
 }
 
@@ -62,6 +63,9 @@ var parts = []struct {
 	run  func(*bench, context.Context) error
 }{
 	{"control", (*bench).control},
+	{"repair", (*bench).repair},
+	{"datapath", (*bench).datapath},
+	{"cni", (*bench).cni},
 }
 
 // Run measures, and returns what came out; when it fails or ctx ends, what it
@@ -82,22 +86,21 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 
 // inLab runs a part in a lab of its own.
 func (b *bench) inLab(ctx context.Context, part func(*bench, context.Context) error) (err error) {
-	nodes := 2
 	b.lab, err = netlab.New(ctx, netlab.Options{
-		Nodes: nodes, Underlay: netlab.IPv4Only, Overlay: netlab.IPv4Only, NetConf: NetConf, Binaries: b.opts.Binaries,
+		Nodes: 6, Underlay: netlab.IPv4Only, Overlay: netlab.IPv4Only, NetConf: NetConf, Binaries: b.opts.Binaries,
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.lab.Close()) }()
-	b.contenders, b.loaded = nil, 0
+	b.contenders, b.loaded, b.pairs = nil, 0, map[string]*pair{}
 	endpoints := b.lab.EtcdEndpoints()
-	all := []daemon{twill(b.opts.Binaries, endpoints, "node1")}
+	all := []daemon{twill(b.opts.Binaries, endpoints)}
 	if b.opts.Peer != "" {
 		all = append(all, flannel(b.opts.Peer, endpoints))
 	}
-	for i, d := range all {
-		p, err := newPlace(ctx, b.lab.Node(i+1), b.opts.Program)
+	for i, d := range all { // on nodes 1 and 2, 3 and 4
+		p, err := newPlace(ctx, b.lab.Node(2*i+1), b.opts.Program)
 		if err != nil {
 			return err
 		}

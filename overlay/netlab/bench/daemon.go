@@ -18,31 +18,40 @@ type daemon struct {
 	ready    string // script that succeeds once it is ready
 	clean    string // script that removes what it leaves in the kernel and on disk
 	device   string // its device
+	env      string // subnet.env
+	conf     string // CNI configuration, of one plugin
 	writes   bool   // it is known to write at a warm restart
 }
 
 const healthPort = "8471"
 
-func twill(b netlab.Binaries, endpoints []string, node string) daemon {
+const delegate = `"delegate":{"hairpinMode":true,"isDefaultGateway":true}`
+
+func twill(b netlab.Binaries, endpoints []string) daemon {
 	args := []string{
-		b.Twilld, "--etcd-endpoints=" + strings.Join(endpoints, ","), "--node-name=" + node, "--ip-masq",
+		b.Twilld, "--etcd-endpoints=" + strings.Join(endpoints, ","), "--ip-masq",
 		"--healthz-ip=127.0.0.1", "--healthz-port=" + healthPort,
 	}
 	return daemon{
 		name: "twill", links: `^twill(-v6)?\.[0-9]+$`, protocol: 116, args: args, device: "twill.1",
+		env: "/run/twill/subnet.env", conf: `{"cniVersion":"1.0.0","name":"cbr0","type":"twill",` + delegate + `}`,
 		ready: `exec 3<>/dev/tcp/127.0.0.1/` + healthPort + ` && printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3 && grep -q ' 200 ' <&3`,
 		clean: b.Twilld + " --cleanup",
 	}
 }
 
+// peerName is what a peer daemon is called in reports.
+const peerName = "peer"
+
 // flannel is a peer daemon that takes flannel's flags.
 func flannel(program string, endpoints []string) daemon {
 	return daemon{
-		name: "peer", links: `^flannel(-v6)?\.[0-9]+$`, protocol: 3, device: "flannel.1", writes: true, // RTPROT_BOOT
+		name: peerName, links: `^flannel(-v6)?\.[0-9]+$`, protocol: 3, device: "flannel.1", writes: true, // RTPROT_BOOT
 		args: []string{
 			program, "-etcd-endpoints=" + strings.Join(endpoints, ","), "-iface=eth0", "-ip-masq",
 			"-subnet-file=/run/flannel/subnet.env",
 		},
+		env: "/run/flannel/subnet.env", conf: `{"cniVersion":"1.0.0","name":"cbr0","type":"flannel",` + delegate + `}`,
 		ready: "test -s /run/flannel/subnet.env",
 		clean: "ip link del flannel.1; nft flush ruleset; rm -rf /run/flannel; true",
 	}

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -31,18 +32,15 @@ func (p *probe) Limit(a LimitArgs, l *Limit) error {
 	const script = `ip netns add %[1]s && ip -n %[1]s link set lo up &&
 		ip -n %[1]s link add eth0 type veth peer name far && ip -n %[1]s link set far up && ip -n %[1]s link set eth0 up &&
 		ip -n %[1]s address add 192.168.77.9/24 dev eth0`
-	remove := func() { _ = p.Run("ip netns del "+limitNetns, new(string)) }
-	inNetns := func(measure func() error) error {
-		if err := p.Run(fmt.Sprintf(script, limitNetns), new(string)); err != nil {
-			return err
-		}
-		defer remove()
-		return measure()
+	if err := p.Run(fmt.Sprintf(script, limitNetns), new(string)); err != nil {
+		return err
 	}
-	err := inNetns(func() (err error) { l.Serial, err = p.applyAll(a.Peers); return err })
-	if err == nil && a.Batcher != "" {
-		err = inNetns(func() (err error) { l.Batched, err = p.batchAll(a); return err })
+	serial, err := p.applyAll(a.Peers)
+	l.Serial = serial
+	if err := errors.Join(err, p.Run("ip netns del "+limitNetns, new(string))); err != nil || a.Batcher == "" {
+		return err
 	}
+	l.Batched, err = p.batchAll(a)
 	return err
 }
 
@@ -90,7 +88,7 @@ func (p *probe) applyAll(count int) (ms float64, err error) {
 // the only importer of netlink.
 func (p *probe) batchAll(a LimitArgs) (ms float64, err error) {
 	var out string
-	err = p.Run(fmt.Sprintf("TWILL_LIMIT_PEERS=%d ip netns exec %s %s -test.run '^$' -test.bench '^BenchmarkOneSocket$' -test.benchtime 1x", a.Peers, limitNetns, a.Batcher), &out)
+	err = p.Run(fmt.Sprintf("%s -test.run '^$' -test.bench '^BenchmarkOneSocket$/^%d$' -test.benchtime 1x", a.Batcher, a.Peers), &out)
 	if err != nil {
 		return 0, err
 	}

@@ -24,6 +24,9 @@ type Report struct {
 
 	Limits  []*ControlLimit `json:",omitempty"`
 	Control []*Control      `json:",omitempty"`
+	Repairs []*Repair       `json:",omitempty"`
+	Paths   []*Path         `json:",omitempty"`
+	CNI     []*Attach       `json:",omitempty"`
 }
 
 func newReport(o Options) *Report {
