@@ -37,8 +37,9 @@
 //
 // nf_tables tells what changes, and of that only what concerns us is heard.
 // iptables-legacy tells nothing: while it has tables on this host, they are
-// looked at every Resync. Otherwise nothing polls, and a Sync that finds all as
-// it should be runs no process where iptables-legacy is not in use.
+// looked at every Resync, and where its binaries are, so are two files of /proc
+// that tell of the first table. Otherwise nothing polls, and a Sync that finds
+// all as it should be runs no process where iptables-legacy is not in use.
 //
 // It logs nothing and knows neither stores nor the agent.
 package firewall
@@ -81,10 +82,11 @@ type Firewall struct {
 	hostErr   error
 	chains    map[iptables.Variant]*iptables.Chains
 
-	swept  time.Time     // iptables-legacy had nothing of ours then
-	legacy atomic.Bool   // iptables-legacy has tables here
-	failed atomic.Int32  // Syncs, one after the other, that could not place all accepts
-	turned chan struct{} // capacity 1: one of these is another than before
+	swept     time.Time     // iptables-legacy had nothing of ours then
+	legacy    atomic.Bool   // iptables-legacy has tables here
+	mayLegacy atomic.Bool   // its binaries are here, so that it may come to have some
+	failed    atomic.Int32  // Syncs, one after the other, that could not place all accepts
+	turned    chan struct{} // capacity 1: one of these is another than before
 }
 
 // New returns the firewall. It starts and asks nothing.

@@ -95,6 +95,10 @@ func (f *Firewall) detect(ctx context.Context) {
 	for _, v := range iptables.Variants {
 		f.chains[v] = iptables.New(h, v)
 	}
+	may := h.Has(iptables.Legacy, subnet.IPv4) || h.Has(iptables.Legacy, subnet.IPv6)
+	if f.mayLegacy.Swap(may) != may {
+		f.turn()
+	}
 }
 
 // has tells for which families the binaries of a variant are there.

@@ -13,9 +13,10 @@ import (
 )
 
 // Watch tells when somebody may have touched what concerns our rules, once at
-// the start, every Resync while iptables-legacy has tables on this host, and
-// when a Sync that could not place all accepts should be tried again, until ctx
-// ends. It may tell from several goroutines.
+// the start, every Resync while iptables-legacy has tables on this host, within
+// a Resync of its first one where its binaries are, and when a Sync that could
+// not place all accepts should be tried again, until ctx ends. It may tell from
+// several goroutines, and works in the network namespace of the calling thread.
 func (f *Firewall) Watch(ctx context.Context, tell func()) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
@@ -26,10 +27,7 @@ func (f *Firewall) Watch(ctx context.Context, tell func()) error {
 		}
 		return f.foreign.Watch(ctx, ofIPTables, tell)
 	})
-	g.Go(func() error {
-		f.resync(ctx, tell)
-		return nil
-	})
+	f.resync(ctx, tell)
 	return g.Wait()
 }
 
@@ -51,29 +49,29 @@ func ofIPTables(c nftables.Chain) bool {
 
 // resync tells every Resync while iptables-legacy has tables here, and, later
 // and later, after a Sync that others got in the way of, perhaps: their last
-// change may have been told before it failed.
+// change may have been told before it failed. Where iptables-legacy has none it
+// looks whether that is still so, which runs nothing.
 func (f *Firewall) resync(ctx context.Context, tell func()) {
+	var again <-chan time.Time // one try after each Sync
 	for {
-		var due, again <-chan time.Time
-		if f.legacy.Load() {
+		var due <-chan time.Time
+		if f.legacy.Load() || f.mayLegacy.Load() {
 			due = time.After(f.cfg.Resync)
-		}
-		if n := f.failed.Load(); n > 0 {
-			again = time.After(min(retryMost, retryFirst<<min(n-1, 10)))
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.turned:
+			again = nil
+			if n := f.failed.Load(); n > 0 {
+				again = time.After(min(retryMost, retryFirst<<min(n-1, 10)))
+			}
 		case <-due:
-			tell()
+			if f.legacy.Load() || legacyUsed() {
+				tell()
+			}
 		case <-again:
 			tell()
-			select { // one try each
-			case <-ctx.Done():
-				return
-			case <-f.turned:
-			}
 		}
 	}
 }
@@ -104,17 +102,23 @@ func (f *Firewall) turn() {
 	}
 }
 
-// noteLegacy notes whether iptables-legacy has tables here. The kernel makes
-// them when they are first asked for (ip_tables.c, iptable_filter.c), and lists
-// them per network namespace; by way of the thread, since /proc/net is that of
-// the process.
+// noteLegacy notes whether iptables-legacy has tables here.
 func (f *Firewall) noteLegacy() {
-	used := false
-	for _, file := range []string{"ip_tables_names", "ip6_tables_names"} {
-		names, err := os.ReadFile("/proc/thread-self/net/" + file)
-		used = used || err == nil && len(strings.TrimSpace(string(names))) > 0
-	}
-	if f.legacy.Swap(used) != used {
+	if used := legacyUsed(); f.legacy.Swap(used) != used {
 		f.turn()
 	}
+}
+
+// legacyUsed reports whether iptables-legacy has tables in the network namespace
+// of the calling thread. The kernel makes them when they are first asked for
+// (ip_tables.c, iptable_filter.c), and lists them per network namespace; by way
+// of the thread, since /proc/net is that of the process.
+func legacyUsed() bool {
+	for _, file := range []string{"ip_tables_names", "ip6_tables_names"} {
+		names, err := os.ReadFile("/proc/thread-self/net/" + file)
+		if err == nil && len(strings.TrimSpace(string(names))) > 0 {
+			return true
+		}
+	}
+	return false
 }
