@@ -120,6 +120,38 @@ func TestDelOfALostNamespace(t *testing.T) {
 	}
 }
 
+// The bridge plugin leaves the rules of macspoofchk when the namespace is gone.
+func TestDelUndoesMACSpoofCheck(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Env)
+	keys := h.conf(conf{"delegate": conf{"macspoofchk": true}})
+	nsA, nsB, nsC := netns(t), netns(t), netns(t)
+	a, b, c := attach("a", nsA), attach("b", nsB), attach("c", nsC)
+	for _, r := range []request{a, b, c} {
+		h.add(t, r, keys)
+		require.Contains(t, h.rules(t), "macspoofchk-"+r.container+"-eth0")
+		require.Contains(t, h.rules(t), "cni-br-iface-"+r.container+"-eth0-mac")
+	}
+	// Another network's failed ADD of the same interface, and the DEL after it.
+	_, err := h.run("ADD", b, h.conf(conf{"name": "other"}))
+	requireCode(t, 4, err)
+	_, err = h.run("DEL", b, h.conf(conf{"name": "other"}))
+	require.NoError(t, err)
+	require.Contains(t, h.rules(t), "macspoofchk-b-eth0")
+
+	ip(t, "netns", "del", nsA)
+	for range 2 {
+		_, err := h.run("DEL", a, keys)
+		require.NoError(t, err)
+		require.NotContains(t, h.rules(t), "a-eth0")
+	}
+	_, err = h.run("DEL", b, h.conf(nil)) // the config has changed
+	require.NoError(t, err)
+	require.NotContains(t, h.rules(t), "b-eth0")
+	require.Equal(t, 1, strings.Count(h.rules(t), "jump cni-br-iface-c-eth0\n")+strings.Count(h.rules(t), "jump cni-br-iface-c-eth0 "))
+	require.Contains(t, h.rules(t), "cni-br-iface-c-eth0-mac")
+}
+
 // CNI_NETNS may lead elsewhere by now: the number in /proc/PID/ns/net has been
 // given to a process of another pod, or of the host.
 func TestDelOfAnotherNamespace(t *testing.T) {

@@ -8,7 +8,8 @@
 // subnet.env; host-local and bridge know a pod by container and interface; who
 // a pod is stands in the alias of its host veth (package overlay/pods), written
 // last, when ADD has succeeded; and the rules of a delegate that masquerades
-// are found by name.
+// are found by name, as are those of its macspoofchk, but these by DEL alone: GC
+// cannot tell by their names whose network they are.
 //
 //   - ADD waits for subnet.env, runs the delegate and writes the alias.
 //   - CHECK compares link, addresses, routes, MTU, alias, bridge port and

@@ -136,6 +136,26 @@ func collectMasquerade(ctx context.Context, network string, stay []types.GCAttac
 	return errors.Join(errs...)
 }
 
+// removeMACSpoofCheck removes what the bridge plugin made of macspoofchk
+// (pkg/link/spoofcheck.go). That does so itself only if the namespace is there,
+// and only if the config says macspoofchk still.
+func removeMACSpoofCheck(ctx context.Context, a types.GCAttachment) error {
+	k, err := kernel.New(kernel.Config{})
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	id := a.ContainerID + "-" + a.IfName
+	in := func(name string) kernel.Chain {
+		return kernel.Chain{Family: unix.NFPROTO_BRIDGE, Table: "nat", Name: name}
+	}
+	chain := in("cni-br-iface-" + id)
+	if there, err := k.Chains(ctx, chain); err != nil || !there[0] {
+		return err
+	}
+	return k.DeleteRules(ctx, in("PREROUTING"), func(comment string) bool { return comment == "macspoofchk-"+id }, chain, in(chain.Name+"-mac"))
+}
+
 // tool runs a command of the host's firewall.
 func tool(ctx context.Context, stdin, name string, args ...string) (string, error) {
 	path, err := exec.LookPath(name)

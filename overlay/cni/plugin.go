@@ -97,7 +97,8 @@ func (p Plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	if _, err := conf.locate(ctx, args); err != nil {
+	other, err := conf.locate(ctx, args)
+	if err != nil {
 		return err
 	}
 	if args.Netns == "" {
@@ -111,6 +112,13 @@ func (p Plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	a := types.GCAttachment{ContainerID: args.ContainerID, IfName: args.IfName}
 	if err := removeMasquerade(ctx, conf.Name, a, allAddresses(result)); err != nil {
 		return ioFailure(err)
+	}
+	// Their names say nothing of the network: those of another one's live
+	// attachment with the same container and interface stay.
+	if !other.Is(other.Network, args.ContainerID, args.IfName) {
+		if err := removeMACSpoofCheck(ctx, a); err != nil {
+			return ioFailure(err)
+		}
 	}
 	return nil
 }
