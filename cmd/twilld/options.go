@@ -89,7 +89,7 @@ func (o *options) flags() *flag.FlagSet {
 	o.iptablesResync = seconds(5 * time.Second)
 	fs.Var(&o.iptablesResync, "iptables-resync", "time between two looks at rules of iptables-legacy, which tells no changes, as `seconds` or a duration, from 1s to 1h")
 	fs.BoolVar(&o.vtepHygiene, "vtep-hygiene", true, "drop VXLAN that is not from a peer, or is from a peer and not from its subnet, and what pods send that is not from their own address")
-	fs.StringVar(&o.cniConfDir, "cni-conf-dir", confdir.Default, "`directory` from which the container runtime takes its CNI configs: those of type twill say where pods' addresses are reserved")
+	fs.StringVar(&o.cniConfDir, "cni-conf-dir", confdir.Default, "`directory` from which the container runtime takes its CNI configs; ours tell where the addresses of pods are reserved")
 	fs.StringVar(&o.healthzIP, "healthz-ip", "0.0.0.0", "`address` for /healthz, /readyz and /metrics")
 	fs.IntVar(&o.healthzPort, "healthz-port", 0, "`port` for /healthz, /readyz and /metrics; 0: not served")
 	fs.StringVar(&o.logLevel, "log-level", "info", "`level`: debug, info, warn or error")
