@@ -38,6 +38,16 @@ demo: build ## three nodes, one overlay, on this machine: shown, repaired, taken
 	@dist/make/deps lab
 	bin/twill lab demo
 
+.PHONY: bench
+bench: build ## measure against the machine's limits: Documentation/bench, 15 minutes; PEER=flanneld PEER_CNI=plugin beside (root)
+	@dist/make/deps lab
+	dist/make/bench
+
+.PHONY: bench-quick
+bench-quick: build ## the same in 3 minutes
+	@dist/make/deps lab
+	dist/make/bench -quick
+
 .PHONY: test
 test: ## every test of the module: -race, real kernel, real etcd (root); SEED=n replays an order
 	@dist/make/deps test

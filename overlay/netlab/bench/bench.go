@@ -72,6 +72,7 @@ var parts = []struct {
 // has until then.
 func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	b := &bench{opts: o, started: time.Now(), report: newReport(o)}
+	defer func() { b.report.Seconds = time.Since(b.started).Seconds() }()
 	for _, part := range parts {
 		if len(o.Only) > 0 && !slices.Contains(o.Only, part.name) {
 			continue
@@ -80,7 +81,6 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 			return b.report, fmt.Errorf("%s: %w", part.name, err)
 		}
 	}
-	b.report.Seconds = time.Since(b.started).Seconds()
 	return b.report, nil
 }
 

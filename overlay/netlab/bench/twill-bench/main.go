@@ -3,10 +3,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -60,17 +63,29 @@ func run(ctx context.Context, args []string) error {
 		o.Only = strings.Split(*only, ",")
 	}
 	report, err := bench.Run(ctx, o)
+	return errors.Join(err, write(report, *out)) // what was measured until then
+}
+
+// write writes the report as JSON, as Markdown and as plots.
+func write(r *bench.Report, dir string) error {
+	b, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(*out, 0o755); err != nil {
+	var text bytes.Buffer
+	r.Markdown(&text)
+	files := map[string]string{"bench.json": string(b) + "\n", "README.md": text.String()}
+	maps.Copy(files, r.Plots())
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(report, "", " ")
-	if err != nil {
-		return err
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			return err
+		}
 	}
-	return os.WriteFile(filepath.Join(*out, "bench.json"), append(b, '\n'), 0o644)
+	_, err = text.WriteTo(os.Stdout)
+	return err
 }
 
 // absolute returns an absolute path, because nodes start in another directory.

@@ -1,0 +1,121 @@
+package bench
+
+import (
+	"fmt"
+	"io"
+)
+
+// bar is a figure that must be reached.
+type bar struct {
+	what       string
+	have, most float64
+}
+
+func (b bar) verdict() string {
+	if b.have <= b.most {
+		return "met"
+	}
+	return "**missed**"
+}
+
+// bars compares with what is promised.
+func (r *Report) bars() []bar {
+	var all []bar
+	for _, c := range r.Control {
+		if c.Daemon == peerName {
+			continue
+		}
+		all = append(all, r.controlBars(c)...)
+	}
+	for _, p := range r.Repairs {
+		if p.Daemon == peerName {
+			continue
+		}
+		most := 300.0
+		if p.Damage == "link deleted" {
+			most = 1000
+		}
+		worst := quantile(p.State, 0.99)
+		if p.Never > 0 {
+			worst = p.Within
+		}
+		all = append(all, bar{fmt.Sprintf("%s, %d peers: repaired, worst, ms", p.Damage, p.Peers), worst, most})
+	}
+	for _, p := range r.Paths {
+		if hand := r.path("hand-made", p.Test); p.Target == "twill" && hand != nil {
+			share := median(p.Ratio) / median(hand.Ratio)
+			if p.Better == "higher" {
+				share = 1 / share
+			}
+			all = append(all, bar{p.Test + ": cost over the hand-made VXLAN, ×", share, 1.03})
+		}
+	}
+	return append(all, r.cniBars()...)
+}
+
+func (r *Report) path(target, test string) *Path {
+	for _, p := range r.Paths {
+		if p.Target == target && p.Test == test && len(p.Ratio) > 0 {
+			return p
+		}
+	}
+	return nil
+}
+
+func (r *Report) controlBars(c *Control) (all []bar) {
+	limit := r.limit(c.Peers)
+	at := func(what string) string { return fmt.Sprintf("%s, %d peers", what, c.Peers) }
+	event := median(c.One.Event)
+	all = append(all,
+		bar{at("warm restart: kernel writes"), quantile(c.WarmWrites, 1), 0},
+		bar{at("one new peer, × the watch event"), median(c.One.Add) / event, 1.8},
+		bar{at("one changed peer, × the watch event"), median(c.One.Change) / event, 1.8},
+		bar{at("one deleted peer, × the watch event"), median(c.One.Delete) / event, 1.8})
+	switch c.Peers {
+	case 100:
+		all = append(all, bar{at("anonymous memory, MiB"), median(c.RSSAnon), 15})
+	case 20000:
+		burst := median(limit.Put) + r.limit(1000).write()
+		all = append(all,
+			bar{at("cold start, × the limit"), median(c.Cold) / limit.total(), 4},
+			bar{at("warm restart, × the limit"), median(c.Warm) / limit.total(), 3},
+			bar{at("1 000 new at once, × the limit"), median(c.BurstAdd) / burst, 4},
+			bar{at("1 000 changed at once, × the limit"), median(c.BurstMod) / burst, 4},
+			bar{at("1 000 deleted at once, × the limit"), median(c.BurstDel) / burst, 4},
+			bar{at("anonymous memory, MiB"), median(c.RSSAnon), 45})
+	}
+	if len(c.IdleCPU) > 0 {
+		all = append(all, bar{at("idle CPU, % of a core"), median(c.IdleCPU), 0.05})
+	}
+	return all
+}
+
+func (r *Report) cniBars() (all []bar) {
+	by := map[string]*Attach{}
+	for _, c := range r.CNI {
+		if c.Parallel == 1 {
+			by[c.Plugin] = c
+		}
+	}
+	ours, direct := by["twill"], by["bridge + host-local"]
+	if ours == nil || direct == nil {
+		return nil
+	}
+	return []bar{
+		{"CNI ADD over bridge + host-local, ms", median(ours.Add) - median(direct.Add), 3},
+		{"CNI DEL over bridge + host-local, ms", median(ours.Del) - median(direct.Del), 3},
+	}
+}
+
+func (r *Report) barTable(w io.Writer) {
+	bars := r.bars()
+	if len(bars) == 0 {
+		return
+	}
+	fmt.Fprint(w, "## Bars\n\n")
+	t := table{head: []string{"what", "measured", "at most", ""}}
+	for _, b := range bars {
+		t.add(b.what, fmt.Sprintf("%.3g", b.have), fmt.Sprintf("%.3g", b.most), b.verdict())
+	}
+	t.write(w)
+}

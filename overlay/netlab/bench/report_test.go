@@ -1,0 +1,64 @@
+package bench
+
+import (
+	"encoding/xml"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestQuantile(t *testing.T) {
+	t.Parallel()
+	values := []float64{4, 1, 3, 2}
+	require.InDelta(t, 2.5, median(values), 1e-9)
+	require.InDelta(t, 1, quantile(values, 0), 1e-9)
+	require.InDelta(t, 4, quantile(values, 1), 1e-9)
+	require.InDelta(t, 3.97, quantile(values, 0.99), 1e-9)
+	require.Zero(t, median(nil))
+	require.Equal(t, []float64{4, 1, 3, 2}, values, "the order of the caller stays")
+}
+
+func TestReport(t *testing.T) {
+	t.Parallel()
+	r := &Report{
+		Load:   "0.1 0.2 0.3",
+		Limits: []*ControlLimit{{Peers: 1000, List: []float64{10}, Serial: []float64{50}, Batched: []float64{20}, Put: []float64{80}}, {Peers: 20000, List: []float64{100}, Serial: []float64{500}, Put: []float64{80}}},
+		Control: []*Control{
+			{Daemon: "twill", Peers: 20000, Cold: []float64{2700}, Warm: []float64{600}, WarmWrites: []float64{0}, One: One{Event: []float64{1}, Add: []float64{1.5, 1.6, 1.7}}},
+			{Daemon: peerName, Peers: 20000, Cold: []float64{28000}, One: One{Event: []float64{1}, Add: []float64{4}}},
+		},
+		Paths: []*Path{
+			{Target: "host", Test: "tcprr1", Unit: "µs", Better: "lower", Value: []float64{12}},
+			{Target: "twill", Test: "tcprr1", Unit: "µs", Better: "lower", Value: []float64{24}, Ratio: []float64{2.0}},
+			{Target: "hand-made", Test: "tcprr1", Unit: "µs", Better: "lower", Value: []float64{23}, Ratio: []float64{1.9}},
+		},
+	}
+	var text strings.Builder
+	r.Markdown(&text)
+	for _, line := range []string{
+		"| 20000 | 100.0 [100.0–100.0] | – | 500.0 [500.0–500.0] | 600.0 | 80 [80–80] |",
+		"| cold start, × the limit, 20000 peers | 4.5 | 4 | **missed** |",
+		"| warm restart, × the limit, 20000 peers | 1 | 3 | met |",
+		"| warm restart: kernel writes, 20000 peers | 0 | 0 | met |",
+		"| one new peer, × the watch event, 20000 peers | 1.6 | 1.8 | met |",
+		"| tcprr1: cost over the hand-made VXLAN, × | 1.05 | 1.03 | **missed** |",
+	} {
+		require.Contains(t, text.String(), line)
+	}
+	plots := r.Plots()
+	require.Len(t, plots, 3)
+	for name, svg := range plots {
+		d := xml.NewDecoder(strings.NewReader(svg))
+		for {
+			_, err := d.Token()
+			if err == io.EOF {
+				break
+			}
+			require.NoError(t, err, name)
+		}
+		require.NotContains(t, svg, "NaN", name)
+		require.NotContains(t, svg, "Inf", name)
+	}
+}
