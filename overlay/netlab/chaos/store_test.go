@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twill-net/twill/overlay/netlab"
@@ -108,7 +110,8 @@ func (w *world) compact(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err = w.etcd.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+	_, err = w.etcd.Compact(ctx, resp.Header.Revision, clientv3.WithCompactPhysical())
+	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) { // nothing was written since the last time
 		return fmt.Errorf("compacting: %w", err)
 	}
 	return nil
