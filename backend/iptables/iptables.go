@@ -172,11 +172,9 @@ func (c *Chains) Variant() Variant { return c.variant }
 func (c *Chains) Sync(ctx context.Context, rules masq.Rules) (changed bool, err error) {
 	var failed []error
 	for _, p := range places() {
-		wrote, err := c.sync(ctx, p, p.want(rules, c.commands[p.family].randomFully()))
+		wrote, err := c.bring(ctx, p, rules)
 		changed = changed || wrote
-		if err != nil {
-			failed = append(failed, fmt.Errorf("bringing %s (%s) up to date: %w", p, c.variant, err))
-		}
+		failed = append(failed, err)
 		if ctx.Err() != nil || locked(err) { // the lock is one for all
 			break
 		}

@@ -28,8 +28,13 @@
 //   - each base chain of hook forward of other nftables tables that drops
 //     (firewalld, a hand-written nftables.conf), as rules at its head.
 //
-// They are there exactly while that chain drops: what does not drop needs none,
-// and a chain of others is left as they made it. A chain that cannot be given
+// They are there while that chain drops: what does not drop needs none,
+// and a chain of others is left as they made it. Except in FORWARD of
+// iptables-nft: there they are as long as others use it, since whoever does may
+// set its policy to DROP at any time (Docker, ufw, each script that begins with
+// `-P ACCEPT; -F`), and an accept that follows the drop comes after packets are
+// lost. It costs nothing, as it is looked at over netlink; iptables-legacy would
+// need a process each time. A chain that cannot be given
 // them is told with what to do about it; it holds back no other, nor readiness,
 // since it is another's policy that no restart of ours mends.
 //
@@ -45,6 +50,7 @@
 package firewall
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +69,7 @@ import (
 type Config struct {
 	Asked  masq.Renderer // by --firewall; AnyRenderer for auto
 	Resync time.Duration // between two looks at iptables-legacy
+	Linger time.Duration // of accepts in FORWARD of iptables-nft when nobody uses it any more; 0 is a minute
 }
 
 // sweepAgain is the time between two looks for what is ours in iptables-legacy
@@ -81,6 +88,7 @@ type Firewall struct {
 	host      *iptables.Host
 	hostErr   error
 	chains    map[iptables.Variant]*iptables.Chains
+	early     subnet.PerFamily[early]
 
 	swept     time.Time     // iptables-legacy had nothing of ours then
 	legacy    atomic.Bool   // iptables-legacy has tables here
@@ -91,6 +99,7 @@ type Firewall struct {
 
 // New returns the firewall. It starts and asks nothing.
 func New(cfg Config, table *nftables.Table, foreign *nftables.Foreign) *Firewall {
+	cfg.Linger = cmp.Or(cfg.Linger, time.Minute)
 	return &Firewall{cfg: cfg, table: table, foreign: foreign, turned: make(chan struct{}, 1)}
 }
 
@@ -136,13 +145,12 @@ func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report 
 			report.Forward = append(report.Forward, forwards(v, rules.Forward)...)
 			continue
 		}
-		changed, placed, err := f.place(ctx, v, rules.Forward)
-		report.Changed = report.Changed || changed
-		if err == nil {
-			report.Forward = append(report.Forward, forwards(v, placed)...)
-		} else {
-			failed = true
-			report.Blocked = append(report.Blocked, masq.Blocked{Chain: "FORWARD of " + mode{true, v}.String(), Reason: err.Error()})
+		p := f.place(ctx, v, rules.Forward)
+		report.Changed = report.Changed || p.changed
+		report.Forward = append(report.Forward, forwards(v, p.placed)...)
+		failed = failed || p.again || p.err != nil
+		if p.err != nil {
+			report.Blocked = append(report.Blocked, masq.Blocked{Chain: "FORWARD of " + mode{true, v}.String(), Reason: p.err.Error()})
 		}
 	}
 	if present {
@@ -167,35 +175,6 @@ func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report 
 	f.noteLegacy()
 	f.noteFailed(failed)
 	return report, ctx.Err()
-}
-
-// place puts the accepts into FORWARD of a variant of iptables, for the families
-// that it drops, and takes out what else of ours is in that variant.
-func (f *Firewall) place(ctx context.Context, v iptables.Variant, accepts []masq.Rule) (changed bool, placed []masq.Rule, err error) {
-	var drops subnet.PerFamily[bool]
-	if len(accepts) > 0 {
-		if drops, err = f.chains[v].ForwardDrops(ctx); err != nil {
-			return false, nil, err // what is there stays, as long as nobody knows
-		}
-	}
-	has := f.has(v)
-	for _, r := range accepts {
-		// Without a binary that reads it, FORWARD of iptables-nft is a chain
-		// like others', see nftables.Foreign.
-		if drops[r.Family] && has[r.Family] {
-			placed = append(placed, r)
-		}
-	}
-	if len(placed) == 0 && v == iptables.Legacy && time.Since(f.swept) < sweepAgain {
-		return false, nil, nil
-	}
-	changed, err = f.chains[v].Sync(ctx, masq.Rules{Forward: placed})
-	if v == iptables.Legacy && len(placed) == 0 && err == nil {
-		f.swept = time.Now()
-	} else if v == iptables.Legacy {
-		f.swept = time.Time{}
-	}
-	return changed, placed, err
 }
 
 // forwards names the chains that accepts were put into.
