@@ -128,24 +128,32 @@ func (f *Firewall) Sync(ctx context.Context, rules masq.Rules) (masq.Report, err
 	report.Proper = report.Changed
 	f.noteLegacy()
 	if err != nil {
-		return report, fmt.Errorf("holding the rules in %s: %w", m, err)
+		err = fmt.Errorf("holding the rules in %s: %w", m, err)
+		if !m.iptables || ctx.Err() != nil {
+			return report, err
+		}
+		// One family or table is wrong, perhaps, and most packets may pass.
 	}
-	return f.others(ctx, m, rules, report)
+	report, errOthers := f.others(ctx, m, rules, report, err == nil)
+	return report, errors.Join(err, errOthers)
 }
 
 // others brings about what is to be outside of where the rules proper are: the
-// accepts where something drops, and nothing else of ours.
-func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report masq.Report) (masq.Report, error) {
+// accepts where something drops and, once the rules proper are held, nothing
+// else of ours.
+func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report masq.Report, held bool) (masq.Report, error) {
 	present, failed := f.table.Present(ctx), false
 	for _, v := range iptables.Variants {
 		if v == iptables.NFT && !present {
 			continue
 		}
 		if m == (mode{true, v}) {
-			report.Forward = append(report.Forward, forwards(v, rules.Forward)...)
+			if held {
+				report.Forward = append(report.Forward, forwards(v, rules.Forward)...)
+			}
 			continue
 		}
-		p := f.place(ctx, v, rules.Forward)
+		p := f.place(ctx, v, rules.Forward, held)
 		report.Changed = report.Changed || p.changed
 		report.Forward = append(report.Forward, forwards(v, p.placed)...)
 		failed = failed || p.again || p.err != nil
@@ -163,7 +171,7 @@ func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report 
 		report.Forward = append(report.Forward, foreign.Forward...)
 		report.Blocked = append(report.Blocked, foreign.Blocked...)
 	}
-	if present && m.iptables {
+	if present && m.iptables && held {
 		changed, err := f.table.Sync(ctx, masq.Rules{})
 		report.Changed = report.Changed || changed
 		if err != nil {

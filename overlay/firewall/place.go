@@ -36,8 +36,8 @@ type placement struct {
 }
 
 // place puts the accepts into FORWARD of a variant of iptables, for the families
-// that need it, and takes out what else of ours is in that variant.
-func (f *Firewall) place(ctx context.Context, v iptables.Variant, accepts []masq.Rule) placement {
+// that need it, and with sweep takes out what else of ours is in that variant.
+func (f *Firewall) place(ctx context.Context, v iptables.Variant, accepts []masq.Rule, sweep bool) placement {
 	var drops, used subnet.PerFamily[bool]
 	if len(accepts) > 0 {
 		var err1, err2 error
@@ -60,7 +60,7 @@ func (f *Firewall) place(ctx context.Context, v iptables.Variant, accepts []masq
 	}
 	p := placement{placed: placed}
 	var failed subnet.PerFamily[error]
-	p.changed, failed = f.chains[v].SyncForward(ctx, placed, true)
+	p.changed, failed = f.chains[v].SyncForward(ctx, placed, sweep)
 	for family, err := range failed {
 		if v == iptables.NFT && want[family] && !drops[family] && f.early[family].missed(err) {
 			p.again = true
@@ -73,7 +73,7 @@ func (f *Firewall) place(ctx context.Context, v iptables.Variant, accepts []masq
 	}
 	if v == iptables.Legacy {
 		f.swept = time.Time{}
-		if len(placed) == 0 && p.err == nil {
+		if len(placed) == 0 && sweep && p.err == nil {
 			f.swept = time.Now()
 		}
 	}

@@ -107,3 +107,23 @@ func TestForwardEarlyImpossible(t *testing.T) {
 	h.sh(t, "nft 'chain ip filter FORWARD { policy drop; }'")
 	require.Len(t, h.mustSync(t, rules(masq.AnyRenderer)).Blocked, 1)
 }
+
+// One table that cannot be written keeps the accepts from no other, and what
+// the mode before has left is not swept meanwhile.
+func TestPlacesThoughOneTableFails(t *testing.T) {
+	as(t, "nft")
+	h := newHost(fresh(t), masq.AnyRenderer)
+	h.mustSync(t, rules(masq.NFTables))
+	h.sh(t, `nft 'add table inet filter; add chain inet filter forward { type filter hook forward priority 0; policy drop; }
+		add table ip6 nat; add chain ip6 nat POSTROUTING { type nat hook postrouting priority 100; }; add rule ip6 nat POSTROUTING ct mark 1 counter accept'
+		iptables-legacy -P FORWARD DROP`)
+	report, err := h.sync(t, rules(masq.IPTables))
+	require.ErrorContains(t, err, "TWILL-POSTRTG of ip6tables table nat")
+	require.Equal(t, []string{"inet filter forward", "ip filter FORWARD (iptables-legacy)"}, report.Forward)
+	require.Contains(t, h.everything(t), nftOwn+"foreign \"\n", "not swept")
+	require.Contains(t, h.everything(t), "ip legacy TWILL-FORWARD\n")
+
+	h.sh(t, "nft delete table ip6 nat")
+	require.Len(t, h.mustSync(t, rules(masq.IPTables)).Forward, 4)
+	require.NotContains(t, h.everything(t), nftOwn)
+}
