@@ -31,7 +31,7 @@ func Detect(ctx context.Context) (Host, error) {
 	var h Host
 	var failed []error
 	for _, f := range subnet.Families {
-		for _, suffix := range []string{"", "-nft", "-legacy"} {
+		for _, suffix := range suffixes {
 			cmd, v, err := find(ctx, f, programs[f]+suffix)
 			if err != nil {
 				failed = append(failed, err)

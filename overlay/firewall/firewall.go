@@ -87,6 +87,9 @@ type Firewall struct {
 	supported bool // nftables can hold our rules
 	host      *iptables.Host
 	hostErr   error
+	missing   bool      // binaries that the last Sync needed
+	installed string    // what detect found, see iptables.Installed
+	detected  time.Time // when it looked
 	chains    map[iptables.Variant]*iptables.Chains
 	early     subnet.PerFamily[early]
 
@@ -107,7 +110,7 @@ func New(cfg Config, table *nftables.Table, foreign *nftables.Foreign) *Firewall
 // not all in; what of other programs keeps packets from being forwarded is in
 // the report.
 func (f *Firewall) Sync(ctx context.Context, rules masq.Rules) (masq.Report, error) {
-	if f.host == nil {
+	if f.host == nil || f.outdated() {
 		f.detect(ctx)
 	}
 	m, err := f.choose(ctx, rules.Renderer)
@@ -126,6 +129,7 @@ func (f *Firewall) Sync(ctx context.Context, rules masq.Rules) (masq.Report, err
 		report.Changed, err = f.table.Sync(ctx, rules)
 	}
 	report.Proper = report.Changed
+	f.missing = err != nil && m.iptables && !f.hasAll(m.variant)
 	f.noteLegacy()
 	if err != nil {
 		err = fmt.Errorf("holding the rules in %s: %w", m, err)
@@ -158,6 +162,7 @@ func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report 
 		report.Forward = append(report.Forward, forwards(v, p.placed)...)
 		failed = failed || p.again || p.err != nil
 		if p.err != nil {
+			f.missing = f.missing || !f.hasAll(v)
 			report.Blocked = append(report.Blocked, masq.Blocked{Chain: "FORWARD of " + mode{true, v}.String(), Reason: p.err.Error()})
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twill-net/twill/backend/iptables"
 	"github.com/twill-net/twill/backend/masq"
@@ -89,6 +90,7 @@ func (f *Firewall) noIPTables() error {
 
 // detect looks which binaries of iptables there are.
 func (f *Firewall) detect(ctx context.Context) {
+	f.installed, f.detected = iptables.Installed(), time.Now()
 	h, err := iptables.Detect(ctx)
 	f.host, f.hostErr = &h, err
 	f.chains = map[iptables.Variant]*iptables.Chains{}
@@ -101,10 +103,26 @@ func (f *Firewall) detect(ctx context.Context) {
 	}
 }
 
+// outdated reports whether it makes sense to detect again what was found to be
+// missing or not to run: when the binaries are others than then, or in case one
+// failed for want of memory or the like, now and then.
+func (f *Firewall) outdated() bool {
+	if f.hostErr == nil && !f.missing {
+		return false
+	}
+	return iptables.Installed() != f.installed || f.hostErr != nil && time.Since(f.detected) > detectAgain
+}
+
+const detectAgain = 30 * time.Second
+
 // has tells for which families the binaries of a variant are there.
 func (f *Firewall) has(v iptables.Variant) (has subnet.PerFamily[bool]) {
 	for _, family := range subnet.Families {
 		has[family] = f.host.Has(v, family)
 	}
 	return has
+}
+
+func (f *Firewall) hasAll(v iptables.Variant) bool {
+	return f.has(v) == subnet.PerFamily[bool]{true, true}
 }

@@ -115,3 +115,50 @@ func TestPlaceFails(t *testing.T) {
 	require.Empty(t, h.mustSync(t, rules(masq.NFTables)).Blocked)
 	require.Contains(t, h.everything(t), "ip nft TWILL-FORWARD\n")
 }
+
+// What was missing, or did not run, is used once it is there and does, without a
+// restart.
+func TestDetectsAgain(t *testing.T) {
+	as(t, "nft")
+	bin := os.Getenv("PATH")
+	for name, tt := range map[string]struct {
+		damage func(dir string)
+		drop   string
+		place  string
+	}{
+		"legacy is missing": {func(dir string) {
+			for _, p := range []string{"iptables", "ip6tables"} {
+				for _, suffix := range []string{"", "-restore"} {
+					link(t, p+"-nft"+suffix, filepath.Join(dir, p+suffix))
+				}
+			}
+			t.Setenv("PATH", dir)
+		}, "iptables-legacy -P FORWARD DROP", "ip filter FORWARD (iptables-legacy)"},
+		"iptables does not run": {func(dir string) {
+			for _, p := range []string{"iptables", "iptables-nft"} {
+				require.NoError(t, os.WriteFile(filepath.Join(dir, p), []byte("#!/bin/false\n"), 0o755))
+			}
+			t.Setenv("PATH", dir+":"+bin)
+		}, "iptables-nft -P FORWARD DROP", "ip filter FORWARD (iptables-nft)"},
+	} {
+		t.Setenv("PATH", bin)
+		h := newHost(fresh(t), masq.AnyRenderer)
+		h.sh(t, tt.drop)
+		tt.damage(t.TempDir())
+		require.NotContains(t, h.mustSync(t, rules(masq.NFTables)).Forward, tt.place, name)
+		require.NotContains(t, h.mustSync(t, rules(masq.NFTables)).Forward, tt.place, name)
+		t.Setenv("PATH", bin)
+		require.Contains(t, h.mustSync(t, rules(masq.NFTables)).Forward, tt.place, name)
+	}
+
+	// Of the rules proper likewise.
+	dir := t.TempDir()
+	link(t, "iptables-nft", filepath.Join(dir, "iptables"))
+	link(t, "iptables-nft-restore", filepath.Join(dir, "iptables-restore"))
+	h := newHost(fresh(t), masq.AnyRenderer)
+	t.Setenv("PATH", dir)
+	_, err := h.sync(t, rules(masq.IPTables))
+	require.ErrorContains(t, err, "ip6tables")
+	t.Setenv("PATH", bin)
+	h.mustSync(t, rules(masq.IPTables))
+}
