@@ -82,7 +82,9 @@ func kernelActions() []action {
 		{name: "foreign", weight: 4, plan: foreign},
 		{name: "bridge down", weight: 1, plan: func(w *world, r *rand.Rand) fault {
 			m := w.one(r)
-			return script(m, "ip link set cni0 down; ip link set cni0 up", wholly(m))
+			f := script(m, "ip link set cni0 down; ip link set cni0 up", wholly(m))
+			f.undo = func(ctx context.Context) error { return m.passing(ctx) } // the plugin puts the IPv6 gateway back, which the kernel took
+			return f
 		}},
 		{name: "bridge deleted", weight: 1, plan: func(w *world, r *rand.Rand) fault {
 			m := w.one(r)

@@ -39,12 +39,7 @@ func nodeActions() []action {
 			m, count := w.one(r), 1+r.IntN(6)
 			return fault{what: fmt.Sprintf("%s: %d", m.Name, count), uses: names(m), do: func(ctx context.Context) error {
 				for range count {
-					m.made++
-					p, err := m.AddPod(ctx, fmt.Sprintf("c%d", m.made))
-					if err != nil {
-						return err
-					}
-					if err := m.DelPod(ctx, p); err != nil {
+					if err := m.passing(ctx); err != nil {
 						return err
 					}
 				}
@@ -113,4 +108,14 @@ func (w *world) released(ctx context.Context, m *member) error {
 func (w *world) joining(ms ...*member) fault {
 	return fault{what: fmt.Sprint(names(ms...)), uses: append(names(ms...), store), touches: wholly(ms...),
 		do: func(ctx context.Context) error { return w.each(ctx, ms, w.join) }}
+}
+
+// passing adds a pod and deletes it.
+func (m *member) passing(ctx context.Context) error {
+	m.made++
+	p, err := m.AddPod(ctx, fmt.Sprintf("c%d", m.made))
+	if err != nil {
+		return err
+	}
+	return m.DelPod(ctx, p)
 }

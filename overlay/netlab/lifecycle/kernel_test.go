@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -11,60 +10,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
 // devices are those of the default network config, by the tunnel's family.
-var devices = subnet.PerFamily[string]{"twill.1", "twill-v6.1"}
+var devices = netlabtest.Devices
 
-// ways lists what leads to peers on a node, sorted: the routes of protocol
-// 116, and the neighbours and FDB entries of our devices that are permanent or
-// static, whoever made them.
+// ways lists what leads to peers on a node; see netlabtest.Ways.
 func ways(t *testing.T, n *netlab.Node) []string {
 	t.Helper()
-	const script = `
-		ip -j -N -4 route show table main proto 116; echo ';'
-		ip -j -N -6 route show table main proto 116; echo ';'
-		ip -j neigh show nud permanent; echo ';'
-		bridge -j fdb show`
-	parts := strings.Split(run(t, &n.Host, script), ";")
-	require.Len(t, parts, 4)
-	var found []string
-	for _, part := range parts[:2] {
-		var routes []struct {
-			Dst, Gateway, Dev string
-			Flags             []string
-		}
-		decodeList(t, part, &routes)
-		for _, r := range routes {
-			found = append(found, fmt.Sprintf("route %s via %s dev %s %s", r.Dst, r.Gateway, r.Dev, strings.Join(r.Flags, " ")))
-		}
-	}
-	var neighbours []struct{ Dst, Dev, Lladdr string }
-	decodeList(t, parts[2], &neighbours)
-	for _, e := range neighbours {
-		if e.Dev == devices[subnet.IPv4] || e.Dev == devices[subnet.IPv6] {
-			found = append(found, fmt.Sprintf("neighbour %s dev %s lladdr %s", e.Dst, e.Dev, e.Lladdr))
-		}
-	}
-	var entries []struct{ Mac, Ifname, Dst, State string }
-	decodeList(t, parts[3], &entries)
-	for _, e := range entries {
-		learned := e.State == ""
-		if (e.Ifname == devices[subnet.IPv4] || e.Ifname == devices[subnet.IPv6]) && !learned {
-			found = append(found, fmt.Sprintf("fdb %s dev %s dst %s %s", e.Mac, e.Ifname, e.Dst, e.State))
-		}
-	}
-	slices.Sort(found)
+	found, err := netlabtest.Ways(t.Context(), n)
+	require.NoError(t, err)
 	return found
-}
-
-func decodeList(t *testing.T, text string, to any) {
-	t.Helper()
-	if strings.TrimSpace(text) == "" { // ip's way to write an empty list
-		return
-	}
-	require.NoError(t, json.Unmarshal([]byte(text), to))
 }
 
 // wantedWays lists what must lead from a node to peers with these records: in
@@ -113,23 +71,7 @@ func (c *cluster) awaitWaysTo(t *testing.T, n *netlab.Node, good func(record) bo
 	})
 }
 
-func equalLines(want, have []string) error {
-	var diff []string
-	for _, w := range want {
-		if !slices.Contains(have, w) {
-			diff = append(diff, "missing:  "+w)
-		}
-	}
-	for _, h := range have {
-		if !slices.Contains(want, h) {
-			diff = append(diff, "too much: "+h)
-		}
-	}
-	if len(diff) == 0 {
-		return nil
-	}
-	return fmt.Errorf("\n%s", strings.Join(diff, "\n"))
-}
+func equalLines(want, have []string) error { return netlabtest.EqualLines(want, have) }
 
 // A device that was too small for IPv6 for a moment has got a link-local
 // address from the kernel, and keeps it.
