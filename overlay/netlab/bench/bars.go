@@ -75,7 +75,7 @@ func (r *Report) controlBars(c *Control) (all []bar) {
 	case 100:
 		all = append(all, bar{at("anonymous memory, MiB"), median(c.RSSAnon), 15})
 	case 20000:
-		burst := median(limit.Put) + r.limit(1000).write()
+		burst := r.burstLimit(c.Peers)
 		all = append(all,
 			bar{at("cold start, × the limit"), median(c.Cold) / limit.total(), 4},
 			bar{at("warm restart, × the limit"), median(c.Warm) / limit.total(), 3},

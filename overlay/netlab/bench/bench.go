@@ -37,13 +37,13 @@ type Size struct {
 // Full returns what fits into a quarter of an hour.
 func Full() Options {
 	return Options{Reps: 8, Pods: 60, Sizes: []Size{
-		{100, 5, 200, 35 * time.Second}, {1000, 5, 200, 0}, {5000, 3, 200, 0}, {20000, 3, 200, 35 * time.Second},
+		{100, 4, 80, 35 * time.Second}, {1000, 4, 80, 0}, {5000, 3, 100, 0}, {20000, 3, 100, 35 * time.Second},
 	}}
 }
 
 // Quick returns what fits into three minutes.
 func Quick() Options {
-	return Options{Quick: true, Reps: 4, Pods: 20, Sizes: []Size{{100, 2, 60, 0}, {1000, 2, 60, 0}, {20000, 2, 60, 0}}}
+	return Options{Quick: true, Reps: 4, Pods: 20, Sizes: []Size{{100, 2, 40, 0}, {1000, 2, 40, 0}, {20000, 2, 40, 0}}}
 }
 
 // bench is one run.

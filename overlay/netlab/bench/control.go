@@ -33,7 +33,7 @@ type ControlLimit struct {
 	List    []float64 // ms, one range read of etcd
 	Serial  []float64 // ms, the same entries by backend/kernel's Apply
 	Batched []float64 // ms, the same entries batched over one netlink socket
-	Put     []float64 // ms, 1 000 leases put, as in the bursts
+	Put     []float64 // ms, 1 000 leases put at once where no daemon watches
 }
 
 // burst is how many peers come, change and go at once.
@@ -94,6 +94,11 @@ func (b *bench) controlLimit(ctx context.Context, l *ControlLimit) error {
 	if err := p.call(ctx, "Limit", LimitArgs{l.Peers, b.opts.Batcher}, &write); err != nil {
 		return err
 	}
+	var wrote Wrote
+	if err := p.call(ctx, "Burst", BurstArgs{Expect{Peers: Peers{1, burst, 0}}, true}, &wrote); err != nil {
+		return err
+	}
+	l.Put = append(l.Put, float64(wrote.To-wrote.From)/1e6)
 	l.List, l.Serial = append(l.List, list), append(l.Serial, write.Serial)
 	if write.Batched > 0 {
 		l.Batched = append(l.Batched, write.Batched)
@@ -207,7 +212,7 @@ func (b *bench) warm(ctx context.Context, c contender, d *running, r *Control, s
 // changes has single peers come, change and go, and then many at once.
 func (b *bench) changes(ctx context.Context, c contender, r *Control, size Size) error {
 	var one One
-	args := OneArgs{Peer: size.Peers + 2, Rounds: size.Rounds, Gap: 2 * time.Millisecond}
+	args := OneArgs{Peer: size.Peers + 2, Rounds: size.Rounds, Gap: 25 * time.Millisecond}
 	if err := c.call(ctx, "OnePeer", args, &one); err != nil {
 		return err
 	}
@@ -217,19 +222,18 @@ func (b *bench) changes(ctx context.Context, c contender, r *Control, size Size)
 	changed.Version = 1
 	for _, step := range []struct {
 		to     *[]float64
-		method string
 		expect Expect
 	}{
-		{&r.BurstAdd, "Announce", Expect{Peers: many}},
-		{&r.BurstMod, "Announce", Expect{Peers: changed}},
-		{&r.BurstDel, "Withdraw", Expect{Peers: changed, Gone: true}},
+		{&r.BurstAdd, Expect{Peers: many}},
+		{&r.BurstMod, Expect{Peers: changed}},
+		{&r.BurstDel, Expect{Peers: changed, Gone: true}},
 	} {
 		pause(ctx, rest)
 		if err := c.call(ctx, "Want", step.expect, &Nothing{}); err != nil {
 			return err
 		}
 		var wrote Wrote
-		if err := c.call(ctx, step.method, step.expect.Peers, &wrote); err != nil {
+		if err := c.call(ctx, "Burst", BurstArgs{Expect: step.expect}, &wrote); err != nil {
 			return err
 		}
 		seen, err := c.await(ctx, time.Minute)
@@ -237,20 +241,11 @@ func (b *bench) changes(ctx context.Context, c contender, r *Control, size Size)
 			return err
 		}
 		*step.to = append(*step.to, float64(seen.At-wrote.From)/1e6)
-		b.noteWrite(r.Peers, step.method, wrote)
 		if step.expect.Gone {
 			r.LeakedFDB = append(r.LeakedFDB, float64(seen.LeakedFDB))
 		}
 	}
 	return nil
-}
-
-func (b *bench) noteWrite(peers int, method string, w Wrote) {
-	for _, l := range b.report.Limits {
-		if l.Peers == peers && method == "Announce" {
-			l.Put = append(l.Put, float64(w.To-w.From)/1e6)
-		}
-	}
 }
 
 // idle leaves the daemon alone.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sync/errgroup"
@@ -55,9 +56,11 @@ func (p peer) mac() subnet.MAC {
 	return subnet.MAC{2, 0xbe, byte(p.version), byte(p.number >> 16), byte(p.number >> 8), byte(p.number)}
 }
 
-func (p peer) key() string {
-	return subnetsKey + subnet.EncodeKey(subnet.PerFamily[netip.Prefix]{p.subnet()})
+func (p peer) name() string {
+	return subnet.EncodeKey(subnet.PerFamily[netip.Prefix]{p.subnet()})
 }
+
+func (p peer) key() string { return subnetsKey + p.name() }
 
 // lease returns what the peer has announced: every other one is a flannel
 // node, which writes no name.
@@ -101,6 +104,38 @@ func (p peer) put(ctx context.Context, c *clientv3.Client, id clientv3.LeaseID) 
 		return fmt.Errorf("putting the lease of %s: %w", p.subnet(), err)
 	}
 	return nil
+}
+
+// txnOps is how many requests go into one transaction: etcd takes 128.
+const txnOps = 100
+
+// atOnce makes changes in as few requests as etcd takes: the writer is not what
+// is measured.
+func atOnce(ctx context.Context, c *clientv3.Client, ops []clientv3.Op) error {
+	var g errgroup.Group
+	for part := range slices.Chunk(ops, txnOps) {
+		g.Go(func() error {
+			_, err := c.Txn(ctx).Then(part...).Commit()
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("writing %d leases at once: %w", len(ops), err)
+	}
+	return nil
+}
+
+// puts returns the requests that write the leases of peers below a prefix.
+func puts(all []peer, prefix string, id clientv3.LeaseID) ([]clientv3.Op, error) {
+	ops := make([]clientv3.Op, len(all))
+	for i, p := range all {
+		value, err := subnet.EncodeValue(p.lease())
+		if err != nil {
+			return nil, err
+		}
+		ops[i] = clientv3.OpPut(prefix+p.name(), string(value), clientv3.WithLease(id))
+	}
+	return ops, nil
 }
 
 // withdraw revokes the peers' leases, as when they expire.

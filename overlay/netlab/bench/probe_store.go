@@ -27,6 +27,37 @@ func (p *probe) Withdraw(peers Peers, w *Wrote) (err error) {
 	return err
 }
 
+// BurstArgs asks for many changes at once.
+type BurstArgs struct {
+	Expect
+	Unwatched bool // below a prefix that no daemon watches: the limit
+}
+
+// Burst writes or deletes the leases of peers in as few requests as can be.
+func (p *probe) Burst(a BurstArgs, w *Wrote) error {
+	granted, err := p.etcd.Grant(p.ctx, leaseTTL)
+	if err != nil {
+		return err
+	}
+	prefix := subnetsKey
+	if a.Unwatched {
+		prefix = "/bench/burst/"
+	}
+	ops, err := puts(a.Peers.all(), prefix, granted.ID)
+	if err != nil {
+		return err
+	}
+	if a.Gone {
+		for i, peer := range a.Peers.all() {
+			ops[i] = clientv3.OpDelete(prefix + peer.name())
+		}
+	}
+	w.From = now()
+	err = atOnce(p.ctx, p.etcd, ops)
+	w.To = now()
+	return err
+}
+
 // List reads all leases with one range read, and returns how long that took,
 // milliseconds.
 func (p *probe) List(_ Nothing, ms *float64) error {

@@ -65,16 +65,19 @@ func TestPeers(t *testing.T) {
 	seen := map[any]bool{}
 	for version := range 2 {
 		for _, p := range peers(1, 22000, version) {
+			for _, id := range []any{p.publicIP(), p.mac()} {
+				require.False(t, seen[id], "%v twice", id)
+				seen[id] = true
+			}
+			if p.number%100 > 1 {
+				continue
+			}
 			l := p.lease()
 			value, err := subnet.EncodeValue(l)
 			require.NoError(t, err)
 			back, err := subnet.DecodeValue(l.Subnets, value)
 			require.NoError(t, err)
 			require.Equal(t, l, back)
-			for _, id := range []any{p.publicIP(), p.mac()} {
-				require.False(t, seen[id], "%v twice", id)
-				seen[id] = true
-			}
 		}
 	}
 }
