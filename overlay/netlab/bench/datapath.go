@@ -141,7 +141,8 @@ END`,
 		}
 		confs[i] = bridgeConf(net(i), mtu)
 	}
-	return p, p.addPods(ctx, confs)
+	err = p.addPods(ctx, confs)
+	return p, err
 }
 
 // bridgeConf is what our plugin hands to its delegate.

@@ -45,7 +45,8 @@ func (b *bench) newPair(ctx context.Context, c contender) (_ *pair, err error) {
 			return nil, err
 		}
 	}
-	return p, p.addPods(ctx, [2]string{c.conf, c.conf})
+	err = p.addPods(ctx, [2]string{c.conf, c.conf})
+	return p, err
 }
 
 func (b *bench) number(c contender) int {

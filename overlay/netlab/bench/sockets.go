@@ -37,19 +37,25 @@ var tests = []test{
 
 // onCPU0 calls f on a thread of its own, which is bound to CPU 0 and ends with
 // it.
-func onCPU0(f func() (float64, error)) (value float64, err error) {
-	done := make(chan struct{})
+func onCPU0(f func() (float64, error)) (float64, error) {
+	type result struct {
+		value float64
+		err   error
+	}
+	done := make(chan result, 1)
 	go func() {
-		defer close(done)
 		runtime.LockOSThread() // never unlocked: it may be left in another namespace
 		var set unix.CPUSet
 		set.Set(0)
-		if err = unix.SchedSetaffinity(0, &set); err == nil {
-			value, err = f()
+		if err := unix.SchedSetaffinity(0, &set); err != nil {
+			done <- result{err: err}
+			return
 		}
+		value, err := f()
+		done <- result{value, err}
 	}()
-	<-done
-	return value, err
+	r := <-done
+	return r.value, r.err
 }
 
 // socket opens a socket in the namespace of one end.
