@@ -23,6 +23,7 @@ type Options struct {
 	Pods     int // of each CNI measurement
 	Only     []string
 	Quick    bool
+	Limit    time.Duration // of the whole run
 	Log      io.Writer
 }
 
@@ -36,14 +37,14 @@ type Size struct {
 
 // Full returns what fits into a quarter of an hour.
 func Full() Options {
-	return Options{Reps: 8, Pods: 60, Sizes: []Size{
+	return Options{Limit: 15 * time.Minute, Reps: 8, Pods: 60, Sizes: []Size{
 		{100, 4, 80, 35 * time.Second}, {1000, 4, 80, 0}, {5000, 3, 100, 0}, {20000, 3, 100, 35 * time.Second},
 	}}
 }
 
 // Quick returns what fits into three minutes.
 func Quick() Options {
-	return Options{Quick: true, Reps: 4, Pods: 20, Sizes: []Size{{100, 2, 40, 0}, {1000, 2, 40, 0}, {20000, 2, 40, 0}}}
+	return Options{Quick: true, Limit: 3 * time.Minute, Reps: 4, Pods: 20, Sizes: []Size{{100, 2, 40, 0}, {1000, 2, 40, 0}, {20000, 2, 40, 0}}}
 }
 
 // bench is one run.
@@ -57,11 +58,13 @@ type bench struct {
 	report     *Report
 }
 
-// parts are what can be chosen.
-var parts = []struct {
+// part can be chosen by its name.
+type part struct {
 	name string
 	run  func(*bench, context.Context) error
-}{
+}
+
+var parts = []part{
 	{"control", (*bench).control},
 	{"repair", (*bench).repair},
 	{"datapath", (*bench).datapath},
@@ -73,6 +76,13 @@ var parts = []struct {
 func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	b := &bench{opts: o, started: time.Now(), report: newReport(o)}
 	defer func() { b.report.Seconds = time.Since(b.started).Seconds() }()
+	for _, name := range o.Only {
+		if !slices.ContainsFunc(parts, func(p part) bool { return p.name == name }) {
+			return b.report, fmt.Errorf("there is no part %q to measure", name)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.Limit)
+	defer cancel()
 	for _, part := range parts {
 		if len(o.Only) > 0 && !slices.Contains(o.Only, part.name) {
 			continue
