@@ -39,7 +39,7 @@ type BridgeMTU struct {
 // with our subnets. A bridge that has the gateway of a subnet which is not
 // ours any more gets ours; the bridge plugin would otherwise refuse the next
 // pod ("already has an IP address different from"). Nothing is put on a bridge
-// which has no gateway of the family, and nothing is taken away but first host
+// which has no gateway of the family, unless it must have lost it, and nothing is taken away but first host
 // addresses that are inside the overlay networks or that pods of ours on that
 // bridge have as gateway.
 //
@@ -98,7 +98,7 @@ func (n Node) gateways(bridge backend.Interface, f subnet.Family, inv Inventory)
 			behind[p] = there
 		}
 	}
-	if len(old) == 0 {
+	if len(old) == 0 && (there || !n.lost(bridge, f, inv)) {
 		return nil
 	}
 	if !there {
@@ -115,6 +115,16 @@ func (n Node) gateways(bridge backend.Interface, f subnet.Family, inv Inventory)
 		}
 	}
 	return changes
+}
+
+// lost reports whether a bridge without a gateway of a family had one: it is the
+// gateway of the other family, and its pods have addresses of this one. The
+// kernel drops the IPv6 addresses of a bridge that goes down
+// (addrconf_ifdown in net/ipv6/addrconf.c).
+func (n Node) lost(bridge backend.Interface, f subnet.Family, inv Inventory) bool {
+	other := n.Subnets[f.Other()]
+	return other.IsValid() && hasPods(bridge.Name, n.Subnets[f], inv.Pods) &&
+		slices.ContainsFunc(bridge.Addresses, func(a backend.InterfaceAddress) bool { return a.Prefix == envfile.Gateway(other) })
 }
 
 // keeps reports whether pods still need the gateway of an old subnet.

@@ -50,8 +50,14 @@ func TestBridgeAddresses(t *testing.T) {
 		},
 		{
 			name: "only new pods", host: host(bridge("cni0", 1450, "10.5.2.1/24", "10.5.1.1/24"), newPod),
-			want: []backend.Change{drop("cni0", "10.5.1.1/24")},
+			want: []backend.Change{drop("cni0", "10.5.1.1/24"), put("cni0", "fd00:5:0:2::1/64")},
 		},
+		{
+			name: "down and up: IPv6 is lost", host: host(bridge("cni0", 1450, "10.5.2.1/24", "fe80::1/64"), newPod),
+			want: []backend.Change{put("cni0", "fd00:5:0:2::1/64")},
+		},
+		{name: "pods of IPv4 alone", host: host(bridge("cni0", 1450, "10.5.2.1/24"), veth("v", "cni0", "twill:cbr0/a/eth0/10.5.2.7/"))},
+		{name: "not the gateway of IPv4 either", host: host(bridge("cni0", 1450, "10.5.2.254/24"), newPod)},
 		{
 			name: "old pods keep their gateway, behind ours", host: host(bridge("cni0", 1450, "10.5.1.1/24", "fd00:5:0:1::1/64"), oldPod),
 			want: []backend.Change{

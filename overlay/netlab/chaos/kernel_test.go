@@ -82,9 +82,7 @@ func kernelActions() []action {
 		{name: "foreign", weight: 4, plan: foreign},
 		{name: "bridge down", weight: 1, plan: func(w *world, r *rand.Rand) fault {
 			m := w.one(r)
-			f := script(m, "ip link set cni0 down; ip link set cni0 up", wholly(m))
-			f.undo = func(ctx context.Context) error { return m.passing(ctx) } // the plugin puts the IPv6 gateway back, which the kernel took
-			return f
+			return script(m, "ip link set cni0 down; ip link set cni0 up", wholly(m))
 		}},
 		{name: "bridge deleted", weight: 1, plan: func(w *world, r *rand.Rand) fault {
 			m := w.one(r)
