@@ -2,6 +2,8 @@ package etcdserver
 
 import (
 	"os"
+	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -18,6 +20,16 @@ var noise = map[string]bool{
 	"stopping secure grpc server due to error":                                             true,
 	"stopped secure grpc server due to error":                                              true,
 }
+
+// early is what etcd logs when it looks at the version of a new database before
+// anything has been written there; it looks again later. With another error
+// than noTerm it is no noise.
+var early = map[string]bool{
+	"Failed to detect schema version":  true,
+	"failed to update storage version": true,
+}
+
+const noTerm = "missing term information"
 
 // newLogger returns etcd's logger: lines on stderr at level and above, without
 // the noise. What is fatal goes to the guard as well.
@@ -36,8 +48,21 @@ func (q quiet) With(fields []zapcore.Field) zapcore.Core { return quiet{q.Core.W
 
 // Check leaves out what noise lists.
 func (q quiet) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if noise[e.Message] {
+	if noise[e.Message] || !q.Enabled(e.Level) {
 		return ce
 	}
-	return q.Core.Check(e, ce)
+	return ce.AddCore(e, q)
+}
+
+// Write leaves out what is early.
+func (q quiet) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	if early[e.Message] && slices.ContainsFunc(fields, saysNoTerm) {
+		return nil
+	}
+	return q.Core.Write(e, fields)
+}
+
+func saysNoTerm(f zapcore.Field) bool {
+	err, ok := f.Interface.(error)
+	return ok && strings.Contains(err.Error(), noTerm)
 }
