@@ -103,8 +103,7 @@ func TestCancelledWhileListing(t *testing.T) {
 					require.ErrorIs(t, err, context.Canceled, name)
 				case <-time.After(20 * time.Second):
 					endProcess(t, pid)
-					<-done
-					require.Fail(t, "the listing goes on", name)
+					require.Fail(t, "the listing goes on", "%s: %v", name, <-done)
 				}
 				require.NoError(t, os.Remove(pid))
 			}
