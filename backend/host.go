@@ -61,5 +61,6 @@ type Event struct {
 	Key    Key    // unless zero: of an object that carries our mark, and
 	Object Object // how it is now; nil when it is gone
 	Resync bool   // notifications were lost, or something changed that has no Key: look at all
-	Host   bool   // an interface, address or route of the host that is not ours changed
+	Host   bool   // an interface or address of the host that is not ours changed
+	Routes bool   // a route of the host's main table that is not ours changed
 }

@@ -103,7 +103,7 @@ func (b *inbox) event(e backend.Event) {
 	if e.Resync {
 		b.put(func(n *news) { n.resync = true })
 	}
-	if e.Host {
+	if e.Host || e.Routes {
 		b.hostChanged()
 	}
 	switch {
