@@ -28,18 +28,18 @@ func (r *Report) bars() []bar {
 		all = append(all, r.controlBars(c)...)
 	}
 	for _, p := range r.Repairs {
-		if p.Daemon == peerName {
+		if p.Daemon != peerName {
+			all = append(all, p.bar())
+		}
+	}
+	for _, s := range r.Survival {
+		if s.Daemon == peerName {
 			continue
 		}
-		most := 300.0
-		if p.Damage == "link deleted" {
-			most = 1000
+		all = append(all, bar{s.Event + ": packets lost", float64(s.Lost), 0})
+		if s.NewPeer > 0 {
+			all = append(all, bar{s.Event + ": first new peer once it is back, ms", s.NewPeer, 2000})
 		}
-		worst := quantile(p.State, 0.99)
-		if p.Never > 0 {
-			worst = p.Within
-		}
-		all = append(all, bar{fmt.Sprintf("%s, %d peers: repaired, worst, ms", p.Damage, p.Peers), worst, most})
 	}
 	for _, p := range r.Paths {
 		if hand := r.path("hand-made", p.Test); p.Target == "twill" && hand != nil {
@@ -50,7 +50,23 @@ func (r *Report) bars() []bar {
 			all = append(all, bar{p.Test + ": cost over the hand-made VXLAN, ×", share, 1.03})
 		}
 	}
+	if r.Binary > 0 {
+		all = append(all, bar{"size of twilld, MB", r.Binary, 35})
+	}
 	return append(all, r.cniBars()...)
+}
+
+// bar holds the worst against the promise: until all is as it was, and until
+// traffic flows.
+func (p *Repair) bar() bar {
+	b := bar{fmt.Sprintf("%s, %d peers: repaired and traffic flows, worst, ms", p.Damage, p.Peers), max(quantile(p.State, 1), quantile(p.Gap, 1)), 300}
+	if p.Damage == linkDeleted {
+		b.most = 1000
+	}
+	if p.Never > 0 {
+		b.have = p.Within
+	}
+	return b
 }
 
 func (r *Report) path(target, test string) *Path {
@@ -71,6 +87,9 @@ func (r *Report) controlBars(c *Control) (all []bar) {
 		bar{at("one new peer, × the watch event"), median(c.One.Add) / event, 1.8},
 		bar{at("one changed peer, × the watch event"), median(c.One.Change) / event, 1.8},
 		bar{at("one deleted peer, × the watch event"), median(c.One.Delete) / event, 1.8})
+	if first := r.Control[0]; c != first && first.Daemon == c.Daemon {
+		all = append(all, bar{at(fmt.Sprintf("one new peer, × that with %d peers", first.Peers)), median(c.One.Add) / median(first.One.Add), 1.25})
+	}
 	switch c.Peers {
 	case 100:
 		all = append(all, bar{at("anonymous memory, MiB"), median(c.RSSAnon), 15})
@@ -85,7 +104,7 @@ func (r *Report) controlBars(c *Control) (all []bar) {
 			bar{at("anonymous memory, MiB"), median(c.RSSAnon), 45})
 	}
 	if len(c.IdleCPU) > 0 {
-		all = append(all, bar{at("idle CPU, % of a core"), median(c.IdleCPU), 0.05})
+		all = append(all, bar{at("idle CPU, % of a core"), median(c.IdleCPU), 0.05}, bar{at("child processes"), quantile(c.Children, 1), 0})
 	}
 	return all
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -51,6 +53,7 @@ func Quick() Options {
 type bench struct {
 	opts       Options
 	lab        *netlab.Lab
+	dir        string // the lab's
 	started    time.Time
 	contenders []contender
 	pairs      map[string]*pair // by the daemon's name
@@ -67,6 +70,7 @@ type part struct {
 var parts = []part{
 	{"control", (*bench).control},
 	{"repair", (*bench).repair},
+	{"survival", (*bench).survival},
 	{"datapath", (*bench).datapath},
 	{"cni", (*bench).cni},
 }
@@ -96,13 +100,18 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 
 // inLab runs a part in a lab of its own.
 func (b *bench) inLab(ctx context.Context, part func(*bench, context.Context) error) (err error) {
-	b.lab, err = netlab.New(ctx, netlab.Options{
-		Nodes: 6, Underlay: netlab.IPv4Only, Overlay: netlab.IPv4Only, NetConf: NetConf, Binaries: b.opts.Binaries,
-	})
+	temp, err := os.MkdirTemp("", "twill-bench-")
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.lab.Close()) }()
+	b.dir = filepath.Join(temp, "lab")
+	b.lab, err = netlab.New(ctx, netlab.Options{
+		Dir: b.dir, Nodes: 6, Underlay: netlab.IPv4Only, Overlay: netlab.IPv4Only, NetConf: NetConf, Binaries: b.opts.Binaries,
+	})
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(temp))
+	}
+	defer func() { err = errors.Join(err, b.lab.Close(), os.RemoveAll(temp)) }()
 	b.contenders, b.loaded, b.pairs = nil, 0, map[string]*pair{}
 	endpoints := b.lab.EtcdEndpoints()
 	all := []daemon{twill(b.opts.Binaries, endpoints)}

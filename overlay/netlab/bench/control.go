@@ -24,7 +24,8 @@ type Control struct {
 	LeakedFDB  []float64 // entries that lead nowhere after the bursts
 	RSS        []float64 // MiB, after all of that
 	RSSAnon    []float64 // MiB
-	IdleCPU    []float64 // percent of a core
+	IdleCPU    []float64 // percent of a core, its children included
+	Children   []float64 // child processes, then
 }
 
 // ControlLimit is what the machine can do, in the same run.
@@ -265,6 +266,7 @@ func (b *bench) idle(ctx context.Context, d *running, r *Control, size Size) err
 		return err
 	}
 	r.IdleCPU = append(r.IdleCPU, 100*(after.CPU-before.CPU)/size.Idle.Seconds())
+	r.Children = append(r.Children, float64(after.Children))
 	return nil
 }
 

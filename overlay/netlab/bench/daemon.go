@@ -15,12 +15,13 @@ type daemon struct {
 	links    string // regular expression of its devices
 	protocol int    // of its routes
 	args     []string
-	ready    string // script that succeeds once it is ready
-	clean    string // script that removes what it leaves in the kernel and on disk
-	device   string // its device
-	env      string // subnet.env
-	conf     string // CNI configuration, of one plugin
-	writes   bool   // it is known to write at a warm restart
+	ready    string   // script that succeeds once it is ready
+	clean    string   // script that removes what it leaves in the kernel and on disk
+	device   string   // its device
+	env      string   // subnet.env
+	conf     string   // CNI configuration, of one plugin
+	writes   bool     // it is known to write at a warm restart
+	iptables []string // flags that have it use iptables
 }
 
 const healthPort = "8471"
@@ -36,7 +37,7 @@ func twill(b netlab.Binaries, endpoints []string) daemon {
 		name: "twill", links: `^twill(-v6)?\.[0-9]+$`, protocol: 116, args: args, device: "twill.1",
 		env: "/run/twill/subnet.env", conf: `{"cniVersion":"1.0.0","name":"cbr0","type":"twill",` + delegate + `}`,
 		ready: `exec 3<>/dev/tcp/127.0.0.1/` + healthPort + ` && printf 'GET /readyz HTTP/1.0\r\n\r\n' >&3 && grep -q ' 200 ' <&3`,
-		clean: b.Twilld + " --cleanup",
+		clean: b.Twilld + " --cleanup", iptables: []string{"--firewall=iptables"},
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 // pair is two nodes with a daemon each, or none, and with a pod each.
 type pair struct {
 	name   string
+	daemon daemon
 	places [2]*place
 	runs   [2]*running
 	pods   [2]*netlab.Pod
@@ -23,7 +24,7 @@ type pair struct {
 // newPair starts the contender's daemon on its node and the next one, and a
 // pod on each; without a CNI plugin of the daemon, no pods.
 func (b *bench) newPair(ctx context.Context, c contender) (_ *pair, err error) {
-	p := &pair{name: c.name}
+	p := &pair{name: c.name, daemon: c.daemon}
 	first := 2*b.number(c) + 1
 	p.places[0] = c.place
 	if p.places[1], err = newPlace(ctx, b.lab.Node(first+1), b.opts.Program); err != nil {

@@ -193,10 +193,11 @@ func (p *probe) Stop(pid int, _ *Nothing) error {
 
 // Usage is what a process has used.
 type Usage struct {
-	CPU     float64 // seconds, user and system, with its children that have ended
-	RSS     float64 // MiB
-	RSSAnon float64 // MiB
-	Threads int
+	CPU      float64 // seconds, user and system, with its children that have ended
+	RSS      float64 // MiB
+	RSSAnon  float64 // MiB
+	Threads  int
+	Children int // processes whose parent it is
 }
 
 // Usage reads /proc.
@@ -230,7 +231,12 @@ func (p *probe) Usage(pid int, u *Usage) error {
 			u.Threads = int(n)
 		}
 	}
-	return nil
+	var out string
+	if err := p.Run(fmt.Sprintf("grep -l '^PPid:[[:space:]]*%d$' /proc/[0-9]*/status 2>/dev/null | wc -l", pid), &out); err != nil {
+		return err
+	}
+	_, err = fmt.Sscan(out, &u.Children)
+	return err
 }
 
 // Run runs a shell script, and returns what it prints.

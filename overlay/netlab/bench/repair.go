@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,32 +23,44 @@ type Repair struct {
 }
 
 // damage is something that happens behind the daemon's back. Scripts see
-// variables, see drift.variables.
-type damage struct{ name, do, undone string }
-
-var damages = []damage{
-	{"route deleted", `ip route del $PEER dev $DEV`, `ip route show $PEER | grep -q $DEV`},
-	{"neighbour deleted", `ip neigh del $GW dev $DEV`, `ip neigh show $GW dev $DEV nud permanent | grep -q $MAC`},
-	{"FDB entry deleted", `bridge fdb del $MAC dev $DEV self`, `bridge fdb get $MAC dev $DEV self >/dev/null 2>&1`},
-	{"address deleted", `ip address del $OWN dev $DEV`, `ip -o -4 address show dev $DEV | grep -q "$OWN"`},
-	{"MAC changed", `ip link set $DEV address 02:00:00:00:00:99`, `grep -q $OWNMAC /sys/class/net/$DEV/address`},
-	{"MTU changed", `ip link set $DEV mtu 1300`, `grep -q $MTU /sys/class/net/$DEV/mtu`},
-	{"forwarding off", `echo 0 >/proc/sys/net/ipv4/ip_forward`, `grep -q 1 /proc/sys/net/ipv4/ip_forward`},
-	{"rp_filter strict", `echo 1 >/proc/sys/net/ipv4/conf/$DEV/rp_filter`, `grep -q $RPF /proc/sys/net/ipv4/conf/$DEV/rp_filter`},
-	{"nft flush ruleset", `nft flush ruleset`, `[ $(nft list ruleset | wc -w) -ge $RULES ]`},
-	{"link down", `ip link set $DEV down`, allBack},
-	{"link deleted", `ip link del $DEV`, allBack},
+// variables, see pair.variables.
+type damage struct {
+	name, do string
+	undone   string // succeeds when it is undone; empty: not asked
+	ways     bool   // the ways to all peers go with it
 }
 
-const allBack = `[ $(ip -4 route show dev $DEV 2>/dev/null | wc -l) -ge $ROUTES ] &&
-	[ $(ip -4 neigh show dev $DEV nud permanent | wc -l) -ge $NEIGHBOURS ] && [ $(bridge fdb show dev $DEV | grep -c dst) -ge $ENTRIES ]`
+var damages = []damage{
+	{"route deleted", `ip route del $PEER dev $DEV`, `ip route show $PEER | grep -q $DEV`, false},
+	{"neighbour deleted", `ip neigh del $GW dev $DEV`, `ip neigh show $GW dev $DEV nud permanent | grep -q $MAC`, false},
+	{"FDB entry deleted", `bridge fdb del $MAC dev $DEV self`, `bridge fdb get $MAC dev $DEV self >/dev/null 2>&1`, false},
+	{"address deleted", `ip address del $OWN dev $DEV`, `ip -o -4 address show dev $DEV | grep -q "$OWN"`, true},
+	{"MAC changed", `ip link set $DEV address 02:00:00:00:00:99`, `grep -q $OWNMAC /sys/class/net/$DEV/address`, true},
+	{"MTU changed", `ip link set $DEV mtu 1300`, `grep -q $MTU /sys/class/net/$DEV/mtu`, false},
+	{"forwarding off", `echo 0 >/proc/sys/net/ipv4/ip_forward`, `grep -q 1 /proc/sys/net/ipv4/ip_forward`, false},
+	{"rp_filter strict", `echo 1 >/proc/sys/net/ipv4/conf/$DEV/rp_filter`, `grep -q $RPF /proc/sys/net/ipv4/conf/$DEV/rp_filter`, false},
+	{"nft flush ruleset", `nft flush ruleset`, `[ $(`+ourRules+`) -ge $RULES ]`, false},
+	{"link down", `ip link set $DEV down`, "", true},
+	{linkDeleted, `ip link del $DEV`, "", true},
+}
+
+// linkDeleted has a bar of its own.
+const linkDeleted = "link deleted"
+
+// iptablesDamages happen to a daemon that was told to use iptables.
+var iptablesDamages = []damage{
+	{"iptables-nft flushed", `iptables-nft -t nat -F && iptables-nft -t nat -X`, `[ $(iptables-nft -t nat -S | wc -l) -ge $NAT ]`, false},
+}
+
+// ourRules counts what names a daemon, or masquerades: tables of iptables-nft
+// that somebody listed once are nobody's.
+const ourRules = `nft -t list ruleset | grep -ciE "twill|flannel|masquerade"`
 
 // variables sets what damages refer to; it is run once, when all is well.
 const variables = `OWNMAC=$(cat /sys/class/net/$DEV/address) MTU=$(cat /sys/class/net/$DEV/mtu)
 	OWN=$(ip -o -4 address show dev $DEV | awk '{print $4}') RPF=$(cat /proc/sys/net/ipv4/conf/$DEV/rp_filter)
-	ROUTES=$(ip -4 route show dev $DEV | wc -l) NEIGHBOURS=$(ip -4 neigh show dev $DEV nud permanent | wc -l)
-	ENTRIES=$(bridge fdb show dev $DEV | grep -c dst) RULES=$(nft list ruleset | wc -w)
-	for v in OWNMAC MTU OWN RPF ROUTES NEIGHBOURS ENTRIES RULES; do eval "echo $v=\"\$$v\""; done`
+	RULES=$(` + ourRules + `) NAT=$(iptables-nft -t nat -S | wc -l)
+	for v in OWNMAC MTU OWN RPF RULES NAT; do eval "echo $v=\"\$$v\""; done`
 
 // repairTimes is how often each is tried with one daemon's life: what is
 // damaged more than five times within a minute is repaired slowly on purpose.
@@ -87,6 +100,20 @@ func (b *bench) repairAll(ctx context.Context, c contender, size int) error {
 	if c.name == peerName {
 		times, within = 1, 10*time.Second
 	}
+	if err := b.damage(ctx, p, c, size, damages, times, within); err != nil {
+		return err
+	}
+	if err := p.restart(ctx, c.iptables...); err != nil {
+		return err
+	}
+	if err := b.damage(ctx, p, c, size, iptablesDamages, times, within); err != nil {
+		return err
+	}
+	return p.restart(ctx)
+}
+
+// damage does each kind of damage so many times.
+func (b *bench) damage(ctx context.Context, p *pair, c contender, size int, damages []damage, times int, within time.Duration) error {
 	vars, err := p.variables(ctx, c, size)
 	if err != nil {
 		return err
@@ -98,7 +125,11 @@ func (b *bench) repairAll(ctx context.Context, c contender, size int) error {
 	}
 	for range times {
 		for i, d := range damages {
-			repaired, err := b.repairOnce(ctx, p, vars, d, results[i], within)
+			args := DamageArgs{Variables: vars, Do: d.do, Undone: d.undone, Within: within}
+			if d.ways {
+				args.Peers = size
+			}
+			repaired, err := p.damaged(ctx, args, results[i])
 			if err != nil {
 				return fmt.Errorf("%s: %w", d.name, err)
 			}
@@ -112,13 +143,12 @@ func (b *bench) repairAll(ctx context.Context, c contender, size int) error {
 	return nil
 }
 
-func (p *pair) restart(ctx context.Context) (err error) {
-	p.stop(ctx)
+// restart starts the daemons again, with more flags if there are any.
+func (p *pair) restart(ctx context.Context, flags ...string) (err error) {
 	for i, at := range p.places {
-		if p.runs[i], err = at.start(ctx, p.runs[i].daemon); err != nil {
-			return err
-		}
-		if err := p.runs[i].awaitReady(ctx, 20*time.Second); err != nil {
+		d := p.daemon
+		d.args = slices.Concat(d.args, flags)
+		if p.runs[i], err = p.runs[i].again(ctx, at, d); err != nil {
 			return err
 		}
 	}
@@ -153,30 +183,23 @@ func (p *pair) variables(ctx context.Context, c contender, size int) (string, er
 	return vars + quoted.String(), err
 }
 
-// repairOnce does the damage while pods talk.
-func (b *bench) repairOnce(ctx context.Context, p *pair, vars string, d damage, r *Repair, within time.Duration) (repaired bool, err error) {
-	gap, err := p.talk(ctx, func() error {
-		script := fmt.Sprintf("%s\n%s\ntimeout %d sh -c '%s\nuntil { %s; }; do sleep 0.002; done' || echo never",
-			vars, d.do, int(within.Seconds()), quote(vars), quote(d.undone))
-		from := now()
-		out, err := p.places[0].run(ctx, script)
-		if err != nil {
-			return err
-		}
-		if repaired = !strings.Contains(out, "never"); !repaired {
-			r.Never++
-			return nil
-		}
-		r.State = append(r.State, since(from))
-		return nil
-	})
-	if repaired && gap > 0 {
+// damaged does the damage while pods talk.
+func (p *pair) damaged(ctx context.Context, a DamageArgs, r *Repair) (repaired bool, err error) {
+	var m Mended
+	gap, err := p.talk(ctx, func() error { return p.places[0].call(ctx, "Damage", a, &m) })
+	switch {
+	case err != nil:
+		return false, err
+	case m.Never:
+		r.Never++
+		return false, nil
+	}
+	r.State = append(r.State, m.Milliseconds)
+	if gap > 0 {
 		r.Gap = append(r.Gap, gap)
 	}
-	return repaired, err
+	return true, nil
 }
-
-func quote(s string) string { return strings.ReplaceAll(s, "'", `'\''`) }
 
 // talk has the pods talk during f and returns the longest silence, ms.
 func (p *pair) talk(ctx context.Context, f func() error) (gap float64, err error) {

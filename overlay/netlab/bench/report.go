@@ -20,13 +20,15 @@ type Report struct {
 	CPU     string
 	Cores   int
 	Quick   bool
-	Load    string // /proc/loadavg when it began
+	Load    string  // /proc/loadavg when it began
+	Binary  float64 // size of twilld, MB
 
-	Limits  []*ControlLimit `json:",omitempty"`
-	Control []*Control      `json:",omitempty"`
-	Repairs []*Repair       `json:",omitempty"`
-	Paths   []*Path         `json:",omitempty"`
-	CNI     []*Attach       `json:",omitempty"`
+	Limits   []*ControlLimit `json:",omitempty"`
+	Control  []*Control      `json:",omitempty"`
+	Repairs  []*Repair       `json:",omitempty"`
+	Survival []*Survival     `json:",omitempty"`
+	Paths    []*Path         `json:",omitempty"`
+	CNI      []*Attach       `json:",omitempty"`
 }
 
 func newReport(o Options) *Report {
@@ -39,6 +41,9 @@ func newReport(o Options) *Report {
 	}
 	if b, err := exec.Command(o.Binaries.Twilld, "--version").Output(); err == nil {
 		r.Version = strings.TrimSpace(string(b))
+	}
+	if info, err := os.Stat(o.Binaries.Twilld); err == nil {
+		r.Binary = float64(info.Size()) / 1e6
 	}
 	if f, err := os.Open("/proc/cpuinfo"); err == nil {
 		defer f.Close()
