@@ -45,10 +45,13 @@ func (r record) mac(f subnet.Family) string {
 }
 
 func (r record) publicIP(f subnet.Family) string {
-	if f == subnet.IPv6 {
-		return *r.PublicIPv6
+	switch {
+	case f == subnet.IPv4:
+		return r.PublicIP
+	case r.PublicIPv6 == nil: // the address is on its way
+		return ""
 	}
-	return r.PublicIP
+	return *r.PublicIPv6
 }
 
 // records returns all leases that can be read, sorted by key.

@@ -76,7 +76,7 @@ func TestLeaseIsKept(t *testing.T) {
 			run(t, &n.Host, fmt.Sprintf("from=%s; to=%s; %s; ip route replace default via 192.168.77.1", tt.from, tt.to, tt.script))
 			eventually(t, "the new addresses are announced", func() error {
 				r := c.record(t, n.Name)
-				return equalLines([]string{"192.168.77." + tt.to, "fd77::" + tt.to}, []string{r.PublicIP, *r.PublicIPv6})
+				return equalLines([]string{"192.168.77." + tt.to, "fd77::" + tt.to}, []string{r.publicIP(subnet.IPv4), r.publicIP(subnet.IPv6)})
 			})
 			kept()
 			awaitOurs(t, n, want)
