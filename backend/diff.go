@@ -1,8 +1,8 @@
 package backend
 
 import (
-	"cmp"
-	"slices"
+	"iter"
+	"maps"
 	"strings"
 )
 
@@ -18,6 +18,22 @@ func NewState(objects ...Object) State {
 	}
 	return s
 }
+
+// Objects is a set of objects of which no two have the same key.
+type Objects interface {
+	Get(Key) Object // nil for none
+	All() iter.Seq[Object]
+	Len() int
+}
+
+// Get implements Objects.
+func (s State) Get(k Key) Object { return s[k] }
+
+// All implements Objects.
+func (s State) All() iter.Seq[Object] { return maps.Values(s) }
+
+// Len implements Objects.
+func (s State) Len() int { return len(s) }
 
 // Change is one step from what the kernel has to what we want. Have is nil
 // when the object is not there yet, Want is nil when it shall go.
@@ -48,42 +64,84 @@ func (c Change) String() string {
 // be applied: puts by ascending Kind, then deletes by descending Kind, so that
 // the new way is there before the old one goes. What the kernel drops with a
 // link that is replaced or gets another MAC counts as absent; what it drops
-// with a link that is deleted is not deleted one by one.
-func Diff(want, have State) []Change {
-	deleted := map[string]bool{}
-	renewed := map[string]bool{}
-	readdressed := map[string]bool{}
-	for k, h := range have {
-		h, ok := h.(Link)
-		if !ok {
-			continue
-		}
-		w, ok := want[k].(Link)
-		deleted[h.Name] = !ok
-		renewed[h.Name] = ok && w.Replaces(h)
-		readdressed[h.Name] = ok && w.MAC != h.MAC
+// with a link that is deleted is not deleted one by one. Nil is a set of
+// nothing.
+func Diff(want, have Objects) []Change {
+	if want == nil {
+		want = State(nil)
 	}
-	lost := func(o Object) bool {
-		_, neighbor := o.(Neighbor) // neigh_changeaddr, net/core/neighbour.c
-		return renewed[LinkOf(o)] || neighbor && readdressed[LinkOf(o)]
+	if have == nil {
+		have = State(nil)
 	}
+	lost, deleted := fates(want, have)
 	var changes []Change
-	for k, w := range want {
-		h := have[k]
-		if h != nil && lost(h) {
-			h = nil
+	kept := 0
+	for w := range want.All() {
+		h := have.Get(w.Key())
+		if h != nil {
+			kept++
+			if lost(h) {
+				h = nil
+			}
 		}
 		if h != w {
 			changes = append(changes, Change{Have: h, Want: w})
 		}
 	}
-	for k, h := range have {
-		if _, ok := want[k]; !ok && k.Kind != KindSysctl && !lost(h) && !deleted[LinkOf(h)] {
-			changes = append(changes, Change{Have: h})
+	if kept < have.Len() {
+		for h := range have.All() {
+			k := h.Key()
+			if k.Kind != KindSysctl && want.Get(k) == nil && !lost(h) && !deleted[LinkOf(h)] {
+				changes = append(changes, Change{Have: h})
+			}
 		}
 	}
 	SortChanges(changes)
 	return changes
+}
+
+// fates returns what the kernel drops by itself with a link that is replaced or
+// gets another MAC, and the links that are deleted.
+func fates(want, have Objects) (lost func(Object) bool, deleted map[string]bool) {
+	deleted = map[string]bool{}
+	renewed, readdressed := map[string]bool{}, map[string]bool{}
+	for h := range have.All() {
+		h, ok := h.(Link)
+		if !ok {
+			continue
+		}
+		w, ok := want.Get(h.Key()).(Link)
+		switch {
+		case !ok:
+			deleted[h.Name] = true
+		case w.Replaces(h):
+			renewed[h.Name] = true
+		case w.MAC != h.MAC:
+			readdressed[h.Name] = true
+		}
+	}
+	return func(o Object) bool {
+		if len(renewed) == 0 && len(readdressed) == 0 {
+			return false
+		}
+		_, neighbor := o.(Neighbor) // neigh_changeaddr, net/core/neighbour.c
+		return renewed[LinkOf(o)] || neighbor && readdressed[LinkOf(o)]
+	}, deleted
+}
+
+// ranks bounds what rank returns.
+const ranks = 4 * int(KindRules)
+
+// rank says when a change is made: the lower, the earlier.
+func rank(c Change) uint8 {
+	if c.Want == nil {
+		return uint8(2 * (2*int(KindRoute) - int(c.Have.Key().Kind)))
+	}
+	n := 2 * int(c.Want.Key().Kind)
+	if s, ok := c.Want.(Sysctl); ok && strings.Contains(s.Name, "forward") {
+		n++
+	}
+	return uint8(n)
 }
 
 // SortChanges puts changes into the order of application; see Diff. Changes
@@ -91,17 +149,26 @@ func Diff(want, have State) []Change {
 // forwarding is switched on after the other sysctls, which say what it leaves
 // alone.
 func SortChanges(changes []Change) {
-	rank := func(c Change) int {
-		if c.Want == nil {
-			return 2 * (2*int(KindRoute) - int(c.Have.Key().Kind))
-		}
-		n := 2 * int(c.Want.Key().Kind)
-		if s, ok := c.Want.(Sysctl); ok && strings.Contains(s.Name, "forward") {
-			n++
-		}
-		return n
+	if len(changes) < 2 {
+		return
 	}
-	slices.SortStableFunc(changes, func(a, b Change) int { return cmp.Compare(rank(a), rank(b)) })
+	// There are few ranks, and a start brings some 100 000 changes: counted,
+	// not compared.
+	of := make([]uint8, len(changes))
+	var next [ranks + 1]int // where the changes of a rank begin
+	for i, c := range changes {
+		of[i] = rank(c)
+		next[of[i]+1]++
+	}
+	for r := range ranks {
+		next[r+1] += next[r]
+	}
+	sorted := make([]Change, len(changes))
+	for i, c := range changes {
+		sorted[next[of[i]]] = c
+		next[of[i]]++
+	}
+	copy(changes, sorted)
 }
 
 // LinkOf returns the link that carries o and takes it along, "" when none

@@ -30,7 +30,7 @@ func (p *Planner) Check(peer subnet.Lease) (claims []string, err error) {
 		if data.VNI != p.cfg.Backend.VXLAN.VNI {
 			return nil, fmt.Errorf("its %s: VNI %d is not this network's %d", members[t], data.VNI, p.cfg.Backend.VXLAN.VNI)
 		}
-		claims = append(claims, fmt.Sprintf("VTEP MAC %s (%s tunnel)", data.VtepMAC, subnet.Family(t)))
+		claims = append(claims, "VTEP MAC "+data.VtepMAC.String()+" ("+subnet.Family(t).String()+" tunnel)")
 	}
 	switch {
 	case len(claims) == 0:
