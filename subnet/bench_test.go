@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -99,4 +101,30 @@ func BenchmarkMemory(b *testing.B) {
 		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/n, "B/record")
 		runtime.KeepAlive(s)
 	}
+}
+
+// What a store does with each of 20 000 keys, and the last good state with
+// each record.
+func BenchmarkCodec(b *testing.B) {
+	r := peerRecord(12345)
+	value, err := subnet.EncodeValue(r.Lease)
+	require.NoError(b, err)
+	b.Run("key", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = subnet.DecodeKey("10.128.17.0-24")
+		}
+	})
+	b.Run("decode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = subnet.DecodeValue(r.Lease.Subnets, value)
+		}
+	})
+	b.Run("encode", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			_, _ = subnet.EncodeValue(r.Lease)
+		}
+	})
 }

@@ -2,6 +2,7 @@ package subnet
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -64,49 +65,99 @@ func DecodeKey(key string) (PerFamily[netip.Prefix], error) {
 	return subnets, nil
 }
 
-// value is flannel's lease value. SourceIP, SourceIPv6, NodeName and MachineID
+// A lease value is flannel's: PublicIP, 0.0.0.0 for none as flannel's reader
+// takes no null; PublicIPv6, null for none; BackendType, BackendData and
+// BackendV6Data, left out for none. SourceIP, SourceIPv6, NodeName and MachineID
 // are Twill's own; flannel's reader passes over them.
-type value struct {
-	PublicIP      netip.Addr      `json:"PublicIP"` // 0.0.0.0 for none: flannel's reader takes no null
-	PublicIPv6    *netip.Addr     `json:"PublicIPv6"`
-	BackendType   string          `json:"BackendType,omitempty"`
-	BackendData   json.RawMessage `json:"BackendData,omitempty"`
-	BackendV6Data json.RawMessage `json:"BackendV6Data,omitempty"`
-	SourceIP      netip.Addr      `json:"SourceIP,omitzero"`
-	SourceIPv6    netip.Addr      `json:"SourceIPv6,omitzero"`
-	NodeName      string          `json:"NodeName,omitempty"`
-	MachineID     string          `json:"MachineID,omitempty"`
-}
-
-// valueMembers are the names of value's members.
 var valueMembers = []string{"PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data", "SourceIP", "SourceIPv6", "NodeName", "MachineID"}
 
 // EncodeValue returns the lease as flannel and Twill write it under its key.
 // Members that we do not know (Extra) are kept. A lease that DecodeValue would
 // not take is an error.
-func EncodeValue(l Lease) ([]byte, error) {
-	v := value{
-		PublicIP: netip.IPv4Unspecified(), BackendType: l.BackendType, NodeName: l.Node,
-		SourceIP: l.Sources[IPv4], SourceIPv6: l.Sources[IPv6], MachineID: l.MachineID,
-		BackendData: json.RawMessage(l.BackendData[IPv4]), BackendV6Data: json.RawMessage(l.BackendData[IPv6]),
-	}
-	if a := l.PublicIPs[IPv4]; a.IsValid() {
-		v.PublicIP = a
-	}
-	if a := l.PublicIPs[IPv6]; a.IsValid() {
-		v.PublicIPv6 = &a
-	}
-	b, err := marshal(v)
-	if err == nil && l.Extra != "" && l.Extra != "{}" {
-		b = append(append(b[:len(b)-1], ','), l.Extra[1:]...)
-	}
-	if err == nil {
-		_, err = DecodeValue(l.Subnets, b)
+func EncodeValue(l Lease) ([]byte, error) { return AppendValue(make([]byte, 0, 256), l) }
+
+// AppendValue is EncodeValue, but appends to b.
+func AppendValue(b []byte, l Lease) ([]byte, error) {
+	start := len(b)
+	b, err := appendMembers(b, l)
+	if err == nil && (l.Extra != "" || l.doubtful()) {
+		_, err = DecodeValue(l.Subnets, b[start:])
 	}
 	if err != nil {
 		return nil, fmt.Errorf("encoding the lease of %s: %w", quote(l.ID()), err)
 	}
 	return b, nil
+}
+
+func appendMembers(b []byte, l Lease) ([]byte, error) {
+	b = appendHost(append(b, `{"PublicIP":`...), cmp.Or(l.PublicIPs[IPv4], netip.IPv4Unspecified()))
+	b = append(b, `,"PublicIPv6":`...)
+	if a := l.PublicIPs[IPv6]; a.IsValid() {
+		b = appendHost(b, a)
+	} else {
+		b = append(b, "null"...)
+	}
+	b = appendWord(b, `,"BackendType":`, l.BackendType)
+	for f, name := range [...]string{`,"BackendData":`, `,"BackendV6Data":`} {
+		if l.BackendData[f] == "" {
+			continue
+		}
+		var err error
+		if b, err = appendCompact(append(b, name...), l.BackendData[f]); err != nil {
+			return nil, fmt.Errorf("lease value, %s: %w", valueMembers[3+f], err)
+		}
+	}
+	for f, name := range [...]string{`,"SourceIP":`, `,"SourceIPv6":`} {
+		if a := l.Sources[f]; a.IsValid() {
+			b = appendHost(append(b, name...), a)
+		}
+	}
+	b = appendWord(b, `,"NodeName":`, l.Node)
+	b = appendWord(b, `,"MachineID":`, l.MachineID)
+	if l.Extra != "" && l.Extra != "{}" {
+		return append(append(b, ','), l.Extra[1:]...), nil
+	}
+	return append(b, '}'), nil
+}
+
+// appendCompact appends a JSON value without insignificant space.
+func appendCompact(b []byte, data string) ([]byte, error) {
+	start := len(b)
+	b = append(b, data...)
+	if u := (usual{json: b[start:], text: data}); u.object(&data) && u.text == "" {
+		return b, nil
+	}
+	var compact bytes.Buffer
+	err := json.Compact(&compact, b[start:])
+	return append(b[:start], compact.Bytes()...), err
+}
+
+func appendHost(b []byte, a netip.Addr) []byte {
+	return append(a.AppendTo(append(b, '"')), '"')
+}
+
+func appendWord(b []byte, name, word string) []byte {
+	if word == "" {
+		return b
+	}
+	b = append(b, name...)
+	if plain(word) {
+		return append(append(append(b, '"'), word...), '"')
+	}
+	quoted, _ := marshal(word) // of a string it never fails
+	return append(b, quoted...)
+}
+
+// doubtful reports whether DecodeValue might refuse what the lease holds.
+func (l Lease) doubtful() bool {
+	for f := range Families {
+		for _, a := range []netip.Addr{l.PublicIPs[f], l.Sources[f]} {
+			if a.IsValid() && wrongHost(a, Families[f]) {
+				return true
+			}
+		}
+	}
+	return wrongWord(l.BackendType) || wrongWord(l.Node) || wrongWord(l.MachineID)
 }
 
 // marshal is json.Marshal, but leaves <, > and & as they are, so that a value
@@ -128,40 +179,6 @@ func DecodeValue(subnets PerFamily[netip.Prefix], b []byte) (Lease, error) {
 		return l, nil
 	}
 	return decodeAny(subnets, b)
-}
-
-// decodeUsual reads a value as flannel and Twill write it, in less than half
-// the time and with a third of the garbage: what gives the same bytes when it
-// is written again has no member more, none twice and none in another spelling.
-func decodeUsual(subnets PerFamily[netip.Prefix], b []byte) (Lease, bool) {
-	var v value
-	if json.Unmarshal(b, &v) != nil || wrongWord(v.BackendType) || wrongWord(v.NodeName) || wrongWord(v.MachineID) {
-		return Lease{}, false
-	}
-	l := Lease{Subnets: subnets, Node: v.NodeName, MachineID: v.MachineID, BackendType: v.BackendType}
-	l.BackendData = PerFamily[string]{string(v.BackendData), string(v.BackendV6Data)}
-	for _, h := range []struct {
-		to *netip.Addr
-		f  Family
-		a  netip.Addr
-	}{
-		{&l.PublicIPs[IPv4], IPv4, v.PublicIP}, {&l.Sources[IPv4], IPv4, v.SourceIP}, {&l.Sources[IPv6], IPv6, v.SourceIPv6},
-	} {
-		if h.a != netip.IPv4Unspecified() && h.a.IsValid() {
-			if wrongHost(h.a, h.f) {
-				return Lease{}, false
-			}
-			*h.to = h.a
-		}
-	}
-	if v.PublicIPv6 != nil {
-		if wrongHost(*v.PublicIPv6, IPv6) {
-			return Lease{}, false
-		}
-		l.PublicIPs[IPv6] = *v.PublicIPv6
-	}
-	again, err := marshal(v)
-	return l, err == nil && bytes.Equal(again, b)
 }
 
 // decodeAny reads whatever flannel's reader takes, and says what is wrong.

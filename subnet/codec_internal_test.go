@@ -49,3 +49,29 @@ func TestDecodeUsual(t *testing.T) {
 		require.Equal(t, l, got)
 	}
 }
+
+// What is not spelled as usual is left to the long way.
+func TestDecodeUsualLeaves(t *testing.T) {
+	t.Parallel()
+	for _, doc := range []string{
+		``, `{}`, `{"PublicIP":"192.168.64.3"}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":null} `,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":null,"NodeName":"a","Later":1}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":null,"MachineID":"m","NodeName":"a"}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":null,"NodeName":"a b"}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":null,"NodeName":"\u0061"}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":null,"NodeName":"ä"}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendData":null}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendData":{"VNI": 1}}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendData":{"VNI":}}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendData":{"VNI":1}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendData":{"a":"}"]}`,
+		`{"PublicIP":"::ffff:192.168.64.3","PublicIPv6":null}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":"fe80::1%eth0"}`,
+		`{"PublicIP":"192.168.64.3","PublicIPv6":"192.168.64.3"}`,
+		`{"PublicIP":"127.0.0.1","PublicIPv6":null}`,
+	} {
+		_, ok := decodeUsual(PerFamily[netip.Prefix]{}, []byte(doc))
+		require.False(t, ok, doc)
+	}
+}

@@ -264,7 +264,7 @@ func TestEncodeValueRefuses(t *testing.T) {
 			Node: "n1", PublicIPs: subnet.PerFamily[netip.Addr]{addr("fd00::3")},
 		},
 		`encoding the lease of "n1": lease value, publicip: it stands there as PublicIP already`: {Node: "n1", Extra: `{"publicip":"192.168.64.4"}`},
-		`encoding the lease of "n1": json: error calling MarshalJSON for type json.RawMessage: invalid character 'x' looking for beginning of value`: {
+		`encoding the lease of "n1": lease value, BackendData: invalid character 'x' looking for beginning of value`: {
 			Node: "n1", BackendData: subnet.PerFamily[string]{"x"},
 		},
 	} {
