@@ -1,0 +1,93 @@
+package install
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+)
+
+// Plugins copies the executables of one directory into another, which it makes
+// where it is missing, and returns the names of those that were not there, or
+// others. What else is there stays. A plugin that runs goes on with its old
+// file (rename(2)).
+func Plugins(from, to string) (changed []string, err error) {
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return nil, fmt.Errorf("listing the CNI plugins to install: %w", err)
+	}
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return nil, fmt.Errorf("making the directory of CNI plugins: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+			continue
+		}
+		source, target := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
+		same, err := equal(source, target)
+		if err == nil && !same {
+			err = replace(source, target)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("installing the CNI plugin %s: %w", target, err))
+		} else if !same {
+			changed = append(changed, e.Name())
+		}
+	}
+	return changed, errors.Join(errs...)
+}
+
+// equal reports whether the target is an executable with the same content.
+func equal(source, target string) (bool, error) {
+	info, err := os.Stat(target)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o755 {
+		return false, err
+	}
+	var sums [2][]byte
+	for i, path := range []string{source, target} {
+		if sums[i], err = sum(path); err != nil {
+			return false, err
+		}
+	}
+	return bytes.Equal(sums[0], sums[1]), nil
+}
+
+func sum(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	_, err = io.Copy(h, f)
+	return h.Sum(nil), err
+}
+
+// replace copies a file to another place, there in one step.
+func replace(source, target string) error {
+	in, err := os.Open(source)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := renameio.NewPendingFile(target, renameio.WithStaticPermissions(0o755))
+	if err != nil {
+		return err
+	}
+	defer out.Cleanup()
+	if _, err := io.Copy(out, in); err != nil {
+		return err
+	}
+	return out.CloseAtomicallyReplace()
+}
