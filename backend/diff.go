@@ -41,13 +41,16 @@ type Change struct {
 	Have, Want Object
 }
 
-// Key returns the key of the object that changes.
-func (c Change) Key() Key {
+// Object returns what is to be there, or else what is to go.
+func (c Change) Object() Object {
 	if c.Want != nil {
-		return c.Want.Key()
+		return c.Want
 	}
-	return c.Have.Key()
+	return c.Have
 }
+
+// Key returns the key of the object that changes.
+func (c Change) Key() Key { return c.Object().Key() }
 
 // String tells the change for the audit log.
 func (c Change) String() string {
@@ -148,27 +151,30 @@ func rank(c Change) uint8 {
 // of one kind are in no particular, but a stable order, with one exception:
 // forwarding is switched on after the other sysctls, which say what it leaves
 // alone.
-func SortChanges(changes []Change) {
-	if len(changes) < 2 {
+func SortChanges(changes []Change) { Sort(changes, func(c Change) Change { return c }) }
+
+// Sort is SortChanges for what carries changes.
+func Sort[T any](list []T, change func(T) Change) {
+	if len(list) < 2 {
 		return
 	}
 	// There are few ranks, and a start brings some 100 000 changes: counted,
 	// not compared.
-	of := make([]uint8, len(changes))
+	of := make([]uint8, len(list))
 	var next [ranks + 1]int // where the changes of a rank begin
-	for i, c := range changes {
-		of[i] = rank(c)
+	for i, t := range list {
+		of[i] = rank(change(t))
 		next[of[i]+1]++
 	}
 	for r := range ranks {
 		next[r+1] += next[r]
 	}
-	sorted := make([]Change, len(changes))
-	for i, c := range changes {
-		sorted[next[of[i]]] = c
+	sorted := make([]T, len(list))
+	for i, t := range list {
+		sorted[next[of[i]]] = t
 		next[of[i]]++
 	}
-	copy(changes, sorted)
+	copy(list, sorted)
 }
 
 // LinkOf returns the link that carries o and takes it along, "" when none

@@ -49,6 +49,8 @@ type Kernel interface {
 	Watch(ctx context.Context, tell func(backend.Event)) error
 	// Host returns what the underlay is chosen from.
 	Host(ctx context.Context) (backend.Host, error)
+	// Interfaces returns those of Host, and reads no routes.
+	Interfaces(ctx context.Context) ([]backend.Interface, error)
 }
 
 // Firewall holds the rules of the host that are ours.
@@ -324,7 +326,7 @@ func (a *Agent) onEvent(e backend.Event) {
 	if e.Resync {
 		a.board.problem(taskKernel, nil)
 	}
-	a.inbox.event(e)
+	a.inbox.event(e, scope{kernel: true})
 }
 
 func (a *Agent) onRules() {

@@ -215,7 +215,7 @@ func TestUnderlayChange(t *testing.T) {
 		{Prefix: netip.MustParsePrefix("192.168.5.1/24"), Usable: true}}}}
 	b.kernel.host.Routes = []backend.HostRoute{{Dst: netip.MustParsePrefix("0.0.0.0/0"), Via: netip.MustParseAddr("192.168.5.254"), Link: "eth1"}}
 	b.kernel.mu.Unlock()
-	b.agent.inbox.event(backend.Event{Host: true})
+	b.agent.inbox.event(backend.Event{Host: true}, everything)
 	b.eventually("the device follows in place", func() bool {
 		l, ok := b.kernel.get(backend.Key{Kind: backend.KindLink, Name: "twill.1"}).(backend.Link)
 		return ok && l.Parent == "eth1" && l.Local == netip.MustParseAddr("192.168.5.1") && l.MTU == 8950

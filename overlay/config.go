@@ -35,7 +35,7 @@ func (a *Agent) takeConfig(raw []byte, recalled bool) bool {
 		return confirmed // it is announced now
 	}
 	s.config = &next
-	s.host = true // what of the underlay matters depends on the config
+	s.routes = true // what of the underlay matters depends on the config
 	a.board.config(next)
 	a.cfg.Log.WithField("backend", next.Backend.Type).Info("network config taken")
 	return true

@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"iter"
+	"slices"
 	"sync"
 
 	"github.com/twill-net/twill/backend"
@@ -15,47 +17,49 @@ const hostPlan = ""
 type desired struct {
 	mu     sync.RWMutex
 	byNode map[string][]backend.Object
-	index  backend.State
+	index  *backend.Set
 	shared map[backend.Key]int // in how many more plans the object of a key is: of some permits
 }
 
 func newDesired() *desired {
-	return &desired{byNode: map[string][]backend.Object{}, index: backend.State{}, shared: map[backend.Key]int{}}
+	return &desired{byNode: map[string][]backend.Object{}, index: backend.NewSet(), shared: map[backend.Key]int{}}
 }
 
 // wants reports whether the object is what we want under that key; nil is
 // none.
-func (d *desired) wants(k backend.Key, o backend.Object) bool {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
-	return d.index[k] == o
-}
+func (d *desired) wants(k backend.Key, o backend.Object) bool { return d.get(k) == o }
 
 // get returns the object that we want under a key; nil for none.
 func (d *desired) get(k backend.Key) backend.Object {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return d.index[k]
+	return d.index.Get(k)
 }
 
-// replace takes new plans for some nodes and returns what changes thereby. All
-// that the old plans wanted is taken out before the new ones go in: an object
-// may move from one node to another.
+// replace takes new plans for some nodes and returns what changes thereby, in
+// its order. All that the old plans wanted is taken out before the new ones go
+// in: an object may move from one node to another.
 func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	before := backend.State{}
-	for node := range plans {
+	before := backend.State{} // what was wanted under the keys that more than one plan, old or new, has
+	for node, objects := range plans {
+		if slices.Equal(d.byNode[node], objects) {
+			continue
+		}
 		for _, o := range d.byNode[node] {
 			k := o.Key()
 			if _, seen := before[k]; !seen {
-				before[k] = d.index[k]
+				before[k] = d.index.Get(k)
 			}
 			d.forget(k)
 		}
 	}
-	after := map[backend.Key]bool{}
+	var changes []backend.Change
 	for node, objects := range plans {
+		if slices.Equal(d.byNode[node], objects) {
+			continue
+		}
 		if len(objects) == 0 {
 			delete(d.byNode, node)
 			continue
@@ -63,26 +67,30 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 		d.byNode[node] = objects
 		for _, o := range objects {
 			k := o.Key()
-			other, there := d.index[k]
-			if there {
+			other := d.index.Get(k)
+			if other != nil {
 				d.shared[k]++
 			}
-			if _, seen := before[k]; !seen {
+			d.index.Put(o)
+			if _, seen := before[k]; seen || other == o {
+				continue
+			}
+			if other == nil {
+				changes = append(changes, backend.Change{Want: o})
+				continue
+			}
+			// Two plans disagree, which no two records that count make them do.
+			n := len(changes)
+			changes = slices.DeleteFunc(changes, func(c backend.Change) bool { return c.Key() == k })
+			if before[k] = nil; len(changes) == n {
 				before[k] = other
 			}
-			d.index[k] = o
-			after[k] = true
-		}
-	}
-	var changes []backend.Change
-	for k := range after {
-		if have, want := before[k], d.index[k]; have != want {
-			changes = append(changes, backend.Change{Have: have, Want: want})
 		}
 	}
 	for k, have := range before {
-		if !after[k] && have != nil && d.index[k] == nil && k.Kind != backend.KindSysctl {
-			changes = append(changes, backend.Change{Have: have})
+		want := d.index.Get(k)
+		if have != want && (want != nil || k.Kind != backend.KindSysctl) {
+			changes = append(changes, backend.Change{Have: have, Want: want})
 		}
 	}
 	backend.SortChanges(changes)
@@ -94,7 +102,7 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 func (d *desired) forget(k backend.Key) {
 	switch n := d.shared[k]; n {
 	case 0:
-		delete(d.index, k)
+		d.index.Delete(k)
 	case 1:
 		delete(d.shared, k)
 	default:
@@ -102,11 +110,39 @@ func (d *desired) forget(k backend.Key) {
 	}
 }
 
-// has reports whether there is a plan for a node.
-func (d *desired) has(node string) bool {
+// peerNews is which peers came, changed or went.
+type peerNews struct {
+	added, changed, gone int
+	some                 []struct{ id, what string } // the first of them
+}
+
+// maxNews bounds peerNews.some.
+const maxNews = 8
+
+// news returns what becomes of the nodes that are dirty by their new plans.
+func (d *desired) news(dirty map[string]bool, plans map[string][]backend.Object) (n peerNews) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return d.byNode[node] != nil
+	for id := range dirty {
+		var what string
+		switch had, has := d.byNode[id] != nil, plans[id] != nil; {
+		case had && !has:
+			what = "peer gone"
+			n.gone++
+		case had:
+			what = "peer changed"
+			n.changed++
+		case has:
+			what = "peer added"
+			n.added++
+		default:
+			continue // a record that does not count
+		}
+		if len(n.some) < maxNews {
+			n.some = append(n.some, struct{ id, what string }{id, what})
+		}
+	}
+	return n
 }
 
 // peers returns to how many nodes there is a way.
@@ -133,22 +169,33 @@ func (d *desired) nodes() []string {
 	return ids
 }
 
-// diff compares all that we want with what there is; without prune, what
-// nobody wants is left alone.
-func (d *desired) diff(have backend.State, prune bool) []backend.Change {
+// diff compares what we want with what there is, as far as that was looked at;
+// without prune, what nobody wants is left alone.
+func (d *desired) diff(have backend.State, looked scope, prune bool) []backend.Change {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	changes := backend.Diff(d.index, have)
+	changes := backend.Diff(part{d.index, looked}, have)
 	if prune {
 		return changes
 	}
-	kept := changes[:0]
-	for _, c := range changes {
-		if c.Want != nil {
-			kept = append(kept, c)
+	return slices.DeleteFunc(changes, func(c backend.Change) bool { return c.Want == nil })
+}
+
+// part is what of a set is in a scope.
+type part struct {
+	*backend.Set
+	scope
+}
+
+// All implements backend.Objects.
+func (p part) All() iter.Seq[backend.Object] {
+	return func(yield func(backend.Object) bool) {
+		for o := range p.Set.All() {
+			if p.holds(kindOf(o)) && !yield(o) {
+				return
+			}
 		}
 	}
-	return kept
 }
 
 // sysctls returns the names of the sysctls that we want.

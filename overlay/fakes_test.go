@@ -34,7 +34,11 @@ type memKernel struct {
 	deleted []backend.Key
 	applied []backend.Change
 	fail    chan error // Watch fails
+	looks   looks
 }
+
+// looks counts what was read.
+type looks struct{ observe, host, interfaces int }
 
 func newMemKernel() *memKernel {
 	return &memKernel{
@@ -53,6 +57,7 @@ func newMemKernel() *memKernel {
 func (k *memKernel) Observe(_ context.Context, sysctls []string) (backend.State, error) {
 	k.mu.Lock()
 	gate := k.gate
+	k.looks.observe++
 	k.mu.Unlock()
 	if gate != nil {
 		gate <- struct{}{}
@@ -156,7 +161,22 @@ func (k *memKernel) Watch(ctx context.Context, tell func(backend.Event)) error {
 func (k *memKernel) Host(context.Context) (backend.Host, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.looks.host++
 	return k.host, nil
+}
+
+func (k *memKernel) Interfaces(context.Context) ([]backend.Interface, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.looks.interfaces++
+	return slices.Clone(k.host.Interfaces), nil
+}
+
+// looked returns what was read so far.
+func (k *memKernel) looked() looks {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.looks
 }
 
 // memFirewall keeps the rules it is told.

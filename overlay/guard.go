@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -29,6 +28,15 @@ type Guard interface {
 // network stack's.
 func guarded(k backend.Kind) bool {
 	return k == backend.KindPermit || k == backend.KindGuard || k == backend.KindPod
+}
+
+// kindOf is the kind of an object's key, without making the whole key of each
+// of many.
+func kindOf(o backend.Object) backend.Kind {
+	if _, ok := o.(hygiene.Permit); ok {
+		return backend.KindPermit
+	}
+	return o.Key().Kind
 }
 
 // checkGuard does without the Guard where the kernel has none, and says so. A
@@ -79,33 +87,15 @@ func (a *Agent) onGuard(e backend.Event) {
 	if e.Resync {
 		a.board.problem(taskGuard, nil)
 	}
-	a.inbox.event(e)
-}
-
-// observe reads the network stack and the Guard, and reports whether the latter
-// could be read: if not, it is left as it is, and the rest goes on.
-func (a *Agent) observe(ctx context.Context) (have backend.State, guard bool, err error) {
-	have, err = a.kernel.Observe(ctx, a.desired.sysctls())
-	if err != nil || a.guard == nil {
-		return have, a.guard == nil, err
-	}
-	state, err := a.guard.Observe(ctx)
-	if a.board.problem(partGuard, err) && err != nil && ctx.Err() == nil {
-		a.cfg.Log.WithError(err).Warn("VTEP hygiene could not be read, will retry")
-	}
-	if err != nil {
-		return have, false, nil
-	}
-	maps.Copy(have, state)
-	return have, true, nil
+	a.inbox.event(e, scope{guard: true})
 }
 
 // write makes the changes, in their order, each where it belongs.
 func (a *Agent) write(ctx context.Context, changes []backend.Change) []error {
 	errs := make([]error, 0, len(changes))
 	for len(changes) > 0 {
-		mine := guarded(changes[0].Key().Kind)
-		n := slices.IndexFunc(changes, func(c backend.Change) bool { return guarded(c.Key().Kind) != mine })
+		mine := guarded(kindOf(changes[0].Object()))
+		n := slices.IndexFunc(changes, func(c backend.Change) bool { return guarded(kindOf(c.Object())) != mine })
 		if n < 0 {
 			n = len(changes)
 		}
@@ -149,7 +139,7 @@ func (a *Agent) hostObjects(own subnet.Lease) []backend.Object {
 func (a *Agent) peerObjects(own, peer subnet.Lease) ([]backend.Object, error) {
 	objects, err := a.state.planner.Peer(own, peer)
 	if a.guards() {
-		objects = append(objects, hygiene.Peer(a.state.active, own, peer)...)
+		objects = slices.Concat(objects, hygiene.Peer(a.state.active, own, peer))
 	}
 	return objects, err
 }

@@ -48,7 +48,8 @@ func (g *ground) get() pods.Ground {
 	return g.Ground
 }
 
-func (g *ground) setOverlay(cfg subnet.Config) {
+// setOverlay reports whether they are others than before.
+func (g *ground) setOverlay(cfg subnet.Config) bool {
 	var networks []netip.Prefix
 	for _, n := range cfg.Networks {
 		if n.Enabled() {
@@ -57,7 +58,9 @@ func (g *ground) setOverlay(cfg subnet.Config) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	other := !slices.Equal(g.Overlay, networks)
 	g.Overlay = networks
+	return other
 }
 
 func (g *ground) setBridges(networks []pods.Network) {
@@ -74,8 +77,8 @@ func (g *ground) setBridges(networks []pods.Network) {
 
 // takePods notes the pods of this node, and reports whether others are there
 // than before.
-func (a *Agent) takePods(host backend.Host) bool {
-	now := pods.From(host.Interfaces)
+func (a *Agent) takePods(interfaces []backend.Interface) bool {
+	now := pods.From(interfaces)
 	if slices.Equal(now, a.state.pods) {
 		return false
 	}

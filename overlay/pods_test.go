@@ -25,12 +25,6 @@ type memLinks struct {
 	broken error // of the next change
 }
 
-func (l *memLinks) Interfaces(context.Context) ([]backend.Interface, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.host.Interfaces), nil
-}
-
 func (l *memLinks) Behind(context.Context, string) (int, []netip.Addr, []netip.Addr, error) {
 	return 0, nil, nil, errors.New("nobody asks")
 }

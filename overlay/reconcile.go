@@ -33,14 +33,17 @@ type state struct {
 	rules   *masq.Rules       // in the kernel as of the last Sync
 	refused map[string]string // records that were told to be refused, and why
 
-	full        bool // the next pass looks at everything
-	host        bool // the next pass chooses the underlay again
+	full        scope // what the next pass looks at as a whole
+	host        bool  // the next pass looks at the interfaces again,
+	routes      bool  // and at the host's own routes, and chooses the underlay again
 	dirtyRules  bool
 	guardBroken bool                        // could not be made anew in this pass
 	rulesTried  masq.Rules                  // that could not be written,
 	rulesTry    *backoff.ExponentialBackOff // and how long to wait
 	rulesAt     time.Time                   // until then; zero when they were written
 	pods        []pods.Pod                  // on this node
+	interfaces  []backend.Interface         // that matter to the underlay, as last seen
+	env         bool                        // subnet.env says what is so
 	foreign     []backend.HostRoute         // the host's own, in the overlay network
 	inSync      bool                        // the first full list is planned for: what nobody wants may go
 	settled     bool                        // all peers of the first full list were programmed once
@@ -77,7 +80,7 @@ func (a *Agent) reconcile(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-full.C:
-			a.state.full, a.state.host, a.state.dirtyRules = true, true, true
+			a.state.full, a.state.routes, a.state.dirtyRules, a.state.env = everything, true, true, false
 		case <-a.inbox.wake:
 		case <-due.C:
 		}
@@ -92,14 +95,17 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	now := time.Now()
 	s := a.state
 	recheck := a.inbox.expire(now)
-	n := a.inbox.take()
-	s.full = s.full || n.resync
-	s.host = s.host || n.host
+	n := a.inbox.take(now)
+	s.full = s.full.or(n.resync)
+	s.host, s.routes = s.host || n.host, s.routes || n.routes
 	s.dirtyRules = s.dirtyRules || n.rules
 	hosts := n.inSync != s.inSync // the guard may come
 	s.inSync = n.inSync           // not later: a list that arrives from now on is not planned for in this pass
 
-	if n.host { // what could not be made then may be possible now
+	if !n.again.IsZero() {
+		recheck = earliest(n.again, recheck)
+	}
+	if n.host || n.routes { // what could not be made then may be possible now
 		for _, p := range s.pending {
 			if !p.repair || p.failed {
 				p.at = now
@@ -108,7 +114,7 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	}
 
 	replan := a.takeConfig(n.config, n.configRecalled)
-	host, other, others := a.takeHost(ctx)
+	interfaces, other, others := a.takeHost(ctx)
 	replan, hosts = replan || other, hosts || others
 	otherLease := false
 	if n.held != nil && (s.held == nil || *s.held != *n.held) {
@@ -119,11 +125,12 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	if n.held != nil || n.lost != nil {
 		s.lost = n.lost
 		s.heldRecalled = n.heldRecalled && n.lost == nil
+		s.env = false
 	}
 	if n.lost != nil {
 		a.withdrawEnv()
 	}
-	if s.host { // could not be read
+	if s.host || s.routes { // could not be read
 		recheck = earliest(now.Add(time.Second), recheck)
 	}
 	if s.planner == nil || s.held == nil {
@@ -134,69 +141,23 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 		a.showReadiness(a.missing())
 		return earliest(now.Add(a.cfg.FullPass), recheck)
 	}
-	planned := a.plan(n.nodes, replan, hosts)
+	planned, peers := a.plan(n.nodes, replan, hosts)
+	rules := a.syncRules(ctx, now, replan) // their own, and soon done: what was flushed is not to wait for all the peers
 	read, links, guard := a.program(ctx, now, planned, n.drift)
-	rules := a.syncRules(ctx, now)
 	if ctx.Err() != nil { // nothing of it says how we are
 		return now
 	}
-	a.showShadows()
-	if host != nil {
-		a.syncBridges(ctx, *host)
+	a.logPeers(peers)
+	if replan || n.refusals {
+		a.logRefused()
 	}
+	a.showShadows()
+	if interfaces != nil {
+		a.syncBridges(ctx, backend.Host{Interfaces: interfaces})
+	}
+	s.env = s.env && !replan
 	a.conclude(now, read, links, rules)
 	return earliest(a.nextDue(now, read && links && guard && rules), recheck)
-}
-
-// takeHost looks at the host's interfaces again, and reports whether the
-// underlay and whether the pods are others than before. It returns nil when
-// nothing had to be looked at, or it could not be.
-func (a *Agent) takeHost(ctx context.Context) (seen *backend.Host, underlay, pods bool) {
-	s := a.state
-	if !s.host {
-		return nil, false, false
-	}
-	host, err := a.kernel.Host(ctx)
-	if err != nil {
-		return nil, a.noUnderlay(ctx, err), false
-	}
-	s.host = false
-	a.board.readBack(time.Now())
-	a.takeRoutes(host)
-	return &host, a.takeUnderlay(ctx, host), a.takePods(host)
-}
-
-func (a *Agent) noUnderlay(ctx context.Context, err error) (changed bool) {
-	if a.board.problem(partUnderlay, err) && ctx.Err() == nil {
-		a.cfg.Log.WithError(err).Warn("the underlay could not be chosen, will look again when it changes")
-	}
-	return false
-}
-
-// takeUnderlay chooses the underlay again, and reports whether it changed. One
-// that cannot be chosen now, while a link flaps, say, leaves the old one.
-func (a *Agent) takeUnderlay(ctx context.Context, host backend.Host) bool {
-	s := a.state
-	var before backend.Underlay
-	if s.underlay != nil {
-		before = *s.underlay
-	}
-	u, err := a.cfg.Underlay.Select(host, a.cfg.Route, before)
-	if err != nil {
-		return a.noUnderlay(ctx, err)
-	}
-	if s.config == nil || !s.config.Backend.VXLAN.DirectRouting {
-		u.OnLink = nil // does not matter, and changes with every pod
-	}
-	a.board.underlayChosen(u)
-	if s.underlay != nil && s.underlay.Equal(u) {
-		return false
-	}
-	if s.underlay == nil || s.underlay.Interface != u.Interface || s.underlay.PublicIPs != u.PublicIPs || s.underlay.MTU != u.MTU {
-		a.cfg.Log.WithFields(logrus.Fields{"interface": u.Interface, "mtu": u.MTU, "public_ips": addrs(u.PublicIPs)}).Info("underlay chosen")
-	}
-	s.underlay = &u
-	return true
 }
 
 // newPlanner makes the planner for the config and underlay there are now, and
@@ -220,10 +181,11 @@ func (a *Agent) newPlanner() bool {
 		return false
 	}
 	s.planner, s.active = p, cfg
-	a.ground.setOverlay(cfg)
-	select {
-	case a.sweepNow <- struct{}{}:
-	default:
+	if a.ground.setOverlay(cfg) {
+		select {
+		case a.sweepNow <- struct{}{}:
+		default:
+		}
 	}
 	claim := p.Announce(subnet.Claim{Node: a.cfg.Node, MachineID: a.cfg.MachineID, Config: cfg.ForLease()})
 	if claim != s.claim && !s.configRecalled { // else the store may know of another config
@@ -270,13 +232,13 @@ func (a *Agent) takeHeld(h subnet.Held) {
 }
 
 // plan plans again for the nodes that are dirty, or for all, and for this node
-// if it has to, and returns what that changes.
-func (a *Agent) plan(dirty map[string]bool, all, host bool) []backend.Change {
+// if it has to, and returns what that changes, and for which peers.
+func (a *Agent) plan(dirty map[string]bool, all, host bool) ([]backend.Change, peerNews) {
 	s := a.state
 	own := s.held.Lease
-	plans := map[string][]backend.Object{}
+	plans := make(map[string][]backend.Object, len(dirty)+1)
 	if all {
-		s.full = true // only a look at the kernel tells what an earlier plan left
+		s.full = everything // only a look at the kernel tells what an earlier plan left
 		dirty = a.inbox.setOwn(own, s.planner.Check)
 		for _, id := range a.desired.nodes() {
 			dirty[id] = true
@@ -296,42 +258,23 @@ func (a *Agent) plan(dirty map[string]bool, all, host bool) []backend.Change {
 		plans[id] = objects
 		a.board.peerPlanned(id, err)
 	}
-	if len(dirty) > 0 {
-		a.logPeers(dirty, plans)
-	}
-	a.logRefused()
-	return a.desired.replace(plans)
+	news := a.desired.news(dirty, plans)
+	return a.desired.replace(plans), news
 }
 
 // logPeers tells which peers came, changed or went; many at once in one line.
-func (a *Agent) logPeers(dirty map[string]bool, plans map[string][]backend.Object) {
-	const few = 8
-	count := map[string]int{}
-	for id := range dirty {
-		var what string
-		switch had := a.desired.has(id); {
-		case plans[id] == nil && had:
-			what = "peer gone"
-		case plans[id] != nil && had:
-			what = "peer changed"
-		case plans[id] != nil:
-			what = "peer added"
-		default:
-			continue // a record that does not count
+func (a *Agent) logPeers(n peerNews) {
+	if len(n.some) == n.added+n.changed+n.gone {
+		for _, p := range n.some {
+			a.cfg.Log.WithField("peer", p.id).Info(p.what)
 		}
-		count[what]++
-		if len(dirty) <= few {
-			a.cfg.Log.WithField("peer", id).Info(what)
-		}
+		return
 	}
-	if len(dirty) > few {
-		a.cfg.Log.WithFields(logrus.Fields{"added": count["peer added"], "changed": count["peer changed"], "gone": count["peer gone"]}).Info("peers changed")
-	}
+	a.cfg.Log.WithFields(logrus.Fields{"added": n.added, "changed": n.changed, "gone": n.gone}).Info("peers changed")
 }
 
 // logRefused tells of each record that does not count once, and again when the
-// reason is another. It is called in every pass: a record that nobody can be
-// named for makes no node dirty.
+// reason is another.
 func (a *Agent) logRefused() {
 	const few = 8
 	refused := a.inbox.refused()

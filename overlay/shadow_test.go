@@ -17,7 +17,7 @@ func TestRouteIsShadowed(t *testing.T) {
 		b.kernel.host.Routes = append(b.kernel.host.Routes[:1:1], more...)
 		tell := b.kernel.tell
 		b.kernel.mu.Unlock()
-		tell(backend.Event{Host: true})
+		tell(backend.Event{Routes: true})
 	}
 	prefix := netip.MustParsePrefix
 	b := start(t, nil)

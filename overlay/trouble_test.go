@@ -102,7 +102,7 @@ func TestDeviceThatCannotBeMade(t *testing.T) {
 	b.kernel.mu.Lock()
 	clear(b.kernel.broken)
 	b.kernel.mu.Unlock()
-	b.agent.inbox.event(backend.Event{Host: true})
+	b.agent.inbox.event(backend.Event{Host: true}, everything)
 	b.eventually("all is back", func() bool {
 		return b.agent.Status().Ready && b.kernel.get(routeKey(2)) != nil && b.kernel.get(routeKey(3)) != nil
 	})
@@ -124,7 +124,7 @@ func TestHostChangeIsANewTry(t *testing.T) {
 	b.kernel.mu.Lock()
 	delete(b.kernel.broken, k2)
 	b.kernel.mu.Unlock()
-	b.agent.inbox.event(backend.Event{Host: true})
+	b.agent.inbox.event(backend.Event{Host: true}, everything)
 	b.eventually("it is back", func() bool { return b.kernel.get(k2) != nil })
 }
 

@@ -1,0 +1,130 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/envfile"
+)
+
+// conclude writes subnet.env if all of it is true, and tells how we are.
+func (a *Agent) conclude(now time.Time, read, links, rules bool) {
+	s := a.state
+	if read {
+		a.board.readBack(now)
+	}
+	hostFailed := !read || !links
+	for k := range s.pending {
+		if (k.Kind == backend.KindLink || k.Kind == backend.KindAddress) && a.desired.get(k) != nil {
+			hostFailed = true
+		}
+	}
+	a.board.contention(s.pace.contended(now))
+	reasons := a.missing()
+	if hostFailed {
+		reasons = append(reasons, "the device is not as it must be, see failing")
+	}
+	if len(reasons) == 0 && !s.env {
+		if err := a.writeEnv(); err != nil {
+			reasons = append(reasons, err.Error())
+			a.cfg.Log.WithError(err).Warn("subnet file could not be written, will retry")
+		} else {
+			s.env = true
+			if a.cfg.Manager != nil {
+				a.cfg.Manager.Ready()
+			}
+		}
+	}
+	a.board.held(*s.held) // not before subnet.env says the same
+	if s.rules == nil || !rules {
+		reasons = append(reasons, "the rules are not in"+a.board.because(partRules))
+	}
+	if s.configRecalled {
+		reasons = append(reasons, "the network config is what an earlier run knew: the store has not told one")
+	}
+	if s.heldRecalled {
+		reasons = append(reasons, "the lease is what an earlier run knew: the store has not confirmed it")
+	}
+	if !s.settled {
+		reasons = append(reasons, "the first full list of peers is not programmed")
+	}
+	if !a.showReadiness(reasons) {
+		return
+	}
+	if len(reasons) == 0 {
+		a.cfg.Log.Info("ready")
+	} else {
+		a.cfg.Log.WithField("reasons", reasons).Warn("no longer ready")
+	}
+}
+
+// showReadiness shows why the node is not ready, nothing for ready, and reports
+// whether that turned.
+func (a *Agent) showReadiness(reasons []string) (turned bool) {
+	if m := a.cfg.Manager; m != nil {
+		line := "waiting: " + strings.Join(reasons, "; ")
+		if len(reasons) == 0 {
+			line = fmt.Sprintf("ready: subnet %s, ways to %d peers", strings.Join(prefixes(a.state.held.Lease.Subnets), " and "), a.desired.peers())
+		}
+		m.Status(line + a.board.storeAway())
+	}
+	return a.board.readiness(reasons)
+}
+
+// missing names what there must be before anything can be programmed.
+func (a *Agent) missing() []string {
+	s := a.state
+	var reasons []string
+	for _, m := range []struct {
+		missing bool
+		what    string
+	}{
+		{s.config == nil, "no usable network config yet" + a.board.because(partConfig)},
+		{s.underlay == nil, "no external interface yet" + a.board.because(partUnderlay)},
+		{s.config != nil && s.underlay != nil && s.planner == nil, "the network config does not fit the underlay" + a.board.because(partFit)},
+		{s.held == nil, "no lease yet" + a.board.because(partLease)},
+		{s.held != nil && s.lost != nil, fmt.Sprintf("the lease is lost: %v", s.lost)},
+	} {
+		if m.missing {
+			reasons = append(reasons, m.what)
+		}
+	}
+	return reasons
+}
+
+// withdrawEnv takes subnet.env away, as the subnet in it is another node's now:
+// no pod may get an address of it. Pods that are there go on.
+func (a *Agent) withdrawEnv() {
+	if err := os.Remove(a.cfg.SubnetFile); err == nil {
+		a.cfg.Log.Warn("subnet file withdrawn: no pods can be added until there is a lease again")
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		a.cfg.Log.WithError(err).Warn("subnet file could not be withdrawn")
+	}
+}
+
+func (a *Agent) writeEnv() error {
+	s := a.state
+	env := envfile.Env{IPMasq: a.cfg.Masquerade}
+	mtu := s.planner.MTU()
+	for _, f := range subnet.Families {
+		n, p := s.active.Networks[f], s.held.Lease.Subnets[f]
+		if !n.Enabled() || !p.IsValid() {
+			continue
+		}
+		env.Networks[f] = []netip.Prefix{n.Network}
+		env.Subnets[f] = envfile.Gateway(p)
+		if env.MTU == 0 || mtu[f] < env.MTU {
+			env.MTU = mtu[f]
+		}
+	}
+	_, err := envfile.Write(a.cfg.SubnetFile, env)
+	a.board.mtu(env.MTU)
+	return err
+}
