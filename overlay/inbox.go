@@ -36,6 +36,7 @@ type inbox struct {
 	own      *subnet.Held         // our lease as last told
 	told     uint64               // how often something came of the store
 	doubtful map[string]time.Time // keys a restored store lacks, and when they go
+	routesAt time.Time            // before which the host's routes are not looked at again
 }
 
 // news is what the reconciler takes out of the inbox.
@@ -46,9 +47,12 @@ type news struct {
 	lost                         error        // why our lease is not ours any more
 	nodes                        map[string]bool
 	drift                        map[backend.Key]backend.Object // what the kernel has, where it is not what we want; nil when gone
-	resync                       bool                           // look at everything
-	host                         bool                           // the host's own network changed
+	resync                       scope                          // look at these as a whole
+	host                         bool                           // interfaces or addresses of the host changed
+	routes                       bool                           // routes of the host changed
+	refusals                     bool                           // other records may be refused than before
 	rules                        bool                           // the firewall may have changed
+	again                        time.Time                      // when there is more to take at the latest; zero: nothing now
 	inSync                       bool                           // nodes holds, or held before, all that the store's first full list named
 }
 
@@ -59,7 +63,7 @@ func newInbox(node string, d *desired) *inbox {
 		doubtful: map[string]time.Time{},
 	}
 	// The first pass looks at everything.
-	b.news = news{resync: true, host: true, rules: true}
+	b.news = news{resync: everything, routes: true, rules: true}
 	b.poke()
 	return b
 }
@@ -71,13 +75,16 @@ func (b *inbox) poke() {
 	}
 }
 
-// take empties the inbox.
-func (b *inbox) take() news {
+// take empties the inbox, but for routes whose time has not come.
+func (b *inbox) take(now time.Time) news {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := b.news
 	n.inSync = b.inSync
 	b.news = news{}
+	if n.routes && now.Before(b.routesAt) {
+		n.routes, b.news.routes, n.again = false, true, b.routesAt
+	}
 	return n
 }
 
@@ -97,14 +104,18 @@ func (b *inbox) held(h subnet.Held) {
 func (b *inbox) lost(why error) { b.put(func(n *news) { n.lost, b.own = why, nil }) }
 func (b *inbox) rules()         { b.put(func(n *news) { n.rules = true }) }
 
-// event takes a notification of the kernel. Those that tell what we want
-// anyway, the echoes of our own writes above all, end here.
-func (b *inbox) event(e backend.Event) {
+// event takes a notification of the kernel, or of the guard; all is what its
+// Resync is about. Those that tell what we want anyway, the echoes of our own
+// writes above all, end here.
+func (b *inbox) event(e backend.Event, all scope) {
 	if e.Resync {
-		b.put(func(n *news) { n.resync = true })
+		b.put(func(n *news) { n.resync = n.resync.or(all) })
 	}
-	if e.Host || e.Routes {
+	if e.Host {
 		b.hostChanged()
+	}
+	if e.Routes {
+		b.routesChanged()
 	}
 	switch {
 	case e.Key == (backend.Key{}):
@@ -117,7 +128,7 @@ func (b *inbox) event(e backend.Event) {
 		// What hung on the link may have gone without a word: the kernel
 		// drops the IPv4 routes of a link that goes down silently
 		// (net/ipv4/fib_frontend.c, fib_disable_ip).
-		b.put(func(n *news) { n.resync = true })
+		b.put(func(n *news) { n.resync = n.resync.or(all) })
 	default:
 		b.drifted(e)
 	}
@@ -134,6 +145,32 @@ func (b *inbox) hostChanged() {
 	}
 }
 
+// routesPause is the least time between two looks at the host's own routes, and
+// routesShare how many times longer than a look the next one waits: a router
+// with a full table may change it all the time.
+const (
+	routesPause = time.Second
+	routesShare = 20
+)
+
+// routesChanged has the host's routes looked at: soon, as the way to the peers
+// may be another one, or when their time has come.
+func (b *inbox) routesChanged() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.news.routes {
+		b.news.routes = true
+		time.AfterFunc(max(hostDelay, time.Until(b.routesAt)), b.poke)
+	}
+}
+
+// routesRead notes that the host's routes were looked at, and how long that took.
+func (b *inbox) routesRead(took time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.routesAt = time.Now().Add(max(routesPause, routesShare*took))
+}
+
 func (b *inbox) drifted(e backend.Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -148,6 +185,7 @@ func (b *inbox) drifted(e backend.Event) {
 func (b *inbox) leases(u subnet.Update) {
 	b.mu.Lock()
 	b.told++
+	b.news.refusals = true
 	var dirty []string
 	for _, r := range u.Put {
 		delete(b.doubtful, r.Key)
@@ -159,7 +197,7 @@ func (b *inbox) leases(u subnet.Update) {
 		}
 		dirty = b.snapshot.Replace(list)
 		b.inSync = true
-		b.news.resync = true
+		b.news.resync = everything
 	} else {
 		for _, r := range u.Put {
 			dirty = append(dirty, b.announced(r)...)
@@ -221,6 +259,7 @@ func (b *inbox) expire(now time.Time) (next time.Time) {
 		case !now.Before(until):
 			delete(b.doubtful, key)
 			b.markNodes(b.snapshot.Delete(key))
+			b.news.refusals = true
 		case next.IsZero() || until.Before(next):
 			next = until
 		}
@@ -274,7 +313,7 @@ func (b *inbox) recall(s lastgood.State) (taken bool) {
 		return false
 	}
 	b.news.config, b.news.held = s.Config, &s.Own
-	b.news.configRecalled, b.news.heldRecalled = true, true
+	b.news.configRecalled, b.news.heldRecalled, b.news.refusals = true, true, true
 	b.markNodes(b.snapshot.Replace(s.Records))
 	b.poke()
 	return true
