@@ -1,18 +1,13 @@
 // Command twill-cni is the CNI plugin of Twill, installed in the CNI directory
 // under the name twill. What it does is in overlay/cni; this is its stdin and
 // stdout.
-//
-// The Go runtime is not to look for a limit of processors: for that it reads
-// /proc/self/mountinfo, which has a line for each pod of the node, at each start.
-//
-//go:debug containermaxprocs=0
-//go:debug updatemaxprocs=0
 package main
 
 import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -28,6 +23,11 @@ func main() {
 		fmt.Println(about)
 		return
 	}
+	// One thing after another is done here, and that by the first thread: another
+	// one that had looked at a namespace would leave entries in /proc, over which
+	// who waits for us stumbles (see settle in overlay/cni).
+	runtime.LockOSThread()
+	runtime.GOMAXPROCS(1)
 	plugin := cni.Plugin{Wait: 5 * time.Second}
 	skel.PluginMainFuncs(plugin.Funcs(context.Background()), version.All, about)
 }

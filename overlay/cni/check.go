@@ -31,7 +31,12 @@ func (p Plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 	if result == nil {
 		return invalid(fmt.Errorf("checking container %s: prevResult is missing or no result of version %s: CHECK compares with it", args.ContainerID, conf.CNIVersion))
 	}
-	in, err := enter(args)
+	host, err := open(0)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	in, err := enter(host, args)
 	if err != nil {
 		return err
 	}

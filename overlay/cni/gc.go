@@ -33,14 +33,19 @@ func (p Plugin) gc(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return invalid(err)
 	}
+	host, err := open(0)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
 	var errs []error
 	if listed {
 		errs = append(errs, conf.delegateGC(ctx, args))
 	}
-	stay, err := conf.release(ctx, valid, listed)
+	stay, err := conf.release(ctx, host, valid, listed)
 	errs = append(errs, err)
 	if listed && err == nil {
-		errs = append(errs, collectMasquerade(ctx, conf.Name, stay))
+		errs = append(errs, collectMasquerade(ctx, host, conf.Name, stay))
 	}
 	return oneError(errs)
 }
@@ -89,12 +94,7 @@ func (c Conf) delegateGC(ctx context.Context, args *skel.CmdArgs) error {
 
 // release releases stale reservations of host-local, and returns the
 // attachments that stay: those listed, and those that are there.
-func (c Conf) release(ctx context.Context, valid []types.GCAttachment, listed bool) ([]types.GCAttachment, error) {
-	k, err := kernel.New(kernel.Config{})
-	if err != nil {
-		return nil, err
-	}
-	defer k.Close()
+func (c Conf) release(ctx context.Context, k *kernel.Kernel, valid []types.GCAttachment, listed bool) ([]types.GCAttachment, error) {
 	ground := c.ground()
 	inv, err := pods.Read(ctx, k, ground)
 	if err != nil {

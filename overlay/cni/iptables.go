@@ -64,14 +64,13 @@ func (t natTable) remove(ctx context.Context, chain string, addresses []netip.Ad
 	return t.drop(ctx, mine, map[string]bool{chain: left == 0})
 }
 
-// jumpTo finds network, container and chain in a rule as iptables lists it.
-var jumpTo = regexp.MustCompile(`--comment "name: \\"(.*)\\" id: \\"(.*)\\"" -j (CNI-[0-9a-f]{24})$`)
-
 func (t natTable) collect(ctx context.Context, network string, stay []types.GCAttachment) error {
 	jumps, err := t.jumps(ctx)
 	if err != nil {
 		return err
 	}
+	// Network, container and chain in a rule as iptables lists it.
+	jumpTo := regexp.MustCompile(`--comment "name: \\"(.*)\\" id: \\"(.*)\\"" -j (CNI-[0-9a-f]{24})$`)
 	var stale []string
 	chains := map[string]bool{}
 	for _, j := range jumps {

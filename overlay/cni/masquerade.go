@@ -59,36 +59,25 @@ func nftComment(network string, a types.GCAttachment) string {
 // nftUsable reports whether the delegate can masquerade by nftables. Its rules
 // are found again by container and interface, and by GC, which those of
 // iptables are not.
-func nftUsable(ctx context.Context) bool {
+func nftUsable(ctx context.Context, k *kernel.Kernel) bool {
 	if _, err := exec.LookPath("nft"); err != nil {
 		return false
 	}
-	return chainsThere(ctx, pluginsChain) == nil
+	_, err := k.Chains(ctx, pluginsChain)
+	return err == nil
 }
 
-func chainsThere(ctx context.Context, c kernel.Chain) error {
-	k, err := kernel.New(kernel.Config{})
-	if err != nil {
-		return err
-	}
-	defer k.Close()
-	_, err = k.Chains(ctx, c)
-	return err
-}
-
-// removeMasquerade removes the rules of one attachment, whose addresses are
-// known or nil.
-func removeMasquerade(ctx context.Context, network string, a types.GCAttachment, addresses []netip.Addr) error {
-	k, err := kernel.New(kernel.Config{})
-	if err != nil {
-		return err
-	}
-	defer k.Close()
+// removeRules removes the rules of one attachment, whose addresses are known or
+// nil: those of a masquerading delegate, and if macs is true those of its
+// macspoofchk.
+func removeRules(ctx context.Context, k *kernel.Kernel, network string, a types.GCAttachment, addresses []netip.Addr, macs bool) error {
 	chain := iptablesChain(network, a.ContainerID)
+	macChain := macChain(a)
 	there, err := k.Chains(ctx,
 		pluginsChain,
 		kernel.Chain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: chain},
-		kernel.Chain{Family: unix.NFPROTO_IPV6, Table: "nat", Name: chain})
+		kernel.Chain{Family: unix.NFPROTO_IPV6, Table: "nat", Name: chain},
+		macChain)
 	if err != nil {
 		return err
 	}
@@ -102,17 +91,15 @@ func removeMasquerade(ctx context.Context, network string, a types.GCAttachment,
 			errs = append(errs, t.remove(ctx, chain, addresses))
 		}
 	}
+	if there[3] && macs {
+		errs = append(errs, removeMACSpoofCheck(ctx, k, a))
+	}
 	return errors.Join(errs...)
 }
 
 // collectMasquerade removes the rules of all attachments to a network but
 // those that stay.
-func collectMasquerade(ctx context.Context, network string, stay []types.GCAttachment) error {
-	k, err := kernel.New(kernel.Config{})
-	if err != nil {
-		return err
-	}
-	defer k.Close()
+func collectMasquerade(ctx context.Context, k *kernel.Kernel, network string, stay []types.GCAttachment) error {
 	const hook = "POSTROUTING"
 	there, err := k.Chains(ctx,
 		pluginsChain,
@@ -136,24 +123,21 @@ func collectMasquerade(ctx context.Context, network string, stay []types.GCAttac
 	return errors.Join(errs...)
 }
 
-// removeMACSpoofCheck removes what the bridge plugin made of macspoofchk
-// (pkg/link/spoofcheck.go). That does so itself only if the namespace is there,
-// and only if the config says macspoofchk still.
-func removeMACSpoofCheck(ctx context.Context, a types.GCAttachment) error {
-	k, err := kernel.New(kernel.Config{})
-	if err != nil {
-		return err
-	}
-	defer k.Close()
-	id := a.ContainerID + "-" + a.IfName
-	in := func(name string) kernel.Chain {
-		return kernel.Chain{Family: unix.NFPROTO_BRIDGE, Table: "nat", Name: name}
-	}
-	chain := in("cni-br-iface-" + id)
-	if there, err := k.Chains(ctx, chain); err != nil || !there[0] {
-		return err
-	}
-	return k.DeleteRules(ctx, in("PREROUTING"), func(comment string) bool { return comment == "macspoofchk-"+id }, chain, in(chain.Name+"-mac"))
+// macChain is the first of the chains that the bridge plugin makes for
+// macspoofchk (pkg/link/spoofcheck.go).
+func macChain(a types.GCAttachment) kernel.Chain {
+	return kernel.Chain{Family: unix.NFPROTO_BRIDGE, Table: "nat", Name: "cni-br-iface-" + a.ContainerID + "-" + a.IfName}
+}
+
+// removeMACSpoofCheck removes what the bridge plugin made of macspoofchk. That
+// does so itself only if the namespace is there, and only if the config says
+// macspoofchk still.
+func removeMACSpoofCheck(ctx context.Context, k *kernel.Kernel, a types.GCAttachment) error {
+	comment := "macspoofchk-" + a.ContainerID + "-" + a.IfName
+	from, first, second := macChain(a), macChain(a), macChain(a)
+	from.Name = "PREROUTING"
+	second.Name += "-mac"
+	return k.DeleteRules(ctx, from, func(c string) bool { return c == comment }, first, second)
 }
 
 // tool runs a command of the host's firewall.

@@ -17,15 +17,25 @@ import (
 	"github.com/twill-net/twill/overlay/pods"
 )
 
-// pair is the host's namespace and a pod's.
+// open opens a network namespace, 0 for our own. The pattern spares the kernel
+// package a compilation each time.
+func open(netns int) (*kernel.Kernel, error) {
+	k, err := kernel.New(kernel.Config{NetNS: netns, LinkPattern: devicePattern})
+	if err != nil {
+		return nil, ioFailure(err)
+	}
+	return k, nil
+}
+
+// pair is the host's namespace, which the caller closes, and a pod's.
 type pair struct {
 	host, pod *kernel.Kernel
 	netns     *os.File
 }
 
-// enter opens both; the error's code is 3 when the pod is gone, and 8 when the
+// enter opens a pod's; the error's code is 3 when the pod is gone, and 8 when the
 // namespace is the host's, which skel refuses too, but after the deed.
-func enter(args *skel.CmdArgs) (*pair, error) {
+func enter(host *kernel.Kernel, args *skel.CmdArgs) (*pair, error) {
 	netns, err := os.Open(args.Netns)
 	if err != nil || !isNamespace(args.Netns) {
 		if netns != nil {
@@ -39,23 +49,16 @@ func enter(args *skel.CmdArgs) (*pair, error) {
 		return nil, types.NewError(types.ErrInvalidNetNS,
 			fmt.Sprintf("opening the network namespace of container %s: %s is the host's own", args.ContainerID, args.Netns), "")
 	}
-	p := &pair{netns: netns}
-	if p.host, err = kernel.New(kernel.Config{}); err == nil {
-		p.pod, err = kernel.New(kernel.Config{NetNS: int(netns.Fd())})
-	}
+	pod, err := open(int(netns.Fd()))
 	if err != nil {
-		p.close()
-		return nil, ioFailure(err)
+		netns.Close()
+		return nil, err
 	}
-	return p, nil
+	return &pair{host: host, pod: pod, netns: netns}, nil
 }
 
 func (p *pair) close() {
-	for _, k := range []*kernel.Kernel{p.host, p.pod} {
-		if k != nil {
-			k.Close()
-		}
-	}
+	p.pod.Close()
 	p.netns.Close()
 }
 
@@ -65,7 +68,7 @@ func isOwn(netns *os.File) bool {
 	if err != nil {
 		return false
 	}
-	ours, err := os.Stat("/proc/thread-self/ns/net")
+	ours, err := os.Stat("/proc/self/ns/net")
 	return err == nil && os.SameFile(ours, theirs)
 }
 
@@ -79,8 +82,8 @@ func overridden(args *skel.CmdArgs) bool {
 // where it does not lead to the attachment: to nothing, to the host, or to an
 // interface that is another attachment by its alias, which is returned then. A
 // path such as /proc/PID/ns/net leads to whatever has got the number since.
-func (c Conf) locate(ctx context.Context, args *skel.CmdArgs) (other pods.Pod, err error) {
-	p, err := enter(args)
+func (c Conf) locate(ctx context.Context, host *kernel.Kernel, args *skel.CmdArgs) (other pods.Pod, err error) {
+	p, err := enter(host, args)
 	var e *types.Error
 	if errors.As(err, &e) && (e.Code == types.ErrUnknownContainer || e.Code == types.ErrInvalidNetNS) {
 		args.Netns = ""
@@ -110,8 +113,8 @@ func (c Conf) locate(ctx context.Context, args *skel.CmdArgs) (other pods.Pod, e
 // vacant enters a container that has no interface of the name wanted. The spec
 // has ADD fail where there is one: it is another attachment's, which neither
 // the delegate nor the DEL after its failure must touch.
-func vacant(ctx context.Context, args *skel.CmdArgs) (*pair, error) {
-	p, err := enter(args)
+func vacant(ctx context.Context, host *kernel.Kernel, args *skel.CmdArgs) (*pair, error) {
+	p, err := enter(host, args)
 	if err != nil {
 		return nil, err
 	}
@@ -198,20 +201,15 @@ func (c Conf) alias(args *skel.CmdArgs, r *current.Result) (string, error) {
 // unlink deletes the host's end of a pod whose namespace was not given or is
 // not where it was, but is alive: something still holds it open, and with it
 // the addresses that are about to be released.
-func (c Conf) unlink(ctx context.Context, args *skel.CmdArgs) error {
-	k, err := kernel.New(kernel.Config{})
-	if err != nil {
-		return ioFailure(err)
-	}
-	defer k.Close()
-	interfaces, err := k.Interfaces(ctx)
+func (c Conf) unlink(ctx context.Context, host *kernel.Kernel, args *skel.CmdArgs) error {
+	interfaces, err := host.Interfaces(ctx)
 	if err != nil {
 		return ioFailure(fmt.Errorf("looking for the veth of container %s: %w", args.ContainerID, err))
 	}
 	var errs []error
 	for _, p := range pods.From(interfaces) {
 		if p.Is(c.Name, args.ContainerID, args.IfName) {
-			errs = append(errs, k.DeleteVeth(ctx, p.Link))
+			errs = append(errs, host.DeleteVeth(ctx, p.Link))
 		}
 	}
 	if err := errors.Join(errs...); err != nil && !errors.Is(err, unix.ENODEV) {

@@ -12,6 +12,7 @@ import (
 	current "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/types/create"
 
+	"github.com/twill-net/twill/backend/kernel"
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/envfile"
 )
@@ -44,11 +45,16 @@ func (p Plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	plugin, err := conf.toAdd(ctx, args, env)
+	host, err := open(0)
 	if err != nil {
 		return err
 	}
-	in, err := vacant(ctx, args)
+	defer host.Close()
+	plugin, err := conf.toAdd(ctx, host, args, env)
+	if err != nil {
+		return err
+	}
+	in, err := vacant(ctx, host, args)
 	if err != nil {
 		return err // and nothing is undone: what is there is not ours to delete
 	}
@@ -73,9 +79,9 @@ func (p Plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	return types.PrintResult(now, conf.CNIVersion)
 }
 
-func (c Conf) toAdd(ctx context.Context, args *skel.CmdArgs, env envfile.Env) (run, error) {
+func (c Conf) toAdd(ctx context.Context, host *kernel.Kernel, args *skel.CmdArgs, env envfile.Env) (run, error) {
 	backend := ""
-	if c.masquerades(env) && nftUsable(ctx) {
+	if c.masquerades(env) && nftUsable(ctx, host) {
 		backend = masqPlugin
 	}
 	d, err := c.Delegate(env, backend)
@@ -97,12 +103,17 @@ func (p Plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	other, err := conf.locate(ctx, args)
+	host, err := open(0)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	other, err := conf.locate(ctx, host, args)
 	if err != nil {
 		return err
 	}
 	if args.Netns == "" {
-		if err := conf.unlink(ctx, args); err != nil {
+		if err := conf.unlink(ctx, host, args); err != nil {
 			return err
 		}
 	}
@@ -110,15 +121,11 @@ func (p Plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	a := types.GCAttachment{ContainerID: args.ContainerID, IfName: args.IfName}
-	if err := removeMasquerade(ctx, conf.Name, a, allAddresses(result)); err != nil {
+	// The names of macspoofchk's rules say nothing of the network: those of
+	// another one's live attachment with the same container and interface stay.
+	macs := !other.Is(other.Network, args.ContainerID, args.IfName)
+	if err := removeRules(ctx, host, conf.Name, a, allAddresses(result), macs); err != nil {
 		return ioFailure(err)
-	}
-	// Their names say nothing of the network: those of another one's live
-	// attachment with the same container and interface stay.
-	if !other.Is(other.Network, args.ContainerID, args.IfName) {
-		if err := removeMACSpoofCheck(ctx, a); err != nil {
-			return ioFailure(err)
-		}
 	}
 	return nil
 }

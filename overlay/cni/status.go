@@ -77,9 +77,9 @@ func (c Conf) statusOfDevices(ctx context.Context, env envfile.Env) error {
 	if want, err := c.hasDevice(); err != nil || !want {
 		return err
 	}
-	k, err := kernel.New(kernel.Config{})
+	k, err := open(0)
 	if err != nil {
-		return ioFailure(err)
+		return err
 	}
 	defer k.Close()
 	var amiss []string
