@@ -41,7 +41,7 @@ type field struct {
 var (
 	upperLayer     = field{expr.PayloadBaseTransportHeader, 0, 1}
 	udpDestination = field{expr.PayloadBaseTransportHeader, 2, 2}
-	vxlanVNI       = field{expr.PayloadBaseTransportHeader, 8 + 4, 3}
+	vxlanVNI       = field{expr.PayloadBaseTransportHeader, 8 + 4, 4} // with the reserved octet
 	innerEtherType = field{expr.PayloadBaseTransportHeader, 8 + 8 + 12, 2}
 	innerSource    = subnet.PerFamily[field]{
 		{expr.PayloadBaseTransportHeader, 8 + 8 + 14 + 12, 4},
@@ -59,6 +59,9 @@ var (
 	icmpType    = field{expr.PayloadBaseTransportHeader, 0, 1}
 	ndAdvertise = field{expr.PayloadBaseTransportHeader, 8, 16} // RFC 4861 section 4.4: the target
 )
+
+// ipType is the EtherType of each family.
+var ipType = subnet.PerFamily[[]byte]{{0x08, 0x00}, {0x86, 0xdd}}
 
 var nfproto = subnet.PerFamily[byte]{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6}
 
@@ -94,11 +97,21 @@ func family(f subnet.Family) match { return meta(expr.MetaKeyNFPROTO, nfproto[f]
 
 func protocol(p byte) match { return meta(expr.MetaKeyL4PROTO, p) }
 
+func notProtocol(p byte) match {
+	return match{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register}, compare(expr.CmpOpNeq, []byte{p})}
+}
+
 func udpTo(port uint16) match {
 	return append(protocol(unix.IPPROTO_UDP), is(udpDestination, binary.BigEndian.AppendUint16(nil, port)...)...)
 }
 
-func vni(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n)[1:] }
+// vni compares the VNI. It loads the reserved octet behind it and masks it: what
+// is as long as a register and aligned is loaded, masked and compared without a
+// function call (nft_do_chain), what is 3 octets long is not.
+func vni(op expr.CmpOp, n uint32) match {
+	m := append(match{load(vxlanVNI, register)}, mask(24, vxlanVNI.length, register)...)
+	return append(m, compare(op, binary.BigEndian.AppendUint32(nil, n<<8)))
+}
 
 // mask keeps the first bits of an address in a register.
 func mask(bits int, length, in uint32) match {

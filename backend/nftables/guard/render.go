@@ -57,16 +57,16 @@ func renderVTEP(g hygiene.Guard, sets []set) []nft.Chain {
 				newRule("a pod to a peer", family(f), within(source[f], expr.CmpOpEq, n),
 					fieldIn(destination[f], peers(f)), drop(hygiene.ReasonPodToVTEP)),
 				newRule("a pod in our name to an address that a peer may have too", family(f), within(source[f], expr.CmpOpEq, n),
-					is(vxlanVNI, vni(g.VNI)...), within(destination[f], expr.CmpOpNeq, n), drop(hygiene.ReasonPodToVTEP)))
+					vni(expr.CmpOpEq, g.VNI), within(destination[f], expr.CmpOpNeq, n), drop(hygiene.ReasonPodToVTEP)))
 		}
 	}
 	return []nft.Chain{
-		innerChain(subnet.IPv4, g, sets),
-		innerChain(subnet.IPv6, g, sets),
+		innerChain(subnet.IPv4, g),
+		innerChain(subnet.IPv6, g),
 		{Name: "inner", Rules: []nft.Rule{
 			newRule("ARP", is(innerEtherType, 0x08, 0x06), accept()),
-			newRule("IPv4", is(innerEtherType, 0x08, 0x00), goTo("inner-ipv4")),
-			newRule("IPv6", is(innerEtherType, 0x86, 0xdd), goTo("inner-ipv6")),
+			newRule("IPv4", is(innerEtherType, ipType[subnet.IPv4]...), goTo("inner-ipv4")),
+			newRule("IPv6", is(innerEtherType, ipType[subnet.IPv6]...), goTo("inner-ipv6")),
 			newRule("anything else, and what is tagged", drop(hygiene.ReasonInnerProtocol)),
 		}},
 		{Name: "peer", Rules: []nft.Rule{
@@ -74,9 +74,9 @@ func renderVTEP(g hygiene.Guard, sets []set) []nft.Chain {
 			newRule("", family(subnet.IPv6), fieldIn(source[subnet.IPv6], peers(subnet.IPv6)), goTo("inner")),
 			newRule("no peer", drop(hygiene.ReasonStranger)),
 		}},
-		{Name: "vtep", Rules: append(fromPods,
-			newRule("foreign VNI", isNot(vxlanVNI, vni(g.VNI)...), accept()),
-			newRule("our VNI", is(vxlanVNI, vni(g.VNI)...), goTo("peer")),
+		{Name: "vtep", Rules: append(append(fromPeersPods(g, sets), fromPods...),
+			newRule("foreign VNI", vni(expr.CmpOpNeq, g.VNI), accept()),
+			newRule("our VNI", vni(expr.CmpOpEq, g.VNI), goTo("peer")),
 			newRule("VNI in another fragment", fragment(), drop(hygiene.ReasonFragment)),
 		)},
 		{Name: "pod-to-vtep", Rules: toPeers},
@@ -100,25 +100,39 @@ func renderVTEP(g hygiene.Guard, sets []set) []nft.Chain {
 	}
 }
 
-// innerChain decides by the source address of an inner packet of a family.
-func innerChain(f subnet.Family, g hygiene.Guard, sets []set) nft.Chain {
+// fromPeersPods accepts, by one look-up, what nearly all packets are: from a
+// pod in a subnet of that peer. The chains behind it decide about the rest.
+func fromPeersPods(g hygiene.Guard, sets []set) (rules []nft.Rule) {
+	for _, s := range sortSets(sets) {
+		if s.role != roleInner || !g.Networks[s.inner].IsValid() {
+			continue
+		}
+		outer, second := source[s.outer], follower(source[s.outer].length)
+		parts := []match{family(s.outer)}
+		if n := g.Networks[s.outer]; n.IsValid() {
+			parts = append(parts, within(outer, expr.CmpOpNeq, n))
+		}
+		rules = append(rules, newRule("", append(parts,
+			vni(expr.CmpOpEq, g.VNI), is(innerEtherType, ipType[s.inner]...),
+			match{load(outer, register), load(innerSource[s.inner], second)},
+			mask(s.bits, innerSource[s.inner].length, second), match{in(s)}, accept())...))
+	}
+	return rules
+}
+
+// innerChain decides by the source address of an inner packet of a family that
+// is not from a pod of that peer.
+func innerChain(f subnet.Family, g hygiene.Guard) nft.Chain {
 	c := nft.Chain{Name: "inner-" + familyName[f]}
 	n := g.Networks[f]
 	if !n.IsValid() {
 		c.Rules = []nft.Rule{newRule("no overlay network", accept())}
 		return c
 	}
-	c.Rules = append(c.Rules, newRule("not from a pod", within(innerSource[f], expr.CmpOpNeq, n), accept()))
-	for _, s := range sortSets(sets) {
-		if s.role != roleInner || s.inner != f {
-			continue
-		}
-		outer, second := source[s.outer], follower(source[s.outer].length)
-		c.Rules = append(c.Rules, newRule("", family(s.outer),
-			match{load(outer, register), load(innerSource[f], second)},
-			mask(s.bits, innerSource[f].length, second), match{in(s)}, accept()))
+	c.Rules = []nft.Rule{
+		newRule("not from a pod", within(innerSource[f], expr.CmpOpNeq, n), accept()),
+		newRule("not in that peer's subnet", drop(hygiene.ReasonInnerSource)),
 	}
-	c.Rules = append(c.Rules, newRule("not in that peer's subnet", drop(hygiene.ReasonInnerSource)))
 	return c
 }
 
@@ -127,7 +141,8 @@ func innerChain(f subnet.Family, g hygiene.Guard, sets []set) nft.Chain {
 func podChain(g hygiene.Guard) nft.Chain {
 	c := nft.Chain{Name: "pod"}
 	for _, f := range subnet.Families {
-		c.Rules = append(c.Rules, ownSource(f, vtep(), g.Port, accept(), family(f))...)
+		c.Rules = append(c.Rules, newRule("its own", family(f), portAndFieldIn(source[f], set{table: vtep(), role: rolePods, inner: f}), accept()))
+		c.Rules = append(c.Rules, otherSource(f, g.Port, accept(), family(f))...)
 	}
 	c.Rules = append(c.Rules, newRule("not its own", drop(hygiene.ReasonSpoofedSource)))
 	return c
@@ -139,13 +154,12 @@ var unspecified = subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("0.0.0.0/
 // that nobody can tell which are theirs.
 var linkLocal = netip.MustParsePrefix("fe80::/10")
 
-// ownSource returns the rules for source addresses that a pod may use. Those
-// that are not its own do not tell that a pod sends, so that a VTEP must not
-// meet them: the input hook knows pods by their addresses.
-func ownSource(f subnet.Family, table nfnetlink.Table, port uint16, then match, first ...match) []nft.Rule {
+// otherSource returns the rules for source addresses that a pod may use besides
+// its own. They do not tell that a pod sends, so that a VTEP must not meet them:
+// the input hook knows pods by their addresses.
+func otherSource(f subnet.Family, port uint16, then match, first ...match) []nft.Rule {
 	begin := slices.Concat(first...)
 	rules := []nft.Rule{
-		newRule("its own", begin, portAndFieldIn(source[f], set{table: table, role: rolePods, inner: f}), then),
 		newRule("to a VTEP", begin, udpTo(port), drop(hygiene.ReasonPodToVTEP)),
 		newRule("none yet", begin, within(source[f], expr.CmpOpEq, unspecified[f]), then),
 	}
@@ -172,8 +186,10 @@ func renderPods(g hygiene.Guard) []nft.Chain {
 			newRule("link-local", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 136), within(ndAdvertise, expr.CmpOpEq, linkLocal), accept()),
 			newRule("neighbour advertisement", protocol(unix.IPPROTO_ICMPV6), is(icmpType, 136), deny),
 		}},
-		{Name: "ipv6", Rules: append(ownSource(subnet.IPv6, pods(), g.Port, goTo("neighbour")), newRule("not its own", deny))},
-		{Name: "ipv4", Rules: append(ownSource(subnet.IPv4, pods(), g.Port, accept()), newRule("not its own", deny))},
+		{Name: "ipv6", Rules: slices.Concat(
+			[]nft.Rule{newRule("its own", portAndFieldIn(source[subnet.IPv6], own(subnet.IPv6)), goTo("neighbour"))},
+			otherSource(subnet.IPv6, g.Port, goTo("neighbour")), []nft.Rule{newRule("not its own", deny)})},
+		{Name: "ipv4", Rules: append(otherSource(subnet.IPv4, g.Port, accept()), newRule("not its own", deny))},
 		{Name: "arp", Rules: []nft.Rule{
 			newRule("not IPv4 on Ethernet", isNot(arpFormat, 0, 1, 8, 0, 6, 4), deny),
 			newRule("its own", portAndFieldIn(arpSender, own(subnet.IPv4)), accept()),
@@ -181,13 +197,17 @@ func renderPods(g hygiene.Guard) []nft.Chain {
 			newRule("not its own", deny),
 		}},
 		{Name: "pod", Rules: []nft.Rule{
-			newRule("", is(etherType, 0x08, 0x00), goTo("ipv4")),
-			newRule("", is(etherType, 0x86, 0xdd), goTo("ipv6")),
+			newRule("", is(etherType, ipType[subnet.IPv4]...), goTo("ipv4")),
+			newRule("", is(etherType, ipType[subnet.IPv6]...), goTo("ipv6")),
 			newRule("", is(etherType, 0x08, 0x06), goTo("arp")),
 			newRule("802.1Q: what is inside is not checked", is(etherType, 0x81, 0x00), deny),
 			newRule("802.1ad", is(etherType, 0x88, 0xa8), deny),
 		}},
+		// First what nearly all frames are, with one look-up.
 		baseChain("prerouting", nftables.ChainHookPrerouting, hygiene.PriorityBridge,
+			newRule("its own", is(etherType, ipType[subnet.IPv4]...), portAndFieldIn(source[subnet.IPv4], own(subnet.IPv4)), accept()),
+			newRule("its own", is(etherType, ipType[subnet.IPv6]...), notProtocol(unix.IPPROTO_ICMPV6),
+				portAndFieldIn(source[subnet.IPv6], own(subnet.IPv6)), accept()),
 			newRule("", fromGuardedPort(pods()), goTo("pod"))),
 	}
 }
