@@ -30,6 +30,9 @@ type Host struct {
 	netns string        // path in the node's file system; empty: the node's own
 }
 
+// Lab returns the lab that the host is in.
+func (h *Host) Lab() *Lab { return h.lab }
+
 // enter returns the command line that runs args in the namespaces; nsenter(1).
 func enter(pid int, netns string, args []string) []string {
 	net := "--net"
@@ -127,6 +130,15 @@ func (h *Host) DialContext(ctx context.Context, network, address string) (net.Co
 		return err
 	})
 	return conn, err
+}
+
+// ReadNet reads a file of /proc/net as it is on the host; proc_pid_net(5).
+func (h *Host) ReadNet(name string) (text []byte, err error) {
+	err = h.inNetns(func() (err error) {
+		text, err = os.ReadFile(filepath.Join("/proc/thread-self/net", name))
+		return err
+	})
+	return text, err
 }
 
 // inNetns calls f on a thread that is in the host's network namespace. Sockets

@@ -121,6 +121,8 @@ func TestFlow(t *testing.T) {
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, loss.Lost(), 10) // of the 20 packets some are ARP and neighbour discovery
 		require.Greater(t, loss.LongestGap, 10*5*time.Millisecond)
+		require.Len(t, loss.Missing, loss.Lost())
+		require.False(t, loss.Missing[0].After.IsZero(), "%v", loss.Missing)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()

@@ -61,8 +61,8 @@ type Flow struct {
 
 	mu       sync.Mutex
 	received int
-	lastSeq  int           // highest sequence number answered
-	lastAt   time.Time     // when that was read
+	answers  []time.Time   // when each was read, by sequence number; zero: not yet
+	lastAt   time.Time     // when one was read
 	gap      time.Duration // longest time between two answers
 	waiters  []flowWaiter
 	summary  string
@@ -77,6 +77,17 @@ type flowWaiter struct {
 type Loss struct {
 	Sent, Received int
 	LongestGap     time.Duration // between two answers, as they were read
+	Missing        []Missing
+}
+
+// Missing is a request without an answer.
+type Missing struct {
+	Seq   int       // counted from 1
+	After time.Time // when the last answer before was read; zero: none was
+}
+
+func (m Missing) String() string {
+	return fmt.Sprintf("%d (after %s)", m.Seq, m.After.Format("15:04:05.000"))
 }
 
 // Lost returns the number of requests without an answer.
@@ -132,7 +143,12 @@ func (f *Flow) answered(seq int, now time.Time) {
 		f.gap = max(f.gap, now.Sub(f.lastAt))
 	}
 	f.received++
-	f.lastSeq, f.lastAt = max(f.lastSeq, seq), now
+	f.lastAt = now
+	for seq < len(f.answers)-1<<15 { // 16 bits on the wire
+		seq += 1 << 16
+	}
+	f.answers = append(f.answers, make([]time.Time, max(0, seq+1-len(f.answers)))...)
+	f.answers[seq] = now
 	waiting := f.waiters[:0]
 	for _, w := range f.waiters {
 		if f.received >= w.at {
@@ -161,8 +177,13 @@ func (f *Flow) Await(ctx context.Context, n int) error {
 	}
 }
 
-// Stop ends the flow and returns what it counted. A request sent last, whose
-// answer was still on its way, does not count.
+// onTheirWay is how many requests ping may have sent when the signal to end
+// meets it, whose answers it no longer waits for: more than one where it had
+// to wait for a processor.
+const onTheirWay = 3
+
+// Stop ends the flow and returns what it counted. Requests sent last, whose
+// answers were still on their way, do not count.
 func (f *Flow) Stop() (Loss, error) {
 	if err := signalEntered(f.cmd.Process, syscall.SIGINT); err != nil {
 		return Loss{}, fmt.Errorf("stopping the ping from %s: %w", f.host.Name, err)
@@ -174,8 +195,21 @@ func (f *Flow) Stop() (Loss, error) {
 	if err != nil {
 		return Loss{}, fmt.Errorf("reading ping's summary %q: %w", f.summary, err)
 	}
-	if sent == f.lastSeq+1 {
-		sent = f.lastSeq
+	if last := max(0, len(f.answers)-1); sent-last <= onTheirWay {
+		sent = last
 	}
-	return Loss{Sent: sent, Received: f.received, LongestGap: f.gap}, nil
+	return Loss{Sent: sent, Received: f.received, LongestGap: f.gap, Missing: f.missing(sent)}, nil
+}
+
+// missing lists the requests of the first n that have no answer.
+func (f *Flow) missing(n int) (all []Missing) {
+	var before time.Time
+	for seq := 1; seq <= n; seq++ {
+		if seq < len(f.answers) && !f.answers[seq].IsZero() {
+			before = f.answers[seq]
+			continue
+		}
+		all = append(all, Missing{seq, before})
+	}
+	return all
 }

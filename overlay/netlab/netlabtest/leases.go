@@ -19,7 +19,8 @@ const Leases = "/coreos.com/network/subnets/"
 // Record is what stands in etcd of a node, read without the daemon's code.
 type Record struct {
 	Key     string                         `json:"-"` // below Leases
-	LeaseID clientv3.LeaseID               `json:"-"`
+	LeaseID clientv3.LeaseID               `json:"-"` // 0: a reservation
+	Created int64                          `json:"-"` // revision
 	Subnets subnet.PerFamily[netip.Prefix] `json:"-"`
 
 	NodeName      string `json:",omitempty"`
@@ -45,12 +46,16 @@ func (r Record) MAC(f subnet.Family) string {
 	return r.BackendData.VtepMAC
 }
 
-// Announced returns the public IP of a family, as written.
+// Announced returns the public IP of a family, as written; empty where there is
+// none.
 func (r Record) Announced(f subnet.Family) string {
-	if f == subnet.IPv6 {
-		return *r.PublicIPv6
+	switch {
+	case f == subnet.IPv4:
+		return r.PublicIP
+	case r.PublicIPv6 == nil:
+		return ""
 	}
-	return r.PublicIP
+	return *r.PublicIPv6
 }
 
 // Records returns all leases that can be read, sorted by key.
@@ -69,7 +74,7 @@ func Records(ctx context.Context, etcd *clientv3.Client) ([]Record, error) {
 }
 
 func decodeRecord(kv *mvccpb.KeyValue) (Record, error) {
-	r := Record{Key: strings.TrimPrefix(string(kv.Key), Leases), LeaseID: clientv3.LeaseID(kv.Lease)}
+	r := Record{Key: strings.TrimPrefix(string(kv.Key), Leases), LeaseID: clientv3.LeaseID(kv.Lease), Created: kv.CreateRevision}
 	for part := range strings.SplitSeq(r.Key, "&") { // 10.5.52.0-24&fd00:12:13::-56
 		addr, bits, _ := strings.Cut(part, "-")
 		p, err := netip.ParsePrefix(addr + "/" + bits)
