@@ -139,13 +139,7 @@ func TestLife(t *testing.T) {
 	pods := requirePings(t, "pod", n, peer)
 	before := ours(t, n)
 
-	flows := make([]*netlab.Flow, 0, len(subnet.Families))
-	for _, f := range subnet.Families {
-		flow, err := pods[0].PingContinuously(t.Context(), pods[1].Addrs[f], 10*time.Millisecond)
-		require.NoError(t, err)
-		require.NoError(t, flow.Await(t.Context(), 10))
-		flows = append(flows, flow)
-	}
+	traffic := netlabtest.StartTraffic(t, "hanging and crashing", netlabtest.Each(pods...)...)
 
 	// A daemon that hangs is told by the watchdog's silence.
 	m.await(t, p, "WATCHDOG=1", "")
@@ -164,12 +158,7 @@ func TestLife(t *testing.T) {
 		awaitReady(t, n, p, m)
 		m.await(t, p, "STATUS=ready: ", "ways to 1 peers")
 	}
-	for _, flow := range flows {
-		require.NoError(t, flow.Await(t.Context(), 10))
-		loss, err := flow.Stop()
-		require.NoError(t, err)
-		require.Zero(t, loss.Lost(), "%+v", loss)
-	}
+	traffic.RequireNoLoss(t)
 	require.Equal(t, before, ours(t, n))
 
 	// A power cut: of the node only its disk is left.

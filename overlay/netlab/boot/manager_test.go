@@ -11,11 +11,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
 // patience is how long a condition may take to come true. It bounds what a
 // failing test costs and says nothing of how fast anything is.
-const patience = 45 * time.Second
+const patience = netlabtest.Patience
 
 // watchdog is the interval that the tests ask for.
 const watchdog = 200 * time.Millisecond

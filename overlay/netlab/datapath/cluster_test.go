@@ -7,10 +7,8 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -23,9 +21,7 @@ import (
 	"github.com/twill-net/twill/subnet/envfile"
 )
 
-// patience is how long a condition may take on a machine that is busy. Nothing
-// waits so long when all is well.
-const patience = 20 * time.Second
+const patience = netlabtest.Patience
 
 // cluster is a lab with the daemons that a test started.
 type cluster struct {
@@ -38,15 +34,6 @@ func newCluster(t *testing.T, o netlab.Options) *cluster {
 	t.Helper()
 	lab := netlabtest.New(t, o)
 	c := &cluster{Lab: lab, t: t, daemons: make([]*netlab.Process, len(lab.Nodes))}
-	t.Cleanup(func() {
-		for _, d := range c.daemons {
-			if d != nil {
-				log, err := os.ReadFile(d.Log)
-				require.NoError(t, err)
-				require.NotContains(t, string(log), "DATA RACE")
-			}
-		}
-	})
 	return c
 }
 
@@ -139,21 +126,7 @@ func (c *cluster) addPods(name string, nodes ...*netlab.Node) []*netlab.Pod {
 // eventually waits until check has nothing to complain about.
 func (c *cluster) eventually(check func() error) {
 	c.t.Helper()
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ctx.Done():
-			require.NoError(c.t, err)
-		case <-tick.C:
-		}
-	}
+	netlabtest.Eventually(c.t, "what was asked for", check)
 }
 
 // on runs a command that must not fail, and returns what it prints.

@@ -2,12 +2,14 @@ package datapath
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -119,15 +121,13 @@ func TestDirectRouting(t *testing.T) {
 
 	t.Run("a route makes a peer on link, and no longer", func(t *testing.T) {
 		c := c.sub(t)
-		flows := append(c.flows(&pods[0].Host, &pods[1].Host), c.flows(&pods[1].Host, &pods[0].Host)...)
+		traffic := c.traffic(slices.Concat(netlabtest.Each(pods[0], pods[1]), netlabtest.Each(pods[1], pods[0]))...)
 		for range 2 {
 			c.onLink("add", near, far)
 			c.eventually(func() error { return c.isDirect(near, far) })
 			c.eventually(func() error { return c.isDirect(far, near) })
 			before := c.count(near)
-			for _, f := range flows {
-				f.goesOn()
-			}
+			traffic.Await(c.t, 5)
 			after := c.count(near)
 			require.Equal(t, before.tunnel, after.tunnel)
 			require.Greater(t, after.plain, before.plain)
@@ -137,58 +137,44 @@ func TestDirectRouting(t *testing.T) {
 			c.eventually(func() error { return c.isTunnelled(near, far) })
 			c.eventually(func() error { return c.isTunnelled(far, near) })
 			before = c.count(near)
-			for _, f := range flows {
-				f.goesOn()
-			}
+			traffic.Await(c.t, 5)
 			after = c.count(near)
 			for _, f := range subnet.Families {
 				require.Greater(t, after.tunnel[f], before.tunnel[f])
 			}
 			require.Equal(t, before.plain, after.plain)
 		}
-		for _, f := range flows {
-			require.Zero(t, f.lost(), f.name)
-		}
+		traffic.RequireNoLoss(c.t)
 	})
 
 	t.Run("an address makes a peer on link, and no longer", func(t *testing.T) {
 		c := c.sub(t)
-		flows := append(c.flows(&pods[0].Host, &pods[1].Host), c.flows(&pods[1].Host, &pods[0].Host)...)
+		traffic := c.traffic(slices.Concat(netlabtest.Each(pods[0], pods[1]), netlabtest.Each(pods[1], pods[0]))...)
 		addrs := subnet.PerFamily[[]string]{{"192.168.78.111/24"}, {"fd77:0:0:1::111/64", "nodad"}}
 		for _, a := range addrs {
 			c.on(&near.Host, append([]string{"ip", "addr", "add", "dev", "eth0"}, a...)...)
 		}
 		c.eventually(func() error { return c.isDirect(near, far) })
 		require.NoError(t, c.isTunnelled(far, near), "its public IP is the old one")
-		for _, f := range flows {
-			f.goesOn()
-		}
+		traffic.Await(c.t, 5)
 		for _, a := range addrs {
 			c.on(&near.Host, "ip", "addr", "del", "dev", "eth0", a[0])
 		}
 		c.eventually(func() error { return c.isTunnelled(near, far) })
-		for _, f := range flows {
-			f.goesOn()
-			require.Zero(t, f.lost(), f.name)
-		}
+		traffic.RequireNoLoss(c.t)
 	})
 
 	t.Run("switched off and on in the network config", func(t *testing.T) {
 		c := c.sub(t)
-		flows := c.flows(&pods[0].Host, &pods[2].Host)
+		traffic := c.traffic(netlabtest.Each(pods[0], pods[2])...)
 		c.configure(netlab.DefaultNetConf(netlab.DualStack))
 		c.eventually(func() error { return c.isTunnelled(near, other) })
 		c.eventually(func() error { return c.isTunnelled(other, near) })
-		for _, f := range flows {
-			f.goesOn()
-		}
+		traffic.Await(c.t, 5)
 		c.configure(directConf)
 		c.eventually(func() error { return c.isDirect(near, other) })
 		c.eventually(func() error { return c.isDirect(other, near) })
-		for _, f := range flows {
-			f.goesOn()
-			require.Zero(t, f.lost(), f.name)
-		}
+		traffic.RequireNoLoss(c.t)
 	})
 	c.nothingFragmented()
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -116,7 +117,7 @@ func TestExternalInterfaceIsChosen(t *testing.T) {
 
 	t.Run("none matches", func(t *testing.T) {
 		c := c.sub(t)
-		flows := c.flows(&pods[0].Host, &pods[1].Host)
+		traffic := c.traffic(netlabtest.Each(pods[0], pods[1])...)
 		require.NoError(t, c.daemons[0].Stop(t.Context()))
 		daemon, err := one.StartTwilld("--iface=eth7")
 		require.NoError(t, err)
@@ -133,10 +134,7 @@ func TestExternalInterfaceIsChosen(t *testing.T) {
 			}
 			return fmt.Errorf("the problem is not told: %+v", s)
 		})
-		for _, f := range flows {
-			f.goesOn()
-			require.Zero(t, f.lost(), f.name)
-		}
+		traffic.RequireNoLoss(c.t)
 	})
 }
 
@@ -173,7 +171,7 @@ func TestAddressMoves(t *testing.T) {
 	pods := c.addPods("pod", c.Nodes...)
 	lease := c.subnets(two)
 	moved := subnet.PerFamily[netip.Addr]{netip.MustParseAddr("192.168.77.112"), netip.MustParseAddr("fd77::112")}
-	flows := c.flows(&pods[0].Host, &pods[1].Host)
+	traffic := c.traffic(netlabtest.Each(pods[0], pods[1])...)
 	// Else the second address of a subnet goes with the first (ip-sysctl).
 	c.on(&two.Host, "sysctl", "-qw", "net.ipv4.conf.all.promote_secondaries=1")
 	for f, length := range []string{"24", "64"} {
@@ -183,10 +181,7 @@ func TestAddressMoves(t *testing.T) {
 	c.on(&two.Host, "sh", "-c", "ip route replace default via 192.168.77.1; ip -6 route replace default via fd77::1")
 	c.eventually(func() error { return c.tunnelsFrom(two, "eth0", moved) })
 	c.eventually(func() error { return c.tunnelsTo(one, moved) })
-	for _, f := range flows {
-		f.goesOn()
-		f.lost()
-	}
+	traffic.Lost(c.t)
 	for _, f := range subnet.Families {
 		c.largest(&pods[0].Host, &pods[1].Host, f, 1430)
 	}

@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -73,7 +74,7 @@ func TestWhoIsSeen(t *testing.T) {
 	t.Run("switched off", func(t *testing.T) {
 		c := c.sub(t)
 		require.True(t, c.env(one).IPMasq)
-		flows := c.flows(&pod.Host, &remote.Host)
+		traffic := c.traffic(netlabtest.Each(pod, remote)...)
 		c.run([]string{"--ip-masq=false"}, one)
 		require.False(t, c.env(one).IPMasq)
 		for _, f := range subnet.Families {
@@ -83,10 +84,7 @@ func TestWhoIsSeen(t *testing.T) {
 		}
 		require.NotContains(t, c.on(&one.Host, "nft", "list", "table", "inet", "twill"), "masquerade")
 		require.Contains(t, c.on(&two.Host, "nft", "list", "table", "inet", "twill"), "masquerade")
-		for _, f := range flows {
-			f.goesOn()
-			require.Zero(t, f.lost(), f.name)
-		}
+		traffic.RequireNoLoss(c.t)
 		c.run(nil, one)
 		for _, f := range subnet.Families {
 			require.Equal(t, one.Addrs[f], c.sourceSeen(&pod.Host, c.Outside, c.Outside.Addrs[f]), f)

@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -118,7 +119,7 @@ func TestVXLANOptions(t *testing.T) {
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			c := c.sub(t)
-			flows := c.flows(&pods[0].Host, &pods[1].Host)
+			traffic := c.traffic(netlabtest.Each(pods[0], pods[1])...)
 			step.change(&now)
 			c.configure(conf(now))
 			for _, n := range c.Nodes {
@@ -138,11 +139,8 @@ func TestVXLANOptions(t *testing.T) {
 				c.answers(&pods[0].Host, pods[1].Addrs[f])
 				c.largest(&more[0].Host, &more[1].Host, f, now.MTU-70)
 			}
-			for _, f := range flows {
-				f.goesOn()
-				if lost := f.lost(); step.inPlace {
-					require.Zero(t, lost, f.name)
-				}
+			if lost := traffic.Lost(c.t); step.inPlace {
+				require.Zero(t, lost)
 			}
 			for _, n := range c.Nodes {
 				sent := c.count(n)

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -54,49 +55,10 @@ func (c *cluster) answers(from *netlab.Host, to netip.Addr) {
 	require.NoError(c.t, errStop)
 }
 
-// flow keeps pings going while a test changes something.
-type flow struct {
-	*netlab.Flow
-	c    *cluster
-	name string
-}
-
-// flow starts a ping from one host to another and waits until it is answered.
-func (c *cluster) flow(from, to *netlab.Host, f subnet.Family) flow {
+// traffic starts pings.
+func (c *cluster) traffic(pairs ...netlabtest.Pair) *netlabtest.Traffic {
 	c.t.Helper()
-	p, err := from.PingContinuously(c.t.Context(), to.Addrs[f], 10*time.Millisecond)
-	require.NoError(c.t, err)
-	fl := flow{p, c, fmt.Sprintf("%s from %s to %s", f, from.Name, to.Name)}
-	fl.goesOn()
-	return fl
-}
-
-// flows starts a ping in each family.
-func (c *cluster) flows(from, to *netlab.Host) (flows []flow) {
-	c.t.Helper()
-	for _, f := range subnet.Families {
-		if to.Addrs[f].IsValid() {
-			flows = append(flows, c.flow(from, to, f))
-		}
-	}
-	return flows
-}
-
-// goesOn waits until more requests have been answered.
-func (f flow) goesOn() {
-	f.c.t.Helper()
-	ctx, cancel := context.WithTimeout(f.c.t.Context(), patience)
-	defer cancel()
-	require.NoError(f.c.t, f.Await(ctx, 5), f.name)
-}
-
-// lost stops the ping and returns how many requests were not answered.
-func (f flow) lost() int {
-	f.c.t.Helper()
-	loss, err := f.Stop()
-	require.NoError(f.c.t, err, f.name)
-	f.c.t.Logf("%s: %+v", f.name, loss)
-	return loss.Lost()
+	return netlabtest.StartTraffic(c.t, c.t.Name(), pairs...)
 }
 
 // counters are the packets that a node has sent.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -22,9 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience bounds what a failing test costs and says nothing of how fast
-// anything is.
-const patience = 30 * time.Second
+const patience = netlabtest.Patience
 
 // lab is two nodes with pods. The rules are looked at on node one.
 type lab struct {
@@ -117,27 +114,10 @@ func sh(t *testing.T, h *netlab.Host, script string) string {
 	return out
 }
 
-// eventually waits until check has nothing to complain about.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	limit := time.After(patience)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-limit:
-			require.FailNow(t, "never came true: "+what, "at last: %v", err)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
 // await waits for a status of node one.
 func (l *lab) await(t *testing.T, what string, is func(overlay.Status) bool) (s overlay.Status) {
 	t.Helper()
-	eventually(t, what, func() error {
+	netlabtest.Eventually(t, what, func() error {
 		s = overlay.Status{}
 		if err := l.one.Status(t.Context(), &s); err != nil {
 			return err
@@ -163,7 +143,7 @@ func (l *lab) eventuallyPings(t *testing.T) {
 	t.Helper()
 	for _, f := range subnet.Families {
 		for _, w := range [][2]*netlab.Host{{&l.pod.Host, &l.remote.Host}, {&l.pod.Host, l.Outside}, {l.Outside, &l.pod.Host}} {
-			eventually(t, fmt.Sprintf("%s reaches %s", w[0].Name, w[1].Addrs[f]), func() error {
+			netlabtest.Eventually(t, fmt.Sprintf("%s reaches %s", w[0].Name, w[1].Addrs[f]), func() error {
 				out, err := w[0].Exec(t.Context(), "ping", "-n", "-c", "1", "-W", "0.2", w[1].Addrs[f].String())
 				if err != nil {
 					return fmt.Errorf("%w: %s", err, out)

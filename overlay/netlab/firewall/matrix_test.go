@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -152,7 +153,7 @@ func TestMatrix(t *testing.T) {
 			require.Equal(t, m.name != "nftables", !strings.Contains(want, "table inet twill"), want)
 			for _, d := range damages {
 				sh(t, &l.one.Host, d.script)
-				eventually(t, "repaired after "+d.name, func() error {
+				netlabtest.Eventually(t, "repaired after "+d.name, func() error {
 					if got := ours(t, &l.one.Host); got != want {
 						return fmt.Errorf("it has\n%s\nand not\n%s", got, want)
 					}
@@ -194,7 +195,7 @@ func (l *lab) eventuallyExcluded(t *testing.T, is bool) {
 		if is {
 			want = l.pod.Addrs[f]
 		}
-		eventually(t, "the config is taken over", func() error {
+		netlabtest.Eventually(t, "the config is taken over", func() error {
 			if got := seen(t, &l.pod.Host, l.Outside, f); got != want {
 				return fmt.Errorf("%s is seen", got)
 			}

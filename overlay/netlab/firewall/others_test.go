@@ -11,6 +11,7 @@ import (
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -156,7 +157,7 @@ func TestOtherPrograms(t *testing.T) {
 				require.Equal(t, theirs, others(t, &l.one.Host))
 
 				sh(t, &l.one.Host, p.stop)
-				eventually(t, "the accepts go with the drop", func() error {
+				netlabtest.Eventually(t, "the accepts go with the drop", func() error {
 					if got := held(); got != was {
 						return fmt.Errorf("it has\n%s\nand not\n%s", got, was)
 					}
@@ -215,7 +216,7 @@ func TestOwnedTable(t *testing.T) {
 
 	// The rest is repaired all the same.
 	sh(t, &l.one.Host, "nft delete table inet twill")
-	eventually(t, "repaired", func() error {
+	netlabtest.Eventually(t, "repaired", func() error {
 		_, err := l.one.Exec(t.Context(), "nft", "list", "table", "inet", "twill")
 		return err
 	})

@@ -1,52 +1,26 @@
 package firewall
 
 import (
-	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
-// unharmed does something while pings go every 10 ms through each row of the
-// matrix that pings can tell of, and fails if one is lost.
+// unharmed does something while pings go through each row of the matrix that
+// pings can tell of, and fails if one is lost.
 func (l *lab) unharmed(t *testing.T, what string, do func()) {
 	t.Helper()
-	var flows []*netlab.Flow
-	var names []string
-	for _, f := range subnet.Families {
-		for _, w := range [][2]*netlab.Host{
-			{&l.pod.Host, &l.remote.Host},
-			{&l.remote.Host, &l.pod.Host},
-			{&l.pod.Host, l.Lan},
-			{l.Outside, &l.pod.Host},
-			{l.Outside, &l.remote.Host},
-		} {
-			flow, err := w[0].PingContinuously(t.Context(), w[1].Addrs[f], 10*time.Millisecond)
-			require.NoError(t, err)
-			flows = append(flows, flow)
-			names = append(names, fmt.Sprintf("%s: %s to %s", what, w[0].Name, w[1].Addrs[f]))
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for i, flow := range flows {
-		require.NoError(t, flow.Await(ctx, 5), names[i])
-	}
-	do()
-	sent := 0
-	for i, flow := range flows {
-		require.NoError(t, flow.Await(ctx, 10), names[i])
-		loss, err := flow.Stop()
-		require.NoError(t, err)
-		require.Zero(t, loss.Lost(), "%s: %+v", names[i], loss)
-		sent += loss.Sent
-	}
-	t.Logf("%s: 0 of %d lost", what, sent)
+	netlabtest.Unharmed(t, what, []netlabtest.Pair{
+		{From: &l.pod.Host, To: &l.remote.Host},
+		{From: &l.remote.Host, To: &l.pod.Host},
+		{From: &l.pod.Host, To: l.Lan},
+		{From: l.Outside, To: &l.pod.Host},
+		{From: l.Outside, To: &l.remote.Host},
+	}, do)
 }
 
 // A change of what holds the rules, by the network config or by a flag, and of
@@ -62,7 +36,7 @@ func TestSwitchUnderTraffic(t *testing.T) {
 		if want[mode] == "" {
 			want[mode] = ours(t, &l.one.Host)
 		}
-		eventually(t, "the others' leftovers are swept", func() error {
+		netlabtest.Eventually(t, "the others' leftovers are swept", func() error {
 			if got := ours(t, &l.one.Host); got != want[mode] {
 				return fmt.Errorf("it has\n%s\nand not\n%s", got, want[mode])
 			}
@@ -99,7 +73,7 @@ func TestSwitchUnderTraffic(t *testing.T) {
 	}
 	l.unharmed(t, "IPv4 alone", func() {
 		l.configure(t, map[string]any{"MasqueradeIPv6": false})
-		eventually(t, "IPv6 is not masqueraded", func() error {
+		netlabtest.Eventually(t, "IPv6 is not masqueraded", func() error {
 			if got := seen(t, &l.pod.Host, l.Outside, subnet.IPv6); got != l.pod.Addrs[subnet.IPv6] {
 				return fmt.Errorf("%s is seen", got)
 			}

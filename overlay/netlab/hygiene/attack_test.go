@@ -17,6 +17,7 @@ import (
 
 	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -54,7 +55,7 @@ func (c *cluster) dropped(t *testing.T, tries ...try) {
 		want[a.at.Name+" "+string(a.reason)]++
 		a.to.saw("")
 		a.send(t, text)
-		eventually(t, a.name+" is dropped", func() error {
+		netlabtest.Eventually(t, a.name+" is dropped", func() error {
 			if have := c.drops(t); !maps.Equal(want, have) {
 				return fmt.Errorf("counted are\n%v\nand not\n%v", have, want)
 			}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -21,9 +20,7 @@ import (
 	"github.com/twill-net/twill/subnet/envfile"
 )
 
-// patience bounds what a failing test costs and says nothing of how fast
-// anything is.
-const patience = 30 * time.Second
+const patience = netlabtest.Patience
 
 // cluster is a lab in which nodes one and two have daemons and pods. The lan
 // and the outside host are strangers.
@@ -121,24 +118,6 @@ func subnets(t *testing.T, n *netlab.Node) (out subnet.PerFamily[netip.Prefix]) 
 	return out
 }
 
-// eventually waits until check has nothing to complain about.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-limit.C:
-			require.FailNow(t, "never came true: "+what, "at last: %v", err)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
 func sh(t *testing.T, h *netlab.Host, script string) string {
 	t.Helper()
 	out, err := h.Exec(t.Context(), "sh", "-ec", script)
@@ -153,7 +132,7 @@ func (c *cluster) meshed(t *testing.T, nodes ...*netlab.Node) {
 		for _, peer := range nodes {
 			if n != peer {
 				for _, p := range subnets(t, peer) {
-					eventually(t, n.Name+" has a way to "+peer.Name, func() error { return routed(t, n, p) })
+					netlabtest.Eventually(t, n.Name+" has a way to "+peer.Name, func() error { return routed(t, n, p) })
 				}
 			}
 		}
@@ -220,7 +199,7 @@ func guard(t *testing.T, n *netlab.Node) string {
 // awaitGuard waits until a node has what it had.
 func awaitGuard(t *testing.T, n *netlab.Node, want string) {
 	t.Helper()
-	eventually(t, n.Name+" has its guard", func() error {
+	netlabtest.Eventually(t, n.Name+" has its guard", func() error {
 		if have := guard(t, n); have != want {
 			return errors.New("it has\n" + have + "\nand not\n" + want)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -56,7 +57,7 @@ func (c *cluster) peersComeAndGo(t *testing.T) {
 		ip route replace default via 192.168.77.1`)
 	now := []string{"192.168.77.113", "fd77::113"}
 	for _, n := range []*netlab.Node{c.one, c.two} {
-		eventually(t, n.Name+" knows the new addresses", func() error {
+		netlabtest.Eventually(t, n.Name+" knows the new addresses", func() error {
 			for _, p := range status(t, n).Peers {
 				if p.Node == three.Name && slices.Equal(p.PublicIPs, now) {
 					return nil
@@ -64,7 +65,7 @@ func (c *cluster) peersComeAndGo(t *testing.T) {
 			}
 			return fmt.Errorf("its peers are %+v", status(t, n).Peers)
 		})
-		eventually(t, n.Name+" has taken them over", func() error {
+		netlabtest.Eventually(t, n.Name+" has taken them over", func() error {
 			if g := guard(t, n); strings.Contains(g, "192.168.77.13 ") || strings.Contains(g, "192.168.77.13\n") || !strings.Contains(g, now[1]) {
 				return fmt.Errorf("it has %s", g)
 			}
@@ -80,14 +81,14 @@ func (c *cluster) peersComeAndGo(t *testing.T) {
 	delete(c.daemons, three)
 	for _, n := range []*netlab.Node{c.one, c.two} {
 		for _, p := range gone {
-			eventually(t, n.Name+" has no way to it any more", func() error {
+			netlabtest.Eventually(t, n.Name+" has no way to it any more", func() error {
 				if routed(t, n, p) == nil {
 					return fmt.Errorf("it has one to %s", p)
 				}
 				return nil
 			})
 		}
-		eventually(t, n.Name+" does not let it in any more", func() error {
+		netlabtest.Eventually(t, n.Name+" does not let it in any more", func() error {
 			if g := guard(t, n); strings.Contains(g, now[0]) || strings.Contains(g, now[1]) {
 				return fmt.Errorf("it has %s", g)
 			}
@@ -114,7 +115,7 @@ func (c *cluster) behindNAT(t *testing.T) {
 	c.dropped(t, inName)
 	c.start(t, c.two, "--public-ip="+public.String())
 	knows := func(is bool) {
-		eventually(t, "the public address is let in or not", func() error {
+		netlabtest.Eventually(t, "the public address is let in or not", func() error {
 			if g := guard(t, c.one); strings.Contains(g, public.String()) != is {
 				return fmt.Errorf("it has %s", g)
 			}
@@ -140,7 +141,7 @@ func (c *cluster) daemonAway(t *testing.T) {
 		before := count()
 		a.to.saw("")
 		a.send(t, "while it is away")
-		eventually(t, a.name+" is dropped", func() error {
+		netlabtest.Eventually(t, a.name+" is dropped", func() error {
 			if count() == before {
 				return errors.New("nothing is counted")
 			}

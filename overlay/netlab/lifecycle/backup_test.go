@@ -17,6 +17,7 @@ import (
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet/etcd/etcdtest"
 )
 
@@ -36,7 +37,7 @@ func TestLifeOfAStore(t *testing.T) {
 			out := run(t, c.Lan, "twill store init --host 192.168.77.1,store.example.com --client node2")
 			require.Contains(t, out, "TWILLD_ETCD_ENDPOINTS=https://192.168.77.1:2379\n")
 			for _, n := range c.Nodes {
-				copyFiles(t, n, c.Lan, "/etc/twill/tls", "ca.crt", "client.crt", "client.key")
+				copyFiles(t, n, c.Lan, "/etc/twill/tls", "ca.crt", "client.crt", "client.Key")
 			}
 			copyFiles(t, c.Node(2), c.Lan, "/etc/twill/tls", "client-node2.crt", "client-node2.key")
 			require.NoError(t, c.Store.Stop(t.Context()))
@@ -71,15 +72,15 @@ func TestLifeOfAStore(t *testing.T) {
 		tr := startTraffic(t, pods)
 		written := s.killWhileWriting(t, fake)
 		require.NoError(t, os.RemoveAll(s.data))
-		tr.await(t, 50)
+		tr.Await(t, 50)
 		out := run(t, c.Lan, s.client()+"twill store restore --data-dir "+s.data+" "+backup)
 		require.Contains(t, out, "restored "+backup+": ")
 		lost := time.Now()
 		s.start(t)
-		eventually(t, "all are there again", func() error { return equalLines(holdersOf(before), holdersOf(c.records(t))) })
+		netlabtest.Eventually(t, "all are there again", func() error { return equalLines(holdersOf(before), holdersOf(c.records(t))) })
 		t.Logf("%d writes, then killed; all leases are there %v after the start from the backup", written, time.Since(lost).Round(time.Millisecond))
 		s.requireIntact(t, before)
-		tr.requireNoLoss(t)
+		tr.RequireNoLoss(t)
 		for _, n := range c.Nodes {
 			require.NotZero(t, logged(t, c.daemon(n), "The store went back in time"), "it doubts a restored store")
 		}
@@ -102,7 +103,7 @@ func TestLifeOfAStore(t *testing.T) {
 
 		// Any two of them are enough, also if the third was the leader.
 		require.NoError(t, members[0].Kill(t.Context()))
-		eventually(t, "two members take a write", func() error {
+		netlabtest.Eventually(t, "two members take a write", func() error {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
 			_, err := c.etcd.Put(ctx, leases+fake, `{"NodeName":"peer250","PublicIP":"192.168.77.251","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:04:fb"}}`)
@@ -112,7 +113,7 @@ func TestLifeOfAStore(t *testing.T) {
 			c.awaitWays(t, n)
 			awaitStatus(t, n, "not degraded", func(st overlay.Status) bool { return st.Store.Degraded == nil && st.Ready })
 		}
-		tr.requireNoLoss(t)
+		tr.RequireNoLoss(t)
 	})
 }
 
@@ -129,7 +130,7 @@ func (s *tlsStore) endpoint() string { return "https://192.168.77.1:2379" }
 // client sets what the store's environment file has for `twill store backup`.
 func (s *tlsStore) client() string {
 	return "export TWILLD_ETCD_ENDPOINTS=https://127.0.0.1:2379 TWILLD_ETCD_CAFILE=/etc/twill/tls/ca.crt " +
-		"TWILLD_ETCD_CERTFILE=/etc/twill/tls/server.crt TWILLD_ETCD_KEYFILE=/etc/twill/tls/server.key; "
+		"TWILLD_ETCD_CERTFILE=/etc/twill/tls/server.crt TWILLD_ETCD_KEYFILE=/etc/twill/tls/server.Key; "
 }
 
 // start starts the store, or starts it again, and connects to it.
@@ -155,12 +156,12 @@ func (s *tlsStore) connectTLS(t *testing.T, endpoints string) {
 	require.NoError(t, err)
 	pool := x509.NewCertPool()
 	require.True(t, pool.AppendCertsFromPEM(pem))
-	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.key"))
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.Key"))
 	require.NoError(t, err)
 	cfg := s.EtcdConfig()
 	cfg.Endpoints = strings.Split(endpoints, ",")
 	cfg.TLS = &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}}
-	eventually(t, "etcd answers", func() error {
+	netlabtest.Eventually(t, "etcd answers", func() error {
 		require.NoError(t, s.etcd.Close())
 		s.etcd, err = clientv3.New(cfg)
 		require.NoError(t, err)
@@ -239,14 +240,14 @@ func (s *tlsStore) requireIntact(t *testing.T, before []record) {
 		st := awaitStatus(t, n, "in sync", func(st overlay.Status) bool { return st.Store.Degraded == nil && len(st.Peers) == len(before)-1 })
 		require.True(t, st.Ready)
 		require.Zero(t, st.Repairs.Total)
-		require.Equal(t, s.record(t, n.Name).subnets[0].String(), st.Lease.Subnets[0])
+		require.Equal(t, s.record(t, n.Name).Subnets[0].String(), st.Lease.Subnets[0])
 	}
 }
 
 // holdersOf tells who holds what.
 func holdersOf(records []record) (lines []string) {
 	for _, r := range records {
-		lines = append(lines, r.key+" "+r.NodeName)
+		lines = append(lines, r.Key+" "+r.NodeName)
 	}
 	return lines
 }
@@ -274,7 +275,7 @@ func (s *tlsStore) startMembers(t *testing.T, backup string) (members []*netlab.
 		endpoints = append(endpoints, "https://"+ip+":2379")
 	}
 	for i, n := range s.Nodes {
-		copyFiles(t, n, s.Lan, "/etc/twill/tls", "ca.crt", "server.crt", "server.key")
+		copyFiles(t, n, s.Lan, "/etc/twill/tls", "ca.crt", "server.crt", "server.Key")
 		peerURL := strings.TrimPrefix(cluster[i], n.Name+"=")
 		run(t, &n.Host, fmt.Sprintf("%s snapshot restore %s --name %s --data-dir /var/lib/etcd --initial-cluster %s "+
 			"--initial-cluster-token twill-1 --initial-advertise-peer-urls %s --bump-revision 1000000000 --mark-compacted",
@@ -284,11 +285,11 @@ func (s *tlsStore) startMembers(t *testing.T, backup string) (members []*netlab.
 		peerURL := strings.TrimPrefix(cluster[i], n.Name+"=")
 		p, err := n.Start("etcd", etcd, "--name="+n.Name, "--data-dir=/var/lib/etcd", "--log-level=warn",
 			"--listen-client-urls="+endpoints[i]+",https://127.0.0.1:2379", "--advertise-client-urls="+endpoints[i],
-			"--cert-file=/etc/twill/tls/server.crt", "--key-file=/etc/twill/tls/server.key",
+			"--cert-file=/etc/twill/tls/server.crt", "--key-file=/etc/twill/tls/server.Key",
 			"--trusted-ca-file=/etc/twill/tls/ca.crt", "--client-cert-auth",
 			"--listen-peer-urls="+peerURL, "--initial-advertise-peer-urls="+peerURL,
 			"--initial-cluster="+strings.Join(cluster, ","), "--initial-cluster-token=twill-1", "--initial-cluster-state=existing",
-			"--peer-cert-file=/etc/twill/tls/server.crt", "--peer-key-file=/etc/twill/tls/server.key",
+			"--peer-cert-file=/etc/twill/tls/server.crt", "--peer-key-file=/etc/twill/tls/server.Key",
 			"--peer-trusted-ca-file=/etc/twill/tls/ca.crt", "--peer-client-cert-auth")
 		require.NoError(t, err)
 		members = append(members, p)

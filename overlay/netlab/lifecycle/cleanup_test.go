@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
 // somebodyElses makes on a node what others may have there: none of it is
@@ -124,7 +125,7 @@ func TestCleanup(t *testing.T) {
 // subnet is not one.
 func (c *cluster) awaitPeer(t *testing.T, n *netlab.Node) {
 	t.Helper()
-	eventually(t, n.Name+" has a peer", func() error {
+	netlabtest.Eventually(t, n.Name+" has a peer", func() error {
 		for _, way := range ways(t, n) {
 			if strings.HasPrefix(way, "route ") && !strings.Contains(way, " via  ") {
 				return nil

@@ -24,9 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a condition may take to come true. It bounds what a
-// failing test costs and says nothing of how fast anything is.
-const patience = 45 * time.Second
+const patience = netlabtest.Patience
 
 // cluster is a lab and the daemons that a test has started in it.
 type cluster struct {
@@ -61,7 +59,7 @@ func (c *cluster) restartStore(t *testing.T) {
 	require.NoError(t, c.Store.Restart())
 	require.NoError(t, c.etcd.Close())
 	c.connect(t)
-	eventually(t, "etcd answers", func() error {
+	netlabtest.Eventually(t, "etcd answers", func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := c.etcd.Get(ctx, leases)
@@ -148,26 +146,6 @@ func (c *cluster) restart(t *testing.T, n *netlab.Node) {
 	c.awaitReady(t, n)
 }
 
-// eventually waits until check returns nil.
-func eventually(t *testing.T, what string, check func() error) {
-	t.Helper()
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		select {
-		case <-limit.C:
-			require.FailNow(t, "never came true: "+what, "at last: %v", err)
-		case <-t.Context().Done():
-			require.FailNow(t, "never came true: "+what, "the test ended; at last: %v", err)
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
 // get asks the daemon of a node over HTTP, on its health address or, where
 // network is "unix", on its status socket.
 func get(t *testing.T, n *netlab.Node, network, address, path string) (code int, body string, err error) {
@@ -230,7 +208,7 @@ func status(t *testing.T, n *netlab.Node) overlay.Status {
 // awaitStatus waits for a status that is as is says.
 func awaitStatus(t *testing.T, n *netlab.Node, what string, is func(overlay.Status) bool) (s overlay.Status) {
 	t.Helper()
-	eventually(t, n.Name+": "+what, func() (err error) {
+	netlabtest.Eventually(t, n.Name+": "+what, func() (err error) {
 		if s, err = askStatus(t, n); err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
 // The network config is the cluster's: without one nothing happens, a bad one
@@ -33,7 +34,7 @@ func TestNetworkConfigIsTouched(t *testing.T) {
 		}
 		_, err := c.etcd.Delete(t.Context(), netlab.ConfigKey)
 		require.NoError(t, err)
-		eventually(t, "it tells that the config is gone", func() error {
+		netlabtest.Eventually(t, "it tells that the config is gone", func() error {
 			if logged(t, c.daemon(n), "the last one stays in force") == 0 {
 				return errors.New("it does not")
 			}

@@ -3,83 +3,24 @@ package lifecycle
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"go.etcd.io/etcd/api/v3/mvccpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
-const leases = "/coreos.com/network/subnets/"
+const leases = netlabtest.Leases
 
-// record is what stands in etcd of a node, read without the daemon's code.
-type record struct {
-	key      string // below leases
-	created  int64
-	reserved bool
-	subnets  subnet.PerFamily[netip.Prefix]
-
-	NodeName      string `json:",omitempty"`
-	MachineID     string `json:",omitempty"`
-	PublicIP      string
-	PublicIPv6    *string
-	BackendType   string
-	BackendData   *vtep `json:",omitempty"`
-	BackendV6Data *vtep `json:",omitempty"`
-}
-
-type vtep struct {
-	VNI     int
-	VtepMAC string
-}
-
-func (r record) mac(f subnet.Family) string {
-	if f == subnet.IPv6 {
-		return r.BackendV6Data.VtepMAC
-	}
-	return r.BackendData.VtepMAC
-}
-
-func (r record) publicIP(f subnet.Family) string {
-	switch {
-	case f == subnet.IPv4:
-		return r.PublicIP
-	case r.PublicIPv6 == nil: // the address is on its way
-		return ""
-	}
-	return *r.PublicIPv6
-}
+// record is what stands in etcd of a node.
+type record = netlabtest.Record
 
 // records returns all leases that can be read, sorted by key.
 func (c *cluster) records(t *testing.T) []record {
 	t.Helper()
-	resp, err := c.etcd.Get(t.Context(), leases, clientv3.WithPrefix())
+	all, err := netlabtest.Records(t.Context(), c.etcd)
 	require.NoError(t, err)
-	var all []record
-	for _, kv := range resp.Kvs {
-		if r, err := decode(kv); err == nil {
-			all = append(all, r)
-		}
-	}
 	return all
-}
-
-func decode(kv *mvccpb.KeyValue) (record, error) {
-	r := record{key: strings.TrimPrefix(string(kv.Key), leases), created: kv.CreateRevision, reserved: kv.Lease == 0}
-	for part := range strings.SplitSeq(r.key, "&") { // 10.5.52.0-24&fd00:12:13::-56
-		addr, bits, _ := strings.Cut(part, "-")
-		p, err := netip.ParsePrefix(addr + "/" + bits)
-		if err != nil {
-			return r, err
-		}
-		r.subnets[subnet.FamilyOf(p.Addr())] = p
-	}
-	err := json.Unmarshal(kv.Value, &r)
-	return r, err
 }
 
 // record returns the only lease of a node.
@@ -122,7 +63,7 @@ func peer(number int) record {
 	return record{
 		NodeName: fmt.Sprintf("peer%d", number), MachineID: fmt.Sprintf("%032x", number),
 		PublicIP: fmt.Sprintf("192.168.77.%d", number), PublicIPv6: &v6, BackendType: "vxlan",
-		BackendData:   &vtep{1, fmt.Sprintf("02:00:00:00:04:%02x", number)},
-		BackendV6Data: &vtep{1, fmt.Sprintf("02:00:00:00:06:%02x", number)},
+		BackendData:   &netlabtest.VTEP{VNI: 1, VtepMAC: fmt.Sprintf("02:00:00:00:04:%02x", number)},
+		BackendV6Data: &netlabtest.VTEP{VNI: 1, VtepMAC: fmt.Sprintf("02:00:00:00:06:%02x", number)},
 	}
 }

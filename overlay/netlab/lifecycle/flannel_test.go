@@ -71,7 +71,7 @@ func (f *flannel) configure(t *testing.T, peers []record) {
 				ip neigh add %[1]s lladdr %[2]s dev %[3]s nud permanent
 				bridge fdb add %[2]s dev %[3]s dst %[4]s
 				ip route add %[5]s via %[1]s dev %[3]s onlink
-				`, r.subnets[family].Addr(), r.mac(family), dev, r.publicIP(family), r.subnets[family])
+				`, r.Subnets[family].Addr(), r.MAC(family), dev, r.Announced(family), r.Subnets[family])
 		}
 	}
 	run(t, &f.Host, script)
@@ -123,7 +123,7 @@ func TestFlannelNode(t *testing.T) {
 			}
 			require.False(t, s.Ready)
 			now := c.record(t, f.Name)
-			require.Equal(t, f.key, now.key)
+			require.Equal(t, f.key, now.Key)
 			require.NotEqual(t, f.macs[subnet.IPv4], now.BackendData.VtepMAC)
 			require.Len(t, c.records(t), 3)
 			require.Contains(t, statEnv(t, f.Node).content, "FLANNEL_MTU=1400\n", "flannel's file is not touched yet")

@@ -3,7 +3,6 @@ package lifecycle
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -11,11 +10,7 @@ import (
 
 	"github.com/twill-net/twill/overlay/netlab"
 	"github.com/twill-net/twill/overlay/netlab/netlabtest"
-	"github.com/twill-net/twill/subnet"
 )
-
-// devices are those of the default network config, by the tunnel's family.
-var devices = netlabtest.Devices
 
 // ways lists what leads to peers on a node; see netlabtest.Ways.
 func ways(t *testing.T, n *netlab.Node) []string {
@@ -23,31 +18,6 @@ func ways(t *testing.T, n *netlab.Node) []string {
 	found, err := netlabtest.Ways(t.Context(), n)
 	require.NoError(t, err)
 	return found
-}
-
-// wantedWays lists what must lead from a node to peers with these records: in
-// each family a route, a neighbour and an FDB entry. Where the peers have no
-// IPv6 tunnel, the IPv4 one carries both families.
-func wantedWays(records []record) []string {
-	var want []string
-	for _, r := range records {
-		for f, p := range r.subnets {
-			if !p.IsValid() {
-				continue
-			}
-			tunnel := subnet.Family(f)
-			if tunnel == subnet.IPv6 && r.BackendV6Data == nil {
-				tunnel = subnet.IPv4
-			}
-			dev, mac := devices[tunnel], r.mac(tunnel)
-			want = append(want,
-				fmt.Sprintf("route %s via %s dev %s onlink", p, p.Addr(), dev),
-				fmt.Sprintf("neighbour %s dev %s lladdr %s", p.Addr(), dev, mac),
-				fmt.Sprintf("fdb %s dev %s dst %s permanent", mac, dev, r.publicIP(tunnel)))
-		}
-	}
-	slices.Sort(want)
-	return slices.Compact(want)
 }
 
 // awaitWays waits until exactly the ways lead from a node that follow from the
@@ -60,14 +30,14 @@ func (c *cluster) awaitWays(t *testing.T, n *netlab.Node) {
 // awaitWaysTo is awaitWays for the records that are good.
 func (c *cluster) awaitWaysTo(t *testing.T, n *netlab.Node, good func(record) bool) {
 	t.Helper()
-	eventually(t, n.Name+" has a way to each peer and to nobody else", func() error {
+	netlabtest.Eventually(t, n.Name+" has a way to each peer and to nobody else", func() error {
 		var peers []record
 		for _, r := range c.records(t) {
 			if r.NodeName != n.Name && good(r) {
 				peers = append(peers, r)
 			}
 		}
-		return equalLines(wantedWays(peers), ways(t, n))
+		return equalLines(netlabtest.WantedWays(peers), ways(t, n))
 	})
 }
 
@@ -94,7 +64,7 @@ func ours(t *testing.T, n *netlab.Node) string {
 // awaitOurs waits until all of ours is as it was.
 func awaitOurs(t *testing.T, n *netlab.Node, want string) {
 	t.Helper()
-	eventually(t, n.Name+" has its devices and rules", func() error {
+	netlabtest.Eventually(t, n.Name+" has its devices and rules", func() error {
 		// A device may be away at the moment.
 		out, err := n.Exec(t.Context(), "sh", "-ec", "ip link show dev twill.1; ip link show dev twill-v6.1; nft list table inet twill")
 		if err != nil {

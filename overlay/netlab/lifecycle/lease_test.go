@@ -10,6 +10,7 @@ import (
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/envfile"
 )
@@ -24,7 +25,7 @@ func TestLeaseIsKept(t *testing.T) {
 	kept := func() {
 		t.Helper()
 		now := c.record(t, n.Name)
-		require.Equal(t, was.subnets, now.subnets)
+		require.Equal(t, was.Subnets, now.Subnets)
 		require.Equal(t, was.BackendData, now.BackendData, "the MAC is the name's")
 		require.Equal(t, was.BackendV6Data, now.BackendV6Data)
 		c.awaitWays(t, watching)
@@ -74,9 +75,9 @@ func TestLeaseIsKept(t *testing.T) {
 			want := strings.NewReplacer("local 192.168.77."+tt.from+" ", "local 192.168.77."+tt.to+" ",
 				"local fd77::"+tt.from+" ", "local fd77::"+tt.to+" ").Replace(ours(t, n))
 			run(t, &n.Host, fmt.Sprintf("from=%s; to=%s; %s; ip route replace default via 192.168.77.1", tt.from, tt.to, tt.script))
-			eventually(t, "the new addresses are announced", func() error {
+			netlabtest.Eventually(t, "the new addresses are announced", func() error {
 				r := c.record(t, n.Name)
-				return equalLines([]string{"192.168.77." + tt.to, "fd77::" + tt.to}, []string{r.publicIP(subnet.IPv4), r.publicIP(subnet.IPv6)})
+				return equalLines([]string{"192.168.77." + tt.to, "fd77::" + tt.to}, []string{r.Announced(subnet.IPv4), r.Announced(subnet.IPv6)})
 			})
 			kept()
 			awaitOurs(t, n, want)
@@ -95,16 +96,16 @@ func TestLeaseKeyIsTouched(t *testing.T) {
 	t.Run("deleted", func(t *testing.T) {
 		was := c.record(t, n.Name)
 		unharmedBetween(t, pods[0], pods[2], func() {
-			c.delete(t, was.key)
-			eventually(t, "the key is there again", func() error {
-				return equalLines([]string{n.Name}, c.holders(t, was.key))
+			c.delete(t, was.Key)
+			netlabtest.Eventually(t, "the key is there again", func() error {
+				return equalLines([]string{n.Name}, c.holders(t, was.Key))
 			})
 		})
 		now := c.record(t, n.Name)
-		require.Greater(t, now.created, was.created)
-		now.created = was.created
+		require.Greater(t, now.Created, was.Created)
+		now.Created = was.Created
 		require.Equal(t, was, now)
-		require.False(t, now.reserved, "it hangs on a lease")
+		require.NotZero(t, now.LeaseID)
 		for _, n := range c.Nodes {
 			c.awaitWays(t, n)
 		}
@@ -115,15 +116,15 @@ func TestLeaseKeyIsTouched(t *testing.T) {
 	t.Run("taken by another node", func(t *testing.T) {
 		was := c.record(t, n.Name)
 		thief := peer(99)
-		c.put(t, was.key, thief)
+		c.put(t, was.Key, thief)
 		s := awaitStatus(t, n, "another subnet", func(s overlay.Status) bool {
-			return s.Ready && s.Lease.Subnets[0] != was.subnets[subnet.IPv4].String()
+			return s.Ready && s.Lease.Subnets[0] != was.Subnets[subnet.IPv4].String()
 		})
-		require.NotEqual(t, was.subnets[subnet.IPv6].String(), s.Lease.Subnets[1])
+		require.NotEqual(t, was.Subnets[subnet.IPv6].String(), s.Lease.Subnets[1])
 		require.NotZero(t, logged(t, c.daemon(n), "level=warning"), "loudly")
 		require.Equal(t, 1, logged(t, c.daemon(n), "pods of the old subnet are cut off"))
-		require.NotEqual(t, was.subnets, c.record(t, n.Name).subnets)
-		require.Equal(t, []string{thief.NodeName}, c.holders(t, was.key), "the thief's is not touched")
+		require.NotEqual(t, was.Subnets, c.record(t, n.Name).Subnets)
+		require.Equal(t, []string{thief.NodeName}, c.holders(t, was.Key), "the thief's is not touched")
 		for _, n := range []*netlab.Node{c.Node(1), c.Node(3)} {
 			c.awaitWays(t, n)
 		}
@@ -144,7 +145,7 @@ func TestLeaseKeyIsTouched(t *testing.T) {
 		pods[1] = addPod(t, n, "anew")
 		awaitStatus(t, n, "none is left", func(s overlay.Status) bool { return len(s.Stranded) == 0 })
 		requirePings(t, pods...)
-		c.delete(t, was.key)
+		c.delete(t, was.Key)
 		c.awaitWays(t, n)
 	})
 }
@@ -153,7 +154,7 @@ func TestLeaseKeyIsTouched(t *testing.T) {
 func (c *cluster) holders(t *testing.T, key string) (nodes []string) {
 	t.Helper()
 	for _, r := range c.records(t) {
-		if r.key == key {
+		if r.Key == key {
 			nodes = append(nodes, r.NodeName)
 		}
 	}
@@ -192,7 +193,7 @@ func TestNodeNameTwice(t *testing.T) {
 	require.True(t, c.daemon(second).Running(), "it waits")
 
 	c.stop(t, first)
-	c.delete(t, was.key)
+	c.delete(t, was.Key)
 	c.awaitReady(t, second)
 	now := c.record(t, first.Name)
 	require.Equal(t, third.MachineID, now.MachineID)
@@ -208,27 +209,27 @@ func TestLeaseEnds(t *testing.T) {
 	was := c.record(t, killed.Name)
 	kept := c.record(t, reserved.Name)
 	run(t, c.Lan, fmt.Sprintf("twill reserve --etcd-endpoints=%s --node=%s %s %s",
-		c.EtcdEndpoints()[0], reserved.Name, kept.subnets[subnet.IPv4], kept.subnets[subnet.IPv6]))
+		c.EtcdEndpoints()[0], reserved.Name, kept.Subnets[subnet.IPv4], kept.Subnets[subnet.IPv6]))
 	awaitStatus(t, reserved, "a reservation", func(s overlay.Status) bool { return s.Lease.Expires == nil })
 
 	unharmedBetween(t, pods[0], pods[2], func() {
 		c.kill(t, killed)
 		c.kill(t, reserved)
-		eventually(t, "the lease ends", func() error { return equalLines(nil, c.holders(t, was.key)) })
+		netlabtest.Eventually(t, "the lease ends", func() error { return equalLines(nil, c.holders(t, was.Key)) })
 		c.awaitWays(t, stays)
 	})
 	_, err := pods[0].Exec(t.Context(), "ping", "-c1", "-W1", pods[1].Addrs[subnet.IPv4].String())
 	require.Error(t, err, "the way to the dead node is gone")
-	require.Equal(t, []string{reserved.Name}, c.holders(t, kept.key))
+	require.Equal(t, []string{reserved.Name}, c.holders(t, kept.Key))
 	require.Len(t, status(t, stays).Peers, 1)
 
 	// The node comes back to the same subnet: it is free, and subnet.env
 	// tells of it.
 	c.restart(t, killed)
-	require.Equal(t, was.subnets, c.record(t, killed.Name).subnets)
+	require.Equal(t, was.Subnets, c.record(t, killed.Name).Subnets)
 	c.restart(t, reserved)
-	require.Equal(t, kept.subnets, c.record(t, reserved.Name).subnets)
-	require.True(t, c.record(t, reserved.Name).reserved)
+	require.Equal(t, kept.Subnets, c.record(t, reserved.Name).Subnets)
+	require.Zero(t, c.record(t, reserved.Name).LeaseID)
 	c.awaitWays(t, stays)
 	requirePings(t, pods...)
 }
@@ -248,7 +249,7 @@ func TestReleaseOnExit(t *testing.T) {
 	require.Equal(t, was, c.record(t, "node2"), "a kill releases nothing")
 
 	c.stop(t, c.Node(2))
-	require.Empty(t, c.holders(t, was.key))
+	require.Empty(t, c.holders(t, was.Key))
 	c.awaitWays(t, c.Node(1))
 	require.Empty(t, ways(t, c.Node(1)))
 	require.Equal(t, way, ways(t, c.Node(2)))
@@ -257,6 +258,6 @@ func TestReleaseOnExit(t *testing.T) {
 	require.Len(t, leases.Leases, 1, "node1's: none is left behind")
 
 	c.restart(t, c.Node(2))
-	require.Equal(t, was.subnets, c.record(t, "node2").subnets)
+	require.Equal(t, was.Subnets, c.record(t, "node2").Subnets)
 	c.awaitWays(t, c.Node(1))
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
 // monitor records what is written into a node's kernel: ip-monitor(8), which
@@ -36,7 +37,7 @@ func startMonitor(t *testing.T, n *netlab.Node) *monitor {
 // marker that comes after it.
 func (m *monitor) catchUp(t *testing.T) {
 	t.Helper()
-	eventually(t, "the monitors show the marker", func() error {
+	netlabtest.Eventually(t, "the monitors show the marker", func() error {
 		m.markers++
 		route := fmt.Sprintf("192.0.2.%d", m.markers%250)
 		run(t, &m.node.Host, fmt.Sprintf(

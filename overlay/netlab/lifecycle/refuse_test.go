@@ -26,7 +26,7 @@ type badRecord struct {
 func badRecords(one, two record) []badRecord {
 	text := func(s string) func(*record) any { return func(*record) any { return s } }
 	edit := func(change func(*record)) func(*record) any { return func(r *record) any { change(r); return nil } }
-	v4 := func(r record) string { return r.subnets[subnet.IPv4].String() }
+	v4 := func(r record) string { return r.Subnets[subnet.IPv4].String() }
 	key := func(r record) string { return strings.Replace(v4(r), "/", "-", 1) }
 	return []badRecord{
 		{"bad JSON", "", text(`{"PublicIP":"192.168.77.250"`), "must be one JSON object"},
@@ -42,8 +42,8 @@ func badRecords(one, two record) []badRecord {
 		{"the public IP of another", "", edit(func(r *record) { r.PublicIPv6 = two.PublicIPv6 }), "public IP " + *two.PublicIPv6 + " is also that of"},
 		{"a multicast MAC", "", edit(func(r *record) { r.BackendData.VtepMAC = "01:00:5e:00:00:01" }), "VtepMAC 01:00:5e:00:00:01 is not a unicast address"},
 		{"a zero MAC", "", edit(func(r *record) { r.BackendV6Data.VtepMAC = "00:00:00:00:00:00" }), "VtepMAC 00:00:00:00:00:00 is not a unicast address"},
-		{"the MAC of another", "", edit(func(r *record) { r.BackendData.VtepMAC = two.mac(subnet.IPv4) }), "VTEP MAC " + two.mac(subnet.IPv4) + " (IPv4 tunnel) is also that of"},
-		{"our own MAC", "", edit(func(r *record) { r.BackendV6Data.VtepMAC = one.mac(subnet.IPv6) }), "VTEP MAC " + one.mac(subnet.IPv6) + " (IPv6 tunnel) is also that of"},
+		{"the MAC of another", "", edit(func(r *record) { r.BackendData.VtepMAC = two.MAC(subnet.IPv4) }), "VTEP MAC " + two.MAC(subnet.IPv4) + " (IPv4 tunnel) is also that of"},
+		{"our own MAC", "", edit(func(r *record) { r.BackendV6Data.VtepMAC = one.MAC(subnet.IPv6) }), "VTEP MAC " + one.MAC(subnet.IPv6) + " (IPv6 tunnel) is also that of"},
 		{"another VNI", "", edit(func(r *record) { r.BackendData.VNI = 9 }), "VNI 9 is not this network's 1"},
 		{"another backend", "", edit(func(r *record) { r.BackendType = "host-gw" }), `backend type "host-gw" is not "vxlan"`},
 		{"no backend data", "", edit(func(r *record) { r.BackendData, r.BackendV6Data = nil, nil }), "it has no BackendData"},
@@ -129,7 +129,7 @@ func TestBadRecords(t *testing.T) {
 		c.restart(t, c.Node(1))
 		refused(c.Node(1))
 	})
-	tr.requireNoLoss(t)
+	tr.RequireNoLoss(t)
 	for _, n := range c.Nodes {
 		require.Zero(t, status(t, n).Repairs.Total)
 		require.Zero(t, logged(t, c.daemon(n), "level=error"))

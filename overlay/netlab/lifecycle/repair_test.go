@@ -113,8 +113,8 @@ func (c *cluster) wayVariables(t *testing.T, n, to *netlab.Node) string {
 	for _, f := range subnet.Families {
 		digit := map[subnet.Family]string{subnet.IPv4: "4", subnet.IPv6: "6"}[f]
 		for name, value := range map[string]string{
-			"s": r.subnets[f].String(), "g": r.subnets[f].Addr().String(), "m": r.mac(f),
-			"n": fmt.Sprint(backend.RouteMetric(r.subnets[f])),
+			"s": r.Subnets[f].String(), "g": r.Subnets[f].Addr().String(), "m": r.MAC(f),
+			"n": fmt.Sprint(backend.RouteMetric(r.Subnets[f])),
 		} {
 			v += name + digit + "=" + value + "\n"
 		}
@@ -131,7 +131,7 @@ func TestContention(t *testing.T) {
 	n := c.Node(1)
 	want := ours(t, n)
 	vars := c.wayVariables(t, n, c.Node(2))
-	p := c.record(t, "node2").subnets[subnet.IPv4]
+	p := c.record(t, "node2").Subnets[subnet.IPv4]
 	route := backend.Route{Dst: p, Metric: backend.RouteMetric(p)}.Key().String()
 
 	t.Run("an entry is undone again and again", func(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
 // Whatever happens to the daemon, the packets flow on; and where nothing has
@@ -150,9 +151,9 @@ func TestSubnetEnv(t *testing.T) {
 
 	r := c.record(t, "node1")
 	gateway := func(p string) string { return strings.Replace(p, "/", "1/", 1) }
-	v4 := strings.Replace(r.subnets[0].String(), ".0/", ".1/", 1)
+	v4 := strings.Replace(r.Subnets[0].String(), ".0/", ".1/", 1)
 	require.Equal(t, "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET="+v4+
-		"\nFLANNEL_IPV6_NETWORK=fd00:244::/48\nFLANNEL_IPV6_SUBNET="+gateway(r.subnets[1].String())+
+		"\nFLANNEL_IPV6_NETWORK=fd00:244::/48\nFLANNEL_IPV6_SUBNET="+gateway(r.Subnets[1].String())+
 		"\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=true\n", statEnv(t, n).content)
 	require.EqualValues(t, 0o644, statEnv(t, n).mode)
 
@@ -163,7 +164,7 @@ func TestSubnetEnv(t *testing.T) {
 	require.NoError(t, err)
 	defer old.Close()
 	run(t, &n.Host, "ip link set eth0 mtu 1400")
-	eventually(t, "subnet.env has the new MTU", func() error {
+	netlabtest.Eventually(t, "subnet.env has the new MTU", func() error {
 		return equalLines([]string{"FLANNEL_MTU=1330"}, grep(statEnv(t, n).content, "FLANNEL_MTU="))
 	})
 	text := make([]byte, 1000)

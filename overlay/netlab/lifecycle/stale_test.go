@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
 // numbered returns the key under which peer(number) stands.
@@ -36,7 +37,7 @@ func TestChangesWhileDown(t *testing.T) {
 			moved.PublicIP, moved.PublicIPv6 = heirAddr(152)
 			c.put(t, numbered(252), moved)
 			changed := peer(253)
-			changed.BackendData, changed.BackendV6Data = &vtep{1, "02:00:00:00:04:01"}, &vtep{1, "02:00:00:00:06:01"}
+			changed.BackendData, changed.BackendV6Data = &netlabtest.VTEP{VNI: 1, VtepMAC: "02:00:00:00:04:01"}, &netlabtest.VTEP{VNI: 1, VtepMAC: "02:00:00:00:06:01"}
 			c.put(t, numbered(253), changed)
 			c.delete(t, numbered(254)) // has another subnet
 			c.put(t, numbered(248), peer(254))
@@ -53,7 +54,7 @@ func TestChangesWhileDown(t *testing.T) {
 			_, changed.PublicIPv6 = heirAddr(153)
 			c.put(t, numbered(252), changed)
 			changed = peer(253)
-			changed.BackendData = &vtep{1, "02:00:00:00:04:02"}
+			changed.BackendData = &netlabtest.VTEP{VNI: 1, VtepMAC: "02:00:00:00:04:02"}
 			c.put(t, numbered(253), changed)
 			c.restart(t, n)
 			c.awaitWays(t, n)

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
 // outage is how long the store is away at least.
@@ -59,14 +62,23 @@ func TestOutageOfTheStore(t *testing.T) {
 			run(t, &old[1].Host, "ip link set twill.1 mtu 1400")
 			awaitStatus(t, old[1], "repairs go on", func(s overlay.Status) bool { return s.Repairs.ByKind["link"] == 1 })
 			for time.Since(began) < outage() {
-				tr.await(t, 10)
+				tr.Await(t, 10)
 			}
 			code, _, err := readyz(t, late)
 			require.NoError(t, err)
 			require.Equal(t, http.StatusServiceUnavailable, code, "the late one has nothing yet")
 			tt.end(t, c)
 			over := time.Now()
+			c.put(t, numbered(250), peer(250))
+			netlabtest.Eventually(t, "a way to the first new peer", func() error {
+				if !slices.ContainsFunc(ways(t, old[0]), func(w string) bool { return strings.HasPrefix(w, "route 10.244.250.0/24 ") }) {
+					return errors.New("there is none")
+				}
+				return nil
+			})
+			t.Logf("a way to the first new peer %v later", time.Since(over).Round(time.Millisecond))
 
+			c.delete(t, numbered(250))
 			c.awaitReady(t, late)
 			pods = append(pods, addPod(t, late, "pod"))
 			for _, n := range c.Nodes {
@@ -75,7 +87,7 @@ func TestOutageOfTheStore(t *testing.T) {
 				require.Equal(t, "1", metric(t, n, "twill_store_up"))
 			}
 			t.Logf("the store was away for %v; all was well %v later", over.Sub(began).Round(time.Second), time.Since(over).Round(time.Second))
-			tr.requireNoLoss(t)
+			tr.RequireNoLoss(t)
 			requirePings(t, pods...)
 		})
 	}
@@ -126,7 +138,7 @@ func TestCompaction(t *testing.T) {
 			require.NoError(t, c.daemon(n).Signal(syscall.SIGCONT))
 			c.awaitWays(t, n)
 		})
-		eventually(t, "it has listed anew", func() error {
+		netlabtest.Eventually(t, "it has listed anew", func() error {
 			if logged(t, c.daemon(n), "listing all leases") == 0 {
 				return errors.New("it has not")
 			}
@@ -161,13 +173,13 @@ func TestStoreLosesItsData(t *testing.T) {
 		require.DirExists(t, filepath.Join(data, "member"))
 		require.NoError(t, os.RemoveAll(data))
 		c.restartStore(t)
-		eventually(t, "all are there again", func() error {
+		netlabtest.Eventually(t, "all are there again", func() error {
 			var was, is []string
 			for _, r := range before {
-				was = append(was, r.key+" "+r.NodeName)
+				was = append(was, r.Key+" "+r.NodeName)
 			}
 			for _, r := range c.records(t) {
-				is = append(is, r.key+" "+r.NodeName)
+				is = append(is, r.Key+" "+r.NodeName)
 			}
 			return equalLines(was, is)
 		})

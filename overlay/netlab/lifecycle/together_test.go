@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -37,7 +38,7 @@ func TestFiftyNodesAtOnce(t *testing.T) {
 				c.launch(t, n)
 			}
 			for _, n := range c.Nodes {
-				eventually(t, n.Name+" waits for the config", func() error {
+				netlabtest.Eventually(t, n.Name+" waits for the config", func() error {
 					if logged(t, c.daemon(n), "There is no network config in etcd") == 0 {
 						return errors.New("it does not")
 					}
@@ -68,8 +69,8 @@ func requireApart(t *testing.T, all []record, nodes, families int) {
 		require.False(t, holders[r.NodeName], "%s has two leases", r.NodeName)
 		holders[r.NodeName] = true
 		for _, f := range subnet.Families[:families] {
-			p := r.subnets[f]
-			require.True(t, p.IsValid(), r.key)
+			p := r.Subnets[f]
+			require.True(t, p.IsValid(), r.Key)
 			require.Empty(t, subnets[p], fmt.Sprintf("of %s and %s", p, r.NodeName))
 			subnets[p] = r.NodeName
 		}

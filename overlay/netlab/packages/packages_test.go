@@ -9,20 +9,18 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/twill-net/twill/overlay/netlab"
 	"github.com/twill-net/twill/overlay/netlab/netlabtest"
-	"github.com/twill-net/twill/subnet"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds what a failing test costs.
-const patience = 45 * time.Second
+const patience = netlabtest.Patience
 
 //go:embed systemctl.sh
 var systemctl string
@@ -159,7 +157,7 @@ func testLife(t *testing.T, v1, v2 debs) {
 	}
 	calls(t, n)
 
-	flows := talk(t, pods)
+	flows := netlabtest.StartTraffic(t, t.Name(), netlabtest.Each(pods...)...)
 	before, pid := kernel(t, n), mainPID(t, n)
 	require.NotEmpty(t, before)
 	dpkg(t, n, "--install", v2.twill, v2.plugins)
@@ -178,7 +176,7 @@ func testLife(t *testing.T, v1, v2 debs) {
 	require.Equal(t, pid, mainPID(t, n))
 	require.NoError(t, c.Store.Restart())
 	require.NoError(t, n.WaitReady(ctx, daemon))
-	requireNoLoss(t, flows)
+	flows.RequireNoLoss(t)
 	require.Equal(t, before, kernel(t, n))
 
 	removalGivenUp(t, n)
@@ -236,28 +234,6 @@ func architecture(t *testing.T) string {
 func mainPID(t *testing.T, n *netlab.Node) string {
 	t.Helper()
 	return run(t, &n.Host, "cat /run/units/twilld.service")
-}
-
-// talk lets one pod ping the other in both families.
-func talk(t *testing.T, pods []*netlab.Pod) (flows []*netlab.Flow) {
-	t.Helper()
-	for _, f := range subnet.Families {
-		flow, err := pods[0].PingContinuously(t.Context(), pods[1].Addrs[f], 10*time.Millisecond)
-		require.NoError(t, err)
-		require.NoError(t, flow.Await(t.Context(), 10))
-		flows = append(flows, flow)
-	}
-	return flows
-}
-
-func requireNoLoss(t *testing.T, flows []*netlab.Flow) {
-	t.Helper()
-	for _, flow := range flows {
-		require.NoError(t, flow.Await(t.Context(), 10))
-		loss, err := flow.Stop()
-		require.NoError(t, err)
-		require.Zero(t, loss.Lost(), "%+v", loss)
-	}
 }
 
 // testInChroot: in a chroot there is no systemd, and the kernel is that of
