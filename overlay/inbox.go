@@ -59,7 +59,7 @@ type news struct {
 func newInbox(node string, d *desired) *inbox {
 	b := &inbox{
 		wake: make(chan struct{}, 1), desired: d,
-		snapshot: subnet.NewSnapshot(node, nil),
+		snapshot: subnet.NewSnapshot(node),
 		doubtful: map[string]time.Time{},
 	}
 	// The first pass looks at everything.

@@ -36,7 +36,8 @@ func vtepClaim(l subnet.Lease) ([]string, error) {
 }
 
 func filled(n int) *subnet.Snapshot {
-	s := subnet.NewSnapshot("self", vtepClaim)
+	s := subnet.NewSnapshot("self")
+	s.SetOwn(subnet.Lease{}, vtepClaim)
 	list := make([]subnet.Record, n)
 	for i := range list {
 		list[i] = peerRecord(i)
@@ -78,7 +79,9 @@ func BenchmarkReplace(b *testing.B) {
 	}
 	b.Run("new", func(b *testing.B) {
 		for b.Loop() {
-			subnet.NewSnapshot("self", vtepClaim).Replace(list)
+			s := subnet.NewSnapshot("self")
+			s.Replace(list)
+			s.SetOwn(subnet.Lease{}, vtepClaim)
 		}
 	})
 	b.Run("same", func(b *testing.B) {

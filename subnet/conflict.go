@@ -22,13 +22,11 @@ func (c *changes) note(id string) {
 	}
 }
 
-// queue has records settled.
-func (c *changes) queue(list ...*entry) {
-	for _, e := range list {
-		if !e.queued {
-			e.queued = true
-			heap.Push(&c.bySeniority, e)
-		}
+// queue has a record settled.
+func (c *changes) queue(e *entry) {
+	if !e.queued {
+		e.queued = true
+		heap.Push(&c.bySeniority, e)
 	}
 }
 
@@ -42,8 +40,15 @@ func (s *Snapshot) settle(c *changes) []string {
 		if !e.contends {
 			continue // forgotten meanwhile
 		}
-		counted := e.counts()
-		if s.refuse(e, s.reason(e)); e.counts() != counted {
+		counted := e.counts
+		if why := s.reason(e); why == "" {
+			e.counts = true
+			delete(s.refused, e)
+		} else {
+			e.counts = false
+			s.refused[e] = why
+		}
+		if e.counts != counted {
 			s.changed(e, c)
 		}
 	}
@@ -53,8 +58,14 @@ func (s *Snapshot) settle(c *changes) []string {
 
 // changed notes that a record counts now or no longer does.
 func (s *Snapshot) changed(e *entry, c *changes) {
-	c.note(e.Lease.ID())
-	for o := range s.rivals(e) {
+	l := e.lease()
+	c.note(l.ID())
+	s.queueJuniors(e, &l, c)
+}
+
+// queueJuniors has those settled in whose way e stands, or stood.
+func (s *Snapshot) queueJuniors(e *entry, l *Lease, c *changes) {
+	for o := range s.rivals(e, l) {
 		if senior(e, o) {
 			c.queue(o)
 		}
@@ -66,17 +77,30 @@ func (s *Snapshot) changed(e *entry, c *changes) {
 // several whatever the order that the records came in: those which count do
 // not overlap each other, so that an index has one of them in each place.
 func (s *Snapshot) reason(e *entry) string {
-	id := e.Lease.ID()
-	if last := slices.MaxFunc(s.byNode[id], compareWritten); last != e {
-		why := fmt.Sprintf("node %s has a newer lease, %s", id, last.Key)
-		if a, b := e.Lease.MachineID, last.Lease.MachineID; a != b && a != "" && b != "" {
+	l := e.lease()
+	id := l.ID()
+	last := e
+	for o := range s.ofNode(id) {
+		if compareWritten(o, last) > 0 {
+			last = o
+		}
+	}
+	if last != e {
+		why := fmt.Sprintf("node %s has a newer lease, %s", id, last.key())
+		if a, b := l.MachineID, last.lease().MachineID; a != b && a != "" && b != "" {
 			why += ", from another machine"
 		}
 		return why
 	}
-	for o := range s.rivals(e) {
-		if o.counts() && senior(o, e) {
-			return fmt.Sprintf("%s of node %s, whose lease is older", conflict(e, o.Lease, o.claims), o.Lease.ID())
+	for o := range s.rivals(e, &l) {
+		if !o.counts || !senior(o, e) {
+			continue
+		}
+		other := o.lease()
+		claims, _ := s.claims(&l)
+		others, _ := s.claims(&other)
+		if what := conflict(&l, claims, &other, others); what != "" { // else two hashes are one by chance
+			return fmt.Sprintf("%s of node %s, whose lease is older", what, other.ID())
 		}
 	}
 	return ""
@@ -84,92 +108,92 @@ func (s *Snapshot) reason(e *entry) string {
 
 // compareWritten orders the records of one node.
 func compareWritten(a, b *entry) int {
-	return cmp.Or(cmp.Compare(a.Modified, b.Modified), cmp.Compare(a.Created, b.Created), cmp.Compare(a.Key, b.Key))
+	return cmp.Or(cmp.Compare(a.modified, b.modified), cmp.Compare(a.created, b.created), cmp.Compare(a.key(), b.key()))
 }
 
 // senior reports whether of two nodes' records a goes before b.
 func senior(a, b *entry) bool {
-	return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.Key, b.Key)) < 0
+	if a.created != b.created {
+		return a.created < b.created
+	}
+	return a.key() < b.key()
+}
+
+// contested reports whether any record is of e's node, or has a part of a
+// subnet or a claim in common with e, which is not in the indices yet.
+func (s *Snapshot) contested(e *entry, id string, l *Lease) bool {
+	for _, p := range l.Subnets {
+		if s.bySubnet.first.OverlapsPrefix(p) {
+			return true
+		}
+	}
+	for _, c := range e.claims {
+		if s.byClaim.first[c] != nil {
+			return true
+		}
+	}
+	return s.byNode.first[s.hash(id)] != nil
 }
 
 // rivals yields the records which have a part of a subnet or a claim in common
 // with e, some of them twice; e itself is among them.
-func (s *Snapshot) rivals(e *entry) iter.Seq[*entry] {
+func (s *Snapshot) rivals(e *entry, l *Lease) iter.Seq[*entry] {
 	return func(yield func(*entry) bool) {
-		each := func(list []*entry) bool {
-			return !slices.ContainsFunc(list, func(o *entry) bool { return !yield(o) })
-		}
-		for _, p := range e.Lease.Subnets {
-			for _, holders := range s.bySubnet.Supernets(p) {
-				if !each(holders) {
-					return
-				}
-			}
-			for _, holders := range s.bySubnet.Subnets(p) {
-				if !each(holders) {
+		for _, p := range l.Subnets {
+			for o := range s.bySubnet.overlapping(p) {
+				if !yield(o) {
 					return
 				}
 			}
 		}
 		for _, c := range e.claims {
-			if !each(s.byClaim[c]) {
-				return
+			for o := range s.byClaim.of(c) {
+				if !yield(o) {
+					return
+				}
 			}
 		}
 	}
 }
 
-// conflict says what e has that another lease has too, "" for nothing.
-func conflict(e *entry, other Lease, claims []string) string {
+// conflict says what a lease has that another has too, "" for nothing.
+func conflict(l *Lease, claims []string, other *Lease, others []string) string {
 	for _, f := range Families {
-		if p, q := e.Lease.Subnets[f], other.Subnets[f]; p.IsValid() && q.IsValid() && p.Overlaps(q) {
+		if p, q := l.Subnets[f], other.Subnets[f]; p.IsValid() && q.IsValid() && p.Overlaps(q) {
 			return fmt.Sprintf("its subnet %s overlaps %s", p, q)
 		}
 	}
-	for _, c := range e.claims {
-		if slices.Contains(claims, c) {
+	for _, c := range claims {
+		if slices.Contains(others, c) {
 			return fmt.Sprintf("its %s is also that", c)
+		}
+	}
+	for f, ip := range l.PublicIPs {
+		if ip.IsValid() && ip == other.PublicIPs[f] {
+			return fmt.Sprintf("its public IP %s is also that", ip)
 		}
 	}
 	return ""
 }
 
-func (s *Snapshot) index(e *entry) {
-	add(s.byNode, e.Lease.ID(), e)
+func (s *Snapshot) index(e *entry, id string, l *Lease) {
+	s.byNode.add(s.hash(id), e)
 	for _, c := range e.claims {
-		add(s.byClaim, c, e)
+		s.byClaim.add(c, e)
 	}
-	for _, p := range e.Lease.Subnets {
-		s.bySubnet.Modify(p, func(list []*entry, _ bool) ([]*entry, bool) { return append(list, e), false })
+	for _, p := range l.Subnets {
+		s.bySubnet.add(p, e)
 	}
 }
 
-func (s *Snapshot) unindex(e *entry) {
-	drop(s.byNode, e.Lease.ID(), e)
+func (s *Snapshot) unindex(e *entry, id string, l *Lease) {
+	s.byNode.drop(s.hash(id), e)
 	for _, c := range e.claims {
-		drop(s.byClaim, c, e)
+		s.byClaim.drop(c, e)
 	}
-	for _, p := range e.Lease.Subnets {
-		s.bySubnet.Modify(p, func(list []*entry, _ bool) ([]*entry, bool) {
-			list = without(list, e)
-			return list, len(list) == 0
-		})
+	for _, p := range l.Subnets {
+		s.bySubnet.drop(p, e)
 	}
-}
-
-func add(m map[string][]*entry, k string, e *entry) { m[k] = append(m[k], e) }
-
-func drop(m map[string][]*entry, k string, e *entry) {
-	if left := without(m[k], e); len(left) > 0 {
-		m[k] = left
-	} else {
-		delete(m, k)
-	}
-}
-
-// without returns list less e, in place.
-func without(list []*entry, e *entry) []*entry {
-	return slices.DeleteFunc(list, func(o *entry) bool { return o == e })
 }
 
 // seniority is a heap of records, the most senior on top.

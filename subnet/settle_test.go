@@ -297,7 +297,7 @@ func TestSnapshotSettles(t *testing.T) {
 			permute(c.records, func(records []rec) {
 				check(snapshot(records...), "one by one")
 
-				s := subnet.NewSnapshot("self", macCheck)
+				s := subnet.NewSnapshot("self")
 				var list []subnet.Record
 				for _, r := range records {
 					list = append(list, r.record())

@@ -123,7 +123,8 @@ func TestSnapshotAgreesWithTheRules(t *testing.T) {
 	const steps = 4000
 	var own subnet.Lease
 	check := checks[0]
-	s := subnet.NewSnapshot("self", check)
+	s := subnet.NewSnapshot("self")
+	s.SetOwn(own, check)
 	records := map[string]subnet.Record{}
 	peers := map[string]subnet.Lease{}
 	for step := range steps {
@@ -176,7 +177,7 @@ func TestSnapshotAgreesWithTheRules(t *testing.T) {
 		}
 		require.Equal(t, wantRefused, refused, at)
 
-		fresh := subnet.NewSnapshot("self", check)
+		fresh := subnet.NewSnapshot("self")
 		fresh.SetOwn(own, check)
 		for _, r := range records {
 			fresh.Put(r)

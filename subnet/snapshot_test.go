@@ -54,7 +54,7 @@ var self = rec{node: "self", v4: "10.5.0.0/24", v6: "fd00:5::/64", ip: "192.168.
 
 // snapshot returns one that knows our own lease and the records.
 func snapshot(records ...rec) *subnet.Snapshot {
-	s := subnet.NewSnapshot("self", nil)
+	s := subnet.NewSnapshot("self")
 	s.SetOwn(self.record().Lease, macCheck)
 	for _, r := range records {
 		s.Put(r.record())
@@ -149,9 +149,11 @@ func TestSnapshotTellsOnlyWhatChanged(t *testing.T) {
 func TestSnapshotOwnLeaseChanges(t *testing.T) {
 	t.Parallel()
 	a := rec{node: "a", v4: "10.5.0.0/24", ip: "192.168.0.1", mac: "a", created: 1}
-	s := subnet.NewSnapshot("self", macCheck)
-	s.Put(a.record())
-	require.Equal(t, []string{"a"}, s.Peers(), "we have no lease yet")
+	s := subnet.NewSnapshot("self")
+	require.Empty(t, s.Put(a.record()))
+	require.Empty(t, s.Peers(), "nothing is settled before we have a lease")
+	require.Empty(t, s.Refused())
+	require.Equal(t, []subnet.Record{a.record()}, s.Records())
 	require.Equal(t, []string{"a"}, s.SetOwn(self.record().Lease, macCheck))
 	require.Empty(t, s.Peers())
 	_, ok := s.Peer("a")
@@ -177,7 +179,8 @@ func TestSnapshotReplaceWithAKeyTwice(t *testing.T) {
 
 func TestSnapshotOfNamelessNodes(t *testing.T) {
 	t.Parallel()
-	s := subnet.NewSnapshot("", nil)
+	s := subnet.NewSnapshot("")
+	s.SetOwn(subnet.Lease{}, nil)
 	s.Put(rec{v4: "10.1.0.0/24", ip: "192.168.0.1", created: 1}.record())
 	require.Equal(t, []string{"192.168.0.1"}, s.Peers(), "no name is not our name")
 	l, ok := s.Peer("192.168.0.1")
