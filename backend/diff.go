@@ -64,72 +64,15 @@ func (c Change) String() string {
 }
 
 // Diff returns the changes which lead from have to want, in an order that can
-// be applied: puts by ascending Kind, then deletes by descending Kind, so that
-// the new way is there before the old one goes. What the kernel drops with a
-// link that is replaced or gets another MAC counts as absent; what it drops
-// with a link that is deleted is not deleted one by one. Nil is a set of
-// nothing.
+// be applied; see Comparison. Nil is a set of nothing.
 func Diff(want, have Objects) []Change {
-	if want == nil {
-		want = State(nil)
-	}
-	if have == nil {
-		have = State(nil)
-	}
-	lost, deleted := fates(want, have)
-	var changes []Change
-	kept := 0
-	for w := range want.All() {
-		h := have.Get(w.Key())
-		if h != nil {
-			kept++
-			if lost(h) {
-				h = nil
-			}
-		}
-		if h != w {
-			changes = append(changes, Change{Have: h, Want: w})
-		}
-	}
-	if kept < have.Len() {
+	c := NewComparison(want)
+	if have != nil {
 		for h := range have.All() {
-			k := h.Key()
-			if k.Kind != KindSysctl && want.Get(k) == nil && !lost(h) && !deleted[LinkOf(h)] {
-				changes = append(changes, Change{Have: h})
-			}
+			c.Found(h)
 		}
 	}
-	SortChanges(changes)
-	return changes
-}
-
-// fates returns what the kernel drops by itself with a link that is replaced or
-// gets another MAC, and the links that are deleted.
-func fates(want, have Objects) (lost func(Object) bool, deleted map[string]bool) {
-	deleted = map[string]bool{}
-	renewed, readdressed := map[string]bool{}, map[string]bool{}
-	for h := range have.All() {
-		h, ok := h.(Link)
-		if !ok {
-			continue
-		}
-		w, ok := want.Get(h.Key()).(Link)
-		switch {
-		case !ok:
-			deleted[h.Name] = true
-		case w.Replaces(h):
-			renewed[h.Name] = true
-		case w.MAC != h.MAC:
-			readdressed[h.Name] = true
-		}
-	}
-	return func(o Object) bool {
-		if len(renewed) == 0 && len(readdressed) == 0 {
-			return false
-		}
-		_, neighbor := o.(Neighbor) // neigh_changeaddr, net/core/neighbour.c
-		return renewed[LinkOf(o)] || neighbor && readdressed[LinkOf(o)]
-	}, deleted
+	return c.Changes()
 }
 
 // ranks bounds what rank returns.

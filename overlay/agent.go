@@ -92,6 +92,7 @@ const (
 	taskSweep  = "sweep"
 	taskMemory = "last good state"
 	taskRecall = "recall"
+	taskCalm   = "memory"
 )
 
 // Config is what an Agent is made of.
@@ -140,6 +141,7 @@ type Agent struct {
 	ground   ground
 	usable   atomic.Pointer[[]byte] // the raw network config that is in use
 	sweepNow chan struct{}          // capacity 1
+	bursts   chan struct{}          // of changes; capacity 1
 
 	inbox   *inbox
 	claims  chan subnet.Claim // the newest claim that nobody took yet; capacity 1
@@ -152,7 +154,7 @@ type Agent struct {
 func New(cfg Config, store Store, kernel Kernel, firewall Firewall, guard Guard) *Agent {
 	a := &Agent{
 		cfg: cfg, store: store, kernel: kernel, firewall: firewall, guard: guard,
-		claims: make(chan subnet.Claim, 1), sweepNow: make(chan struct{}, 1),
+		claims: make(chan subnet.Claim, 1), sweepNow: make(chan struct{}, 1), bursts: make(chan struct{}, 1),
 		desired: newDesired(),
 		state:   newState(),
 		board:   newBoard(cfg),
@@ -177,6 +179,7 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 		partLease:  a.hold,
 		taskKernel: func(ctx context.Context) error { return a.kernel.Watch(ctx, a.onEvent) },
 		taskRules:  func(ctx context.Context) error { return a.firewall.Watch(ctx, a.onRules) },
+		taskCalm:   a.calm,
 	}
 	if a.guard != nil {
 		tasks[taskGuard] = func(ctx context.Context) error { return a.guard.Watch(ctx, a.onGuard) }

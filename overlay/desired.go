@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"iter"
 	"slices"
 	"sync"
 
@@ -17,12 +16,21 @@ const hostPlan = ""
 type desired struct {
 	mu     sync.RWMutex
 	byNode map[string][]backend.Object
-	index  *backend.Set
+	kernel *backend.Set
+	guard  *backend.Set        // what is the Guard's
 	shared map[backend.Key]int // in how many more plans the object of a key is: of some permits
 }
 
 func newDesired() *desired {
-	return &desired{byNode: map[string][]backend.Object{}, index: backend.NewSet(), shared: map[backend.Key]int{}}
+	return &desired{byNode: map[string][]backend.Object{}, kernel: backend.NewSet(), guard: backend.NewSet(), shared: map[backend.Key]int{}}
+}
+
+// index is where objects of a kind are.
+func (d *desired) index(k backend.Kind) *backend.Set {
+	if guarded(k) {
+		return d.guard
+	}
+	return d.kernel
 }
 
 // wants reports whether the object is what we want under that key; nil is
@@ -33,7 +41,7 @@ func (d *desired) wants(k backend.Key, o backend.Object) bool { return d.get(k) 
 func (d *desired) get(k backend.Key) backend.Object {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	return d.index.Get(k)
+	return d.index(k.Kind).Get(k)
 }
 
 // replace takes new plans for some nodes and returns what changes thereby, in
@@ -50,7 +58,7 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 		for _, o := range d.byNode[node] {
 			k := o.Key()
 			if _, seen := before[k]; !seen {
-				before[k] = d.index.Get(k)
+				before[k] = d.index(k.Kind).Get(k)
 			}
 			d.forget(k)
 		}
@@ -67,11 +75,11 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 		d.byNode[node] = objects
 		for _, o := range objects {
 			k := o.Key()
-			other := d.index.Get(k)
+			other := d.index(k.Kind).Get(k)
 			if other != nil {
 				d.shared[k]++
 			}
-			d.index.Put(o)
+			d.index(k.Kind).Put(o)
 			if _, seen := before[k]; seen || other == o {
 				continue
 			}
@@ -88,7 +96,7 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 		}
 	}
 	for k, have := range before {
-		want := d.index.Get(k)
+		want := d.index(k.Kind).Get(k)
 		if have != want && (want != nil || k.Kind != backend.KindSysctl) {
 			changes = append(changes, backend.Change{Have: have, Want: want})
 		}
@@ -102,7 +110,7 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 func (d *desired) forget(k backend.Key) {
 	switch n := d.shared[k]; n {
 	case 0:
-		d.index.Delete(k)
+		d.index(k.Kind).Delete(k)
 	case 1:
 		delete(d.shared, k)
 	default:
@@ -169,33 +177,21 @@ func (d *desired) nodes() []string {
 	return ids
 }
 
-// diff compares what we want with what there is, as far as that was looked at;
-// without prune, what nobody wants is left alone.
-func (d *desired) diff(have backend.State, looked scope, prune bool) []backend.Change {
+// compare compares what we want of the kernel, or of the guard, with what read
+// finds there; without prune, what nobody wants is left alone. It holds up who
+// plans, and nobody else.
+func (d *desired) compare(with *backend.Set, prune bool, read func(found func(backend.Object)) error) ([]backend.Change, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	changes := backend.Diff(part{d.index, looked}, have)
+	c := backend.NewComparison(with)
+	if err := read(c.Found); err != nil {
+		return nil, err
+	}
+	changes := c.Changes()
 	if prune {
-		return changes
+		return changes, nil
 	}
-	return slices.DeleteFunc(changes, func(c backend.Change) bool { return c.Want == nil })
-}
-
-// part is what of a set is in a scope.
-type part struct {
-	*backend.Set
-	scope
-}
-
-// All implements backend.Objects.
-func (p part) All() iter.Seq[backend.Object] {
-	return func(yield func(backend.Object) bool) {
-		for o := range p.Set.All() {
-			if p.holds(kindOf(o)) && !yield(o) {
-				return
-			}
-		}
-	}
+	return slices.DeleteFunc(changes, func(c backend.Change) bool { return c.Want == nil }), nil
 }
 
 // sysctls returns the names of the sysctls that we want.

@@ -29,6 +29,6 @@ func TestObjectOfSeveralPlans(t *testing.T) {
 	require.Equal(t, []backend.Change{drop}, plan("c"))
 	require.Equal(t, []backend.Change{add}, d.replace(map[string][]backend.Object{"a": {shared}, "b": {shared}}))
 	require.Equal(t, []backend.Change{drop}, d.replace(map[string][]backend.Object{"a": nil, "b": nil}))
-	require.Zero(t, d.index.Len())
+	require.Zero(t, d.kernel.Len()+d.guard.Len())
 	require.Empty(t, d.shared)
 }

@@ -296,11 +296,11 @@ func (b *inbox) peer(id string) (subnet.Lease, bool) {
 	return b.snapshot.Peer(id)
 }
 
-// hasHeard reports whether anything came of the store.
-func (b *inbox) hasHeard() bool {
+// heard returns how often something came of the store.
+func (b *inbox) heard() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.told > 0
+	return b.told
 }
 
 // recall takes what an earlier run knew, unless the store has told something
@@ -373,7 +373,7 @@ func (b *inbox) refused() []subnet.Refusal {
 func (b *inbox) counts() (peers, refused int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return len(b.snapshot.Peers()), len(b.snapshot.Refused())
+	return b.snapshot.Count()
 }
 
 // leasesSeen returns the peers' leases and the records that do not count.

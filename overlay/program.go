@@ -60,7 +60,9 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 		steps = append(steps, dirty...)
 		backend.Sort(steps, func(st step) backend.Change { return st.Change })
 	}
-	links = a.apply(ctx, now, a.inTurn(now, steps))
+	steps = a.inTurn(now, steps)
+	links = a.apply(ctx, now, steps)
+	a.burst(len(steps))
 	if ctx.Err() != nil {
 		return true, true, true
 	}
@@ -141,16 +143,20 @@ func (a *Agent) compare(ctx context.Context) (changes []backend.Change, looked s
 	s := a.state
 	looked = s.full
 	if looked.kernel {
-		have, err := a.kernel.Observe(ctx, a.desired.sysctls())
+		sysctls := a.desired.sysctls()
+		changes, err = a.desired.compare(a.desired.kernel, s.inSync, func(found func(backend.Object)) error {
+			return each(found)(a.kernel.Observe(ctx, sysctls))
+		})
 		if err != nil {
 			return nil, scope{}, err
 		}
-		changes = a.desired.diff(have, scope{kernel: true}, s.inSync)
 	}
 	if !looked.guard || a.guard == nil {
 		return changes, looked, nil
 	}
-	have, err := a.guard.Observe(ctx)
+	more, err := a.desired.compare(a.desired.guard, s.inSync, func(found func(backend.Object)) error {
+		return each(found)(a.guard.Observe(ctx))
+	})
 	if a.board.problem(partGuard, err) && err != nil && ctx.Err() == nil {
 		a.cfg.Log.WithError(err).Warn("VTEP hygiene could not be read, will retry")
 	}
@@ -158,9 +164,19 @@ func (a *Agent) compare(ctx context.Context) (changes []backend.Change, looked s
 		looked.guard = false
 		return changes, looked, nil
 	}
-	changes = append(changes, a.desired.diff(have, scope{guard: true}, s.inSync)...)
+	changes = append(changes, more...)
 	backend.SortChanges(changes)
 	return changes, looked, nil
+}
+
+// each passes on what was observed.
+func each(found func(backend.Object)) func(backend.State, error) error {
+	return func(have backend.State, err error) error {
+		for _, o := range have {
+			found(o)
+		}
+		return err
+	}
 }
 
 // fullSteps takes what differs. What was not planned in this pass has drifted.

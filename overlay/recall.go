@@ -14,11 +14,14 @@ import (
 	"github.com/twill-net/twill/overlay/lastgood"
 )
 
-// How often what we know is written to disk, if it has changed; soon after the
-// first list, so that a node that has just joined has something.
+// When what we know is written to disk, if it has changed: first soon after the
+// first list, so that a node that has just joined has something, but not in the
+// midst of programming it; then from time to time.
 const (
-	rememberFirst    = 2 * time.Second
-	rememberInterval = time.Minute
+	rememberQuiet    = 5 * time.Second  // in which the store has told nothing,
+	rememberBound    = 30 * time.Second // or since it told the first
+	rememberInterval = time.Minute      // and at least
+	rememberShare    = 500              // times as long as writing took
 )
 
 // clockError is how far a clock may go back without making what was written
@@ -31,7 +34,7 @@ const clockError = 5 * time.Minute
 // it knows better, being newer than any file. Nothing is deleted for what is
 // recalled (see inbox.inSync), nothing announced, and the node is not ready.
 func (a *Agent) recall(ctx context.Context) error {
-	if !pause(ctx, a.cfg.RecallAfter) || a.inbox.hasHeard() {
+	if !pause(ctx, a.cfg.RecallAfter) || a.inbox.heard() > 0 {
 		<-ctx.Done()
 		return nil
 	}
@@ -92,8 +95,9 @@ func (a *Agent) forget() {
 
 // remember writes what we know to disk from time to time, and at the end.
 func (a *Agent) remember(ctx context.Context) error {
-	var written uint64
-	due := time.NewTimer(rememberFirst)
+	var written, seen uint64
+	var since time.Time // when the store told the first
+	due := time.NewTimer(rememberQuiet)
 	defer due.Stop()
 	for {
 		select {
@@ -102,9 +106,16 @@ func (a *Agent) remember(ctx context.Context) error {
 			return nil
 		case <-due.C:
 		}
-		next := rememberInterval
-		if a.rememberNow(&written); written == 0 {
-			next = rememberFirst
+		next := rememberQuiet
+		now, told := time.Now(), a.inbox.heard()
+		if since.IsZero() && told > 0 {
+			since = now
+		}
+		if written > 0 || told == seen || now.Sub(since) >= rememberBound {
+			a.rememberNow(&written)
+		}
+		if seen = told; written > 0 {
+			next = max(rememberInterval, rememberShare*time.Since(now))
 		}
 		due.Reset(next)
 	}

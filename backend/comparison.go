@@ -1,0 +1,89 @@
+package backend
+
+// Comparison compares what there is with what is wanted, one object at a time:
+// of those that are as they must be, of which there may be 100 000, nothing is
+// kept but that.
+type Comparison struct {
+	want  Objects
+	same  *Set           // found as wanted
+	other map[Key]Object // found otherwise, or not wanted
+
+	// Links that will be deleted, made anew, and get another MAC.
+	deleted, renewed, readdressed map[string]bool
+}
+
+// NewComparison begins a comparison. Nil is a set of nothing.
+func NewComparison(want Objects) *Comparison {
+	if want == nil {
+		want = State(nil)
+	}
+	return &Comparison{
+		want: want, same: NewSet(), other: map[Key]Object{},
+		deleted: map[string]bool{}, renewed: map[string]bool{}, readdressed: map[string]bool{},
+	}
+}
+
+// Found takes an object that is there, once or more often, in any order.
+func (c *Comparison) Found(have Object) {
+	k := have.Key()
+	want := c.want.Get(k)
+	if want == have {
+		c.same.Put(want) // not have, which costs memory of its own
+		return
+	}
+	c.other[k] = have
+	h, ok := have.(Link)
+	if !ok {
+		return
+	}
+	switch w, ok := want.(Link); {
+	case !ok:
+		c.deleted[h.Name] = true
+	case w.Replaces(h):
+		c.renewed[h.Name] = true
+	case w.MAC != h.MAC:
+		c.readdressed[h.Name] = true
+	}
+}
+
+// Changes returns the changes which lead from what was found to what is wanted,
+// in an order that can be applied: puts by ascending Kind, then deletes by
+// descending Kind, so that the new way is there before the old one goes. What
+// the kernel drops with a link that is replaced or gets another MAC counts as
+// absent; what it drops with a link that is deleted is not deleted one by one.
+// Sysctls are not deleted.
+func (c *Comparison) Changes() []Change {
+	if len(c.other) == 0 && c.same.Len() == c.want.Len() {
+		return nil
+	}
+	var changes []Change
+	for want := range c.want.All() {
+		k := want.Key()
+		have, ok := c.other[k]
+		if !ok {
+			have = c.same.Get(k)
+		}
+		if have != nil && c.lost(have) {
+			have = nil
+		}
+		if have != want {
+			changes = append(changes, Change{Have: have, Want: want})
+		}
+	}
+	for k, have := range c.other {
+		if k.Kind != KindSysctl && c.want.Get(k) == nil && !c.lost(have) && !c.deleted[LinkOf(have)] {
+			changes = append(changes, Change{Have: have})
+		}
+	}
+	SortChanges(changes)
+	return changes
+}
+
+// lost reports whether the kernel drops an object with the link that it is on.
+func (c *Comparison) lost(o Object) bool {
+	if len(c.renewed) == 0 && len(c.readdressed) == 0 {
+		return false
+	}
+	_, neighbor := o.(Neighbor) // neigh_changeaddr, net/core/neighbour.c
+	return c.renewed[LinkOf(o)] || neighbor && c.readdressed[LinkOf(o)]
+}
