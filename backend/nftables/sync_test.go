@@ -33,14 +33,6 @@ const listing = `table inet twill {
 		ip6 saddr fd00:244::/48 masquerade fully-random comment "pods to the outside"
 		ip6 daddr fd00:244::/48 masquerade fully-random comment "the outside to peers' pods"
 	}
-
-	chain forward {
-		type filter hook forward priority filter; policy accept;
-		ip saddr 10.244.0.0/16 accept comment "from the network"
-		ip daddr 10.244.0.0/16 accept comment "to the network"
-		ip6 saddr fd00:244::/48 accept comment "from the network"
-		ip6 daddr fd00:244::/48 accept comment "to the network"
-	}
 }
 `
 
@@ -125,7 +117,7 @@ func TestSyncRendersAnyPrefixLength(t *testing.T) {
 			}
 			address := subnet.PerFamily[string]{subnet.IPv4: "170.170.170.171", subnet.IPv6: "aaaa:aaaa:aaaa:aaaa:aaaa:aaaa:aaaa:aaab"}[f]
 			p := netip.PrefixFrom(netip.MustParseAddr(address), bits).Masked()
-			rules.Forward = append(rules.Forward, masq.Rule{Family: f, Source: p, Verdict: masq.Accept})
+			rules.Postrouting = append(rules.Postrouting, masq.Rule{Family: f, Source: p, Verdict: masq.Accept})
 			text := p.String()
 			if bits == f.Bits() {
 				text = p.Addr().String()
@@ -133,15 +125,15 @@ func TestSyncRendersAnyPrefixLength(t *testing.T) {
 			want = append(want, subnet.PerFamily[string]{subnet.IPv4: "ip", subnet.IPv6: "ip6"}[f]+" saddr "+text+" accept")
 		}
 	}
-	rules.Forward = append(rules.Forward, masq.Rule{Family: subnet.IPv6, Source: netip.MustParsePrefix("::/0"), Verdict: masq.Return})
+	rules.Postrouting = append(rules.Postrouting, masq.Rule{Family: subnet.IPv6, Source: netip.MustParsePrefix("::/0"), Verdict: masq.Return})
 	want = append(want, "meta nfproto ipv6 return")
 
 	changed, err := ns.table().Sync(t.Context(), rules)
 	require.NoError(t, err)
 	require.True(t, changed)
 	var have []string
-	for line := range strings.Lines(ns.Run(t, "nft", "list", "chain", "inet", "twill", "forward")) {
-		if strings.HasPrefix(line, "\t\t") && !strings.Contains(line, "type filter") {
+	for line := range strings.Lines(ns.Run(t, "nft", "list", "chain", "inet", "twill", "postrouting")) {
+		if strings.HasPrefix(line, "\t\t") && !strings.Contains(line, "type nat") {
 			have = append(have, strings.TrimSpace(line))
 		}
 	}
@@ -173,7 +165,7 @@ func TestSyncInOneTransaction(t *testing.T) {
 		require.Equal(t, before+1, ns.generation(t), what)
 	}
 	step("first", func() {})
-	step("rules", func() { ns.Run(t, "nft", "flush", "chain", "inet", "twill", "forward") })
+	step("rules", func() { ns.Run(t, "nft", "flush", "chain", "inet", "twill", "postrouting") })
 	step("whole table", func() { ns.Run(t, "nft", "add", "chain", "inet", "twill", "extra") })
 }
 
@@ -187,28 +179,28 @@ func TestSyncRepairs(t *testing.T) {
 	tests := map[string]string{
 		"rule deleted":                            handle("ip saddr 10.244.1.0/24") + `nft delete rule inet twill postrouting handle $h`,
 		"rule added at the end":                   `nft add rule inet twill postrouting ip daddr 192.0.2.9 masquerade`,
-		"rule added in front":                     `nft insert rule inet twill forward ip daddr 192.0.2.9 drop`,
-		"rule twice":                              `nft add rule inet twill forward ip6 daddr fd00:244::/48 accept comment '"to the network"'`,
+		"rule added in front":                     `nft insert rule inet twill postrouting ip daddr 192.0.2.9 drop`,
+		"rule twice":                              `nft add rule inet twill postrouting ip6 daddr ff00::/8 return comment '"multicast"'`,
 		"rule altered, length":                    handle("ip daddr 10.244.1.0/24") + `nft replace rule inet twill postrouting handle $h ip daddr 10.244.1.0/25 return comment '"own pods see their clients"'`,
 		"rule altered, address":                   handle("ip daddr 10.244.1.0/24") + `nft replace rule inet twill postrouting handle $h ip daddr 10.244.2.0/24 return comment '"own pods see their clients"'`,
 		"rule altered, direction":                 handle("ip daddr 10.244.1.0/24") + `nft replace rule inet twill postrouting handle $h ip saddr 10.244.1.0/24 return comment '"own pods see their clients"'`,
 		"rule altered, negated":                   handle("ip daddr 10.244.1.0/24") + `nft replace rule inet twill postrouting handle $h ip daddr != 10.244.1.0/24 return comment '"own pods see their clients"'`,
 		"rule altered, mark":                      handle("mark") + `nft replace rule inet twill postrouting handle $h meta nfproto ipv4 meta mark and 0x4000 == 0 return comment '"masqueraded by kube-proxy"'`,
-		"rule altered, verdict":                   handle("ip saddr 10.244.0.0/16 accept") + `nft replace rule inet twill forward handle $h ip saddr 10.244.0.0/16 drop comment '"from the network"'`,
+		"rule altered, verdict":                   handle("ip daddr 224") + `nft replace rule inet twill postrouting handle $h ip daddr 224.0.0.0/4 drop comment '"multicast"'`,
 		"rule altered, not random":                handle("pods to the outside") + `nft replace rule inet twill postrouting handle $h ip saddr 10.244.0.0/16 masquerade comment '"pods to the outside"'`,
 		"rule altered, persistent":                handle("pods to the outside") + `nft replace rule inet twill postrouting handle $h ip saddr 10.244.0.0/16 masquerade fully-random,persistent comment '"pods to the outside"'`,
 		"rule altered, counter":                   handle("pods to the outside") + `nft replace rule inet twill postrouting handle $h ip saddr 10.244.0.0/16 counter masquerade fully-random comment '"pods to the outside"'`,
-		"rule altered, by an expression not ours": handle("ip saddr 10.244.0.0/16 accept") + `nft replace rule inet twill forward handle $h ip saddr 10.244.0.0/16 rt ip nexthop 192.0.2.1 accept comment '"from the network"'`,
-		"rule altered, comment":                   handle("ip saddr 10.244.0.0/16 accept") + `nft replace rule inet twill forward handle $h ip saddr 10.244.0.0/16 accept`,
-		"rules in another order":                  handle("ip saddr 10.244.0.0/16 accept") + `nft "delete rule inet twill forward handle $h; add rule inet twill forward ip saddr 10.244.0.0/16 accept comment \"from the network\""`,
+		"rule altered, by an expression not ours": handle("ip daddr 224") + `nft replace rule inet twill postrouting handle $h ip daddr 224.0.0.0/4 rt ip nexthop 192.0.2.1 return comment '"multicast"'`,
+		"rule altered, comment":                   handle("ip daddr 224") + `nft replace rule inet twill postrouting handle $h ip daddr 224.0.0.0/4 return`,
+		"rules in another order":                  handle("ip daddr 224") + `nft "delete rule inet twill postrouting handle $h; add rule inet twill postrouting ip daddr 224.0.0.0/4 return comment \"multicast\""`,
 		"chain flushed":                           `nft flush chain inet twill postrouting`,
-		"chain deleted":                           `nft "flush chain inet twill forward; delete chain inet twill forward"`,
-		"chain with another policy":               `nft 'chain inet twill forward { policy drop; }'`,
-		"chain with another priority":             `nft 'flush chain inet twill forward; delete chain inet twill forward; add chain inet twill forward { type filter hook forward priority 7; }'`,
-		"chain without a hook":                    `nft 'flush chain inet twill forward; delete chain inet twill forward; add chain inet twill forward'`,
+		"chain deleted":                           `nft "flush chain inet twill postrouting; delete chain inet twill postrouting"`,
+		"chain with another policy":               `nft 'chain inet twill postrouting { policy drop; }'`,
+		"chain with another priority":             `nft 'flush chain inet twill postrouting; delete chain inet twill postrouting; add chain inet twill postrouting { type nat hook postrouting priority 7; }'`,
+		"chain without a hook":                    `nft 'flush chain inet twill postrouting; delete chain inet twill postrouting; add chain inet twill postrouting'`,
 		"chain added":                             `nft 'add chain inet twill input { type filter hook input priority 0; policy drop; }'`,
 		"chain added with rules":                  `nft 'add chain inet twill extra; add rule inet twill extra drop'`,
-		"chain renamed":                           `nft rename chain inet twill forward renamed`,
+		"chain renamed":                           `nft rename chain inet twill postrouting renamed`,
 		"set added":                               `nft 'add set inet twill s { type ipv4_addr; }'`,
 		"table dormant":                           `nft 'add table inet twill { flags dormant; }'`,
 		"table flushed":                           `nft flush table inet twill`,

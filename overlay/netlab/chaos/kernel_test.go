@@ -55,7 +55,7 @@ var damages = []damage{
 	{name: "rules flushed", script: "nft flush ruleset; " + markRules, harmless: true},
 	{name: "table deleted", script: "nft delete table inet twill", harmless: true},
 	{name: "a chain flushed", script: "nft flush chain inet twill postrouting", harmless: true},
-	{name: "a rule added that drops", script: "nft insert rule inet twill forward drop", local: true},
+	{name: "a chain added that drops", script: "nft add chain inet twill drops '{ type filter hook forward priority 0; policy drop; }'", local: true},
 	{name: "a rule added", script: "nft add rule inet twill postrouting ip saddr 10.9.9.9 return", harmless: true},
 	{name: "VTEP table deleted", script: "nft delete table inet twill-vtep", harmless: true},
 	{name: "VTEP set flushed", script: "nft flush set inet twill-vtep peers-ipv4; nft flush set inet twill-vtep ipv6-64-in-ipv6"},

@@ -50,7 +50,7 @@ var damages = []struct {
 	{"rules flushed", "nft flush ruleset", []string{"rules"}},
 	{"table deleted", "nft delete table inet twill", []string{"rules"}},
 	{"a chain flushed", "nft flush chain inet twill postrouting", []string{"rules"}},
-	{"a rule added", "nft insert rule inet twill forward drop", []string{"rules"}},
+	{"a rule added", "nft add chain inet twill drops '{ type filter hook forward priority 0; policy drop; }'", []string{"rules"}},
 	{"forwarding switched off", "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0", []string{"sysctl"}},
 	{"underlay down and up", `ip link set eth0 down; ip link set eth0 up
 		ip address replace fd77::$node/64 dev eth0 nodad
