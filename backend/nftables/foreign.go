@@ -38,7 +38,8 @@ const mark = "twill: "
 // long before their last rule. It is where firewalld puts the sources of a
 // trusted zone.
 type Foreign struct {
-	netns int
+	netns   int
+	session *nft.Session
 
 	mu    sync.Mutex
 	bases map[Chain]bool // base chains of hook forward; see Watch
@@ -85,7 +86,8 @@ func (c Chain) left(iptables subnet.PerFamily[bool]) bool {
 
 // NewForeign returns what Foreign does, in one network namespace.
 func NewForeign(options ...Option) *Foreign {
-	return &Foreign{netns: New(options...).netns, bases: map[Chain]bool{}}
+	t := New(options...)
+	return &Foreign{netns: t.netns, session: t.session, bases: map[Chain]bool{}}
 }
 
 // syncAttempts bounds how often a chain is written again that others changed
@@ -143,23 +145,22 @@ func (f *Foreign) sync(ctx context.Context, c foreignChain, want []nft.Rule, rul
 		return false, fmt.Errorf("it drops what is forwarded, and is iptables' own: accept %s there (iptables -t %s -I FORWARD -s … -j ACCEPT, and the same with -d)",
 			strings.Join(sources(rules), " and "), c.Table)
 	}
-	conn, err := nft.Open(ctx, f.netns, batchBuffer)
-	if err != nil {
-		return false, err
-	}
-	table := &nftables.Table{Name: c.Table, Family: nftables.TableFamily(c.Family)}
-	chain := &nftables.Chain{Name: c.Name, Table: table}
-	for _, r := range c.rules {
-		if r.ours() {
-			if err := conn.DelRule(&nftables.Rule{Table: table, Chain: chain, Handle: r.handle}); err != nil {
-				return false, err
+	err = f.session.Write(ctx, func(conn *nftables.Conn) error {
+		table := &nftables.Table{Name: c.Table, Family: nftables.TableFamily(c.Family)}
+		chain := &nftables.Chain{Name: c.Name, Table: table}
+		for _, r := range c.rules {
+			if r.ours() {
+				if err := conn.DelRule(&nftables.Rule{Table: table, Chain: chain, Handle: r.handle}); err != nil {
+					return err
+				}
 			}
 		}
-	}
-	for _, r := range slices.Backward(want) { // each goes before all others
-		conn.InsertRule(r.In(table, chain))
-	}
-	if err = conn.Flush(); err == nil {
+		for _, r := range slices.Backward(want) { // each goes before all others
+			conn.InsertRule(r.In(table, chain))
+		}
+		return nil
+	})
+	if err == nil {
 		return true, nil
 	}
 	if !errors.Is(err, unix.EPERM) || !c.owned {

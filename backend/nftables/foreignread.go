@@ -34,7 +34,7 @@ type foreignRule struct {
 // list reads the base chains that packets pass when they are forwarded, but for
 // our own.
 func (f *Foreign) list(ctx context.Context) (chains []foreignChain, err error) {
-	err = nfnetlink.Read(ctx, f.netns, func(conn *netlink.Conn) error {
+	err = f.session.Read(ctx, func(conn *netlink.Conn) error {
 		chains, err = listForeign(conn)
 		return err
 	})
@@ -97,7 +97,7 @@ func decodeForward(m netlink.Message) (c foreignChain, base bool, err error) {
 
 // tableRules lists all rules of a chain's table.
 func (f *Foreign) tableRules(ctx context.Context, c Chain) (rules []foreignRule, err error) {
-	err = nfnetlink.Read(ctx, f.netns, func(conn *netlink.Conn) error {
+	err = f.session.Read(ctx, func(conn *netlink.Conn) error {
 		rules, err = foreignRules(conn, c, "")
 		return err
 	})

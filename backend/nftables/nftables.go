@@ -9,9 +9,9 @@
 //
 // An accept in one table cannot override a drop in another: every base chain
 // on a hook sees the packet, and a drop is final (nft(8), "Statements,
-// verdict"). Our forward chain, whose policy is accept, thus says what we want
-// and changes no packet's fate. Where something else drops (Docker, firewalld,
-// ufw), the accepts must go there: Foreign puts them into other tables' chains.
+// verdict"). So ours has no chain there. Where something drops (Docker,
+// firewalld, ufw), the accepts must go there: Foreign puts them into other
+// tables' chains.
 //
 // A nat chain switches connection tracking on for both families of the network
 // namespace. So a chain without rules is not rendered, and a node that does not
@@ -36,12 +36,10 @@ import (
 // TableName is the name of our table, family inet.
 const TableName = "twill"
 
-// batchBuffer is the size in octets of a transaction's socket buffers.
-const batchBuffer = 4 << 20
-
 // Table is the table `inet twill` of one network namespace.
 type Table struct {
-	netns int // file descriptor, 0: the calling thread's namespace
+	netns   int // file descriptor, 0: the calling thread's namespace
+	session *nft.Session
 }
 
 // Option alters a Table.
@@ -59,6 +57,7 @@ func New(options ...Option) *Table {
 	for _, o := range options {
 		o(t)
 	}
+	t.session = nft.NewSession(t.netns)
 	return t
 }
 
@@ -96,12 +95,11 @@ func (t *Table) Sync(ctx context.Context, rules masq.Rules) (changed bool, err e
 
 // Remove deletes our table, and nothing else. That it is absent is no error.
 func (t *Table) Remove(ctx context.Context) error {
-	c, err := nft.Open(ctx, t.netns, batchBuffer)
-	if err != nil {
-		return err
-	}
-	c.DelTable(inetTable())
-	if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+	err := t.session.Write(ctx, func(c *nftables.Conn) error {
+		c.DelTable(inetTable())
+		return nil
+	})
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("deleting table inet %s: %w%s", TableName, err, advice(err))
 	}
 	return nil

@@ -19,7 +19,7 @@ const requirement = "this needs a kernel with nf_tables, NAT and masquerade for 
 // Present reports whether the kernel has nf_tables at all: whether there is
 // something to read, and to be told of.
 func (t *Table) Present(ctx context.Context) bool {
-	return !nfnetlink.Absent(nfnetlink.Read(ctx, t.netns, func(*netlink.Conn) error { return nil }))
+	return !nfnetlink.Absent(t.session.Read(ctx, func(*netlink.Conn) error { return nil }))
 }
 
 // Supported returns nil when the kernel can hold our rules, and otherwise an

@@ -25,7 +25,7 @@ func ours() nfnetlink.Table { return nfnetlink.Table{Family: unix.NFPROTO_INET, 
 // read lists our table and, in it, the chains named.
 func (t *Table) read(ctx context.Context, names []string) (observed, error) {
 	var o observed
-	err := nfnetlink.Read(ctx, t.netns, func(conn *netlink.Conn) (err error) {
+	err := t.session.Read(ctx, func(conn *netlink.Conn) (err error) {
 		o = observed{}
 		if o.Header, err = nfnetlink.GetTable(conn, ours()); errors.Is(err, unix.ENOENT) {
 			return nil

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/nftables"
+
 	"github.com/twill-net/twill/backend/nftables/internal/nft"
 )
 
@@ -72,24 +74,23 @@ func sameRule(a, b nft.Rule) bool {
 // others did since we read: an add of what exists and a flush of what is empty
 // are no errors.
 func (t *Table) write(ctx context.Context, todo change) error {
-	c, err := nft.Open(ctx, t.netns, batchBuffer)
+	err := t.session.Write(ctx, func(c *nftables.Conn) error {
+		table := c.AddTable(inetTable())
+		if todo.replace {
+			c.DelTable(table)
+			if len(todo.chains) > 0 {
+				c.AddTable(table)
+			}
+		}
+		for _, w := range todo.chains {
+			ch := w.Put(c, table)
+			for _, r := range w.Rules {
+				c.AddRule(r.In(table, ch))
+			}
+		}
+		return nil
+	})
 	if err != nil {
-		return err
-	}
-	table := c.AddTable(inetTable())
-	if todo.replace {
-		c.DelTable(table)
-		if len(todo.chains) > 0 {
-			c.AddTable(table)
-		}
-	}
-	for _, w := range todo.chains {
-		ch := w.Put(c, table)
-		for _, r := range w.Rules {
-			c.AddRule(r.In(table, ch))
-		}
-	}
-	if err := c.Flush(); err != nil {
 		return fmt.Errorf("writing table inet %s (%s): %w%s", TableName, todo, err, advice(err))
 	}
 	return nil

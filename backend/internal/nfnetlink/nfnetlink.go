@@ -1,7 +1,7 @@
 // Package nfnetlink speaks the wire format of nf_tables (NETLINK_NETFILTER,
-// linux/netfilter/nf_tables.h) as far as reading and watching go: what the
-// adapters of the firewall have in common. Writing is done by
-// github.com/google/nftables.
+// linux/netfilter/nf_tables.h): reading, watching, and transactions of encoded
+// messages, which is what the adapters of the firewall have in common. Tables,
+// chains and rules are encoded by github.com/google/nftables.
 //
 // It imports neither vishvananda/netlink, google/nftables nor a logger.
 package nfnetlink
@@ -94,15 +94,19 @@ func Attributes(b []byte) (*netlink.AttributeDecoder, error) {
 
 // Ask sends a request whose attributes are names, and returns the answers.
 func Ask(conn *netlink.Conn, family byte, kind int, flags netlink.HeaderFlags, names map[uint16]string) ([]netlink.Message, error) {
-	attrs, err := Encode(func(e *netlink.AttributeEncoder) {
-		for attr, name := range names {
-			e.String(attr, name)
-		}
-	})
+	attrs, err := encodeNames(names)
 	if err != nil {
 		return nil, err
 	}
 	return conn.Execute(Message(family, kind, flags, attrs))
+}
+
+func encodeNames(names map[uint16]string) ([]byte, error) {
+	return Encode(func(e *netlink.AttributeEncoder) {
+		for attr, name := range names {
+			e.String(attr, name)
+		}
+	})
 }
 
 // Get asks for one object and returns its attributes.

@@ -21,7 +21,12 @@ func Read(ctx context.Context, netns int, read func(*netlink.Conn) error) error 
 	if err != nil {
 		return err
 	}
-	return errors.Join(stable(ctx, func() (uint32, error) { return Generation(conn) }, func() error { return read(conn) }), conn.Close())
+	return errors.Join(ReadOn(ctx, conn, read), conn.Close())
+}
+
+// ReadOn is Read on a socket that is open.
+func ReadOn(ctx context.Context, conn *netlink.Conn, read func(*netlink.Conn) error) error {
+	return stable(ctx, func() (uint32, error) { return Generation(conn) }, func() error { return read(conn) })
 }
 
 // stable is Read, with the generation as asked for.

@@ -24,7 +24,9 @@ func EndOfTransaction(m netlink.Message) bool { return m.Header.Type == newGener
 // Watch calls each with every nf_tables notification of a network namespace (a
 // file descriptor; 0: the calling thread's), on the caller's goroutine, until
 // ctx ends; it then returns nil. It calls start when it is listening, and again
-// whenever notifications were lost and it listens anew.
+// whenever notifications were lost and it listens anew. A message is valid until
+// each returns; the PID in its header is the port of the socket that the
+// transaction came by.
 func Watch(ctx context.Context, netns int, start func(), each func(netlink.Message)) error {
 	for {
 		err := watch(ctx, netns, start, each)
@@ -55,14 +57,18 @@ func watch(ctx context.Context, netns int, start func(), each func(netlink.Messa
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
+	notifications, err := newStream(conn)
+	if err != nil {
+		return err
+	}
 	start()
 	for {
-		messages, err := conn.Receive()
+		err := notifications.next(func(m netlink.Message) error {
+			each(m)
+			return nil
+		})
 		if err != nil {
 			return fmt.Errorf("receiving nf_tables notifications: %w", err)
-		}
-		for _, m := range messages {
-			each(m)
 		}
 	}
 }

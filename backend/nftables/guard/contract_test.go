@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/hygiene"
@@ -294,18 +293,6 @@ func TestWithoutBridge(t *testing.T) {
 	}
 }
 
-// How Apply knows that nothing was lost of a long list.
-func TestFind(t *testing.T) {
-	t.Parallel()
-	ns := newNamespace(t)
-	ns.reach(t, whole())
-	find := func(o backend.Object) error { return ns.tables().Find(t.Context(), o.(hygiene.Permit)) }
-	require.NoError(t, find(permit("192.0.2.2")))
-	require.NoError(t, find(permit("2001:db8::2", "fd00:244:0:2::/64")))
-	require.ErrorIs(t, find(permit("192.0.2.3")), unix.ENOENT)
-	require.ErrorIs(t, find(permit("2001:db8::2", "fd00:244:0:3::/64")), unix.ENOENT)
-}
-
 // All come back, however many there are.
 func TestManyAfterFlush(t *testing.T) {
 	t.Parallel()
@@ -315,4 +302,20 @@ func TestManyAfterFlush(t *testing.T) {
 		ns.reach(t, want)
 		ns.Run(t, "nft", "flush", "ruleset")
 	}
+}
+
+// A set may have more new elements than fit in a message.
+func TestLongLists(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	want := state(dual)
+	for i := range 5000 {
+		p := hygiene.Permit{
+			Outer: netip.AddrFrom16([16]byte{0x20, 1, 14: byte(i >> 8), 15: byte(i)}), Inner: prefix("fd00:244:0:2::/64"),
+		}
+		want[p.Key()] = p
+	}
+	ns.reach(t, want)
+	ns.reach(t, state(dual))
+	ns.reach(t, want)
 }

@@ -37,11 +37,11 @@ func attributes(b []byte) iter.Seq2[uint16, []byte] {
 	}
 }
 
-// decodeElements returns the elements in a message about them. One that is of
-// no set of ours, or a kind which no set of ours holds, is errElement.
-func decodeElements(m netlink.Message) ([]element, error) {
+// decodeElements calls each with the elements in a message about them. One that
+// is of no set of ours, or a kind which no set of ours holds, is errElement.
+func decodeElements(m netlink.Message, each func(*element)) error {
 	if len(m.Data) < nfnetlink.HeaderLength {
-		return nil, errElement
+		return errElement
 	}
 	table := nfnetlink.Table{Family: m.Data[0]}
 	var name string
@@ -58,18 +58,19 @@ func decodeElements(m netlink.Message) ([]element, error) {
 	}
 	s, ok := parseSet(table, name)
 	if !ok {
-		return nil, fmt.Errorf("set %s of table %s: %w", name, table.Name, errElement)
+		return fmt.Errorf("set %s of table %s: %w", name, table.Name, errElement)
 	}
 	size := s.keyLen()
-	var elements []element
 	for _, value := range attributes(list) {
 		key, ok := decodeKey(value)
 		if !ok || len(key) != size {
-			return nil, fmt.Errorf("set %s of table %s: %w", name, table.Name, errElement)
+			return fmt.Errorf("set %s of table %s: %w", name, table.Name, errElement)
 		}
-		elements = append(elements, element{s, string(key)})
+		e := element{set: s}
+		copy(e.key[:], key)
+		each(&e)
 	}
-	return elements, nil
+	return nil
 }
 
 // decodeKey returns the key of an element. One without a key stands for all
@@ -90,20 +91,12 @@ func decodeKey(b []byte) (key []byte, ok bool) {
 func text(b []byte) string { return strings.TrimRight(string(b), "\x00") }
 
 // readElements lists a set.
-func readElements(conn *netlink.Conn, s set) ([]element, error) {
-	messages, err := nfnetlink.Ask(conn, s.table.Family, unix.NFT_MSG_GETSETELEM, netlink.Dump, map[uint16]string{
+func readElements(conn *netlink.Conn, s set, each func(*element)) error {
+	err := nfnetlink.Dump(conn, s.table.Family, unix.NFT_MSG_GETSETELEM, map[uint16]string{
 		unix.NFTA_SET_ELEM_LIST_TABLE: s.table.Name, unix.NFTA_SET_ELEM_LIST_SET: s.name(),
-	})
+	}, func(m netlink.Message) error { return decodeElements(m, each) })
 	if err != nil {
-		return nil, fmt.Errorf("listing set %s of table %s: %w", s.name(), describe(s.table), err)
+		return fmt.Errorf("listing set %s of table %s: %w", s.name(), describe(s.table), err)
 	}
-	var elements []element
-	for _, m := range messages {
-		list, err := decodeElements(m)
-		if err != nil {
-			return nil, err
-		}
-		elements = append(elements, list...)
-	}
-	return elements, nil
+	return nil
 }

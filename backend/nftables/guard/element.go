@@ -103,17 +103,46 @@ func (s set) fields() []nftables.SetDatatype {
 // keyLen returns the length of a key in octets. All fields fill registers of 4
 // octets, so that none is padded.
 func (s set) keyLen() int {
-	n := 0
-	for _, f := range s.fields() {
-		n += int(f.Bytes)
+	switch s.role {
+	case rolePeers:
+		return s.outer.Bits() / 8
+	case roleInner:
+		return s.outer.Bits()/8 + s.inner.Bits()/8
+	case rolePorts:
+		return unix.IFNAMSIZ
 	}
-	return n
+	return unix.IFNAMSIZ + s.inner.Bits()/8
 }
+
+// maxKey is the length in octets of the longest key: two addresses of IPv6, or
+// an interface's name and one.
+const maxKey = 32
 
 // element is a key in a set.
 type element struct {
 	set set
-	key string // keyLen octets
+	key [maxKey]byte // of which keyLen octets count
+}
+
+// octets returns the key.
+func (e *element) octets() []byte { return e.key[:e.set.keyLen()] }
+
+// putAddr writes an address and returns what is behind it.
+func putAddr(b []byte, a netip.Addr) []byte {
+	if a.Is4() {
+		octets := a.As4()
+		return b[copy(b, octets[:]):]
+	}
+	octets := a.As16()
+	return b[copy(b, octets[:]):]
+}
+
+// takeAddr reads an address of a family.
+func takeAddr(b []byte, f subnet.Family) netip.Addr {
+	if f == subnet.IPv4 {
+		return netip.AddrFrom4([4]byte(b))
+	}
+	return netip.AddrFrom16([16]byte(b))
 }
 
 // familyOf tells by length: a mapped address in an IPv6 set is not ours, and
@@ -126,46 +155,47 @@ func familyOf(a netip.Addr) subnet.Family {
 }
 
 func permitElement(p hygiene.Permit) element {
-	outer := string(p.Outer.AsSlice())
-	s := set{table: vtep(), role: rolePeers, outer: familyOf(p.Outer)}
-	if !p.Inner.IsValid() {
-		return element{s, outer}
+	e := element{set: set{table: vtep(), role: rolePeers, outer: familyOf(p.Outer)}}
+	rest := putAddr(e.key[:], p.Outer)
+	if p.Inner.IsValid() {
+		e.set.role, e.set.inner, e.set.bits = roleInner, familyOf(p.Inner.Addr()), p.Inner.Bits()
+		putAddr(rest, p.Inner.Addr())
 	}
-	s.role, s.inner, s.bits = roleInner, familyOf(p.Inner.Addr()), p.Inner.Bits()
-	return element{s, outer + string(p.Inner.Addr().AsSlice())}
+	return e
 }
 
 // permit returns what an element of peers or inner says.
-func (e element) permit() hygiene.Permit {
-	n := e.set.outer.Bits() / 8
-	outer, _ := netip.AddrFromSlice([]byte(e.key[:n]))
-	if e.set.role == rolePeers {
-		return hygiene.Permit{Outer: outer}
+func (e *element) permit() hygiene.Permit {
+	p := hygiene.Permit{Outer: takeAddr(e.key[:], e.set.outer)}
+	if e.set.role == roleInner {
+		p.Inner = netip.PrefixFrom(takeAddr(e.key[e.set.outer.Bits()/8:], e.set.inner), e.set.bits)
 	}
-	inner, _ := netip.AddrFromSlice([]byte(e.key[n:]))
-	return hygiene.Permit{Outer: outer, Inner: netip.PrefixFrom(inner, e.set.bits)}
+	return p
 }
 
 // podElements returns what a Pod is made of in the tables.
 func podElements(p hygiene.Pod, tables []nfnetlink.Table) []element {
-	var link [unix.IFNAMSIZ]byte
-	copy(link[:], p.Link)
 	var elements []element
 	for _, t := range tables {
-		elements = append(elements, element{set{table: t, role: rolePorts}, string(link[:])})
+		port := element{set: set{table: t, role: rolePorts}}
+		copy(port.key[:unix.IFNAMSIZ], p.Link)
+		elements = append(elements, port)
 		for f, a := range p.Addresses {
 			if a.IsValid() {
-				elements = append(elements, element{
-					set{table: t, role: rolePods, inner: subnet.Family(f)}, string(link[:]) + string(a.AsSlice()),
-				})
+				e := element{set{table: t, role: rolePods, inner: subnet.Family(f)}, port.key}
+				putAddr(e.key[unix.IFNAMSIZ:], a)
+				elements = append(elements, e)
 			}
 		}
 	}
 	return elements
 }
 
+// ofPod reports whether the element is part of a Pod, rather than a Permit.
+func (e *element) ofPod() bool { return e.set.role == rolePorts || e.set.role == rolePods }
+
 // link returns the host veth of an element of ports or pods.
-func (e element) link() string { return strings.TrimRight(e.key[:unix.IFNAMSIZ], "\x00") }
+func (e *element) link() string { return text(e.key[:unix.IFNAMSIZ]) }
 
 // assemble returns the Pods that the elements make up, by link.
 func assemble(elements []element, tables []nfnetlink.Table) map[string]hygiene.Pod {
@@ -180,7 +210,7 @@ func assemble(elements []element, tables []nfnetlink.Table) map[string]hygiene.P
 		p := pods[link]
 		p.Link = link
 		if e.set.role == rolePods {
-			p.Addresses[e.set.inner], _ = netip.AddrFromSlice([]byte(e.key[unix.IFNAMSIZ:]))
+			p.Addresses[e.set.inner] = takeAddr(e.key[unix.IFNAMSIZ:], e.set.inner)
 		}
 		pods[link] = p
 	}

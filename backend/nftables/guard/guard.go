@@ -32,8 +32,9 @@
 // destination NAT and before masquerading. What is masqueraded there is never a
 // fragment: NAT needs connection tracking, which puts fragments together.
 //
-// Reading is done on raw netlink, writing by github.com/google/nftables. It
-// imports neither vishvananda/netlink, etcd, Kubernetes nor a logger.
+// Reading, and writing elements, is done on raw netlink; tables, sets and rules
+// are written by github.com/google/nftables. It imports neither
+// vishvananda/netlink, etcd, Kubernetes nor a logger.
 package guard
 
 import (
@@ -58,15 +59,21 @@ type Config struct {
 // Tables is what is ours of nf_tables, for hygiene, in one network namespace.
 // Its methods may be called at the same time, but for Apply and Remove.
 type Tables struct {
-	cfg Config
+	cfg     Config
+	session *nft.Session
 
 	mu     sync.Mutex
 	probed bool
 	bridge bool // the kernel has nf_tables for bridges
+	memory
 }
 
 // New returns the tables. It does not ask the kernel for anything.
-func New(cfg Config) *Tables { return &Tables{cfg: cfg} }
+func New(cfg Config) *Tables { return &Tables{cfg: cfg, session: nft.NewSession(cfg.NetNS)} }
+
+// Close closes the socket by which the kernel is spoken to. The next use opens
+// it again.
+func (t *Tables) Close() error { return t.session.Close() }
 
 // The names of our tables.
 const (
@@ -102,14 +109,26 @@ func (t *Tables) tables(ctx context.Context) ([]nfnetlink.Table, error) {
 func (t *Tables) Remove(ctx context.Context) error {
 	var errs []error
 	for _, table := range []nfnetlink.Table{vtep(), pods()} {
-		c, err := nft.Open(ctx, t.cfg.NetNS, batchBuffer)
-		if err != nil {
+		there := false
+		err := t.session.Do(ctx, func(conn *netlink.Conn) error {
+			_, err := nfnetlink.GetTable(conn, table)
+			if there = err == nil; errors.Is(err, unix.ENOENT) {
+				return nil
+			}
 			return err
+		})
+		if there {
+			err = t.session.Write(ctx, func(c *nftables.Conn) error {
+				c.DelTable(tableOf(table))
+				return nil
+			})
 		}
-		c.DelTable(tableOf(table))
-		if err := c.Flush(); err != nil && !errors.Is(err, unix.ENOENT) && !unsupported(err) {
+		if err != nil && !errors.Is(err, unix.ENOENT) && !unsupported(err) {
 			errs = append(errs, fmt.Errorf("deleting table %s: %w%s", describe(table), err, advice(err)))
 		}
+	}
+	if len(errs) == 0 {
+		t.observed(nil, 0)
 	}
 	return errors.Join(errs...)
 }
@@ -124,17 +143,4 @@ func describe(t nfnetlink.Table) string {
 		return "bridge " + t.Name
 	}
 	return "inet " + t.Name
-}
-
-// batchBuffer is the size in octets of a transaction's socket buffers: it is
-// sent as one datagram.
-const batchBuffer = 8 << 20
-
-// dial opens a netlink socket for reading.
-func (t *Tables) dial(ctx context.Context) (*netlink.Conn, error) {
-	c, err := nfnetlink.Dial(ctx, t.cfg.NetNS)
-	if err != nil {
-		return nil, fmt.Errorf("%w%s", err, advice(err))
-	}
-	return c, nil
 }

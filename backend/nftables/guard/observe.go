@@ -26,26 +26,30 @@ func (t *Tables) Observe(ctx context.Context) (backend.State, error) {
 		return nil, err
 	}
 	var state backend.State
-	err = t.stable(ctx, func(conn *netlink.Conn) error {
-		state = backend.State{}
-		return observe(conn, tables, state)
+	var have map[nfnetlink.Table]observed
+	err = t.stable(ctx, func(conn *netlink.Conn) (err error) {
+		state = make(backend.State, t.expected())
+		have, err = observe(conn, tables, state)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the guard: %w", err)
 	}
+	t.observed(have, len(state))
 	return state, nil
 }
 
-func observe(conn *netlink.Conn, tables []nfnetlink.Table, state backend.State) error {
+// observe adds to the state what the tables hold, and returns the tables.
+func observe(conn *netlink.Conn, tables []nfnetlink.Table, state backend.State) (map[nfnetlink.Table]observed, error) {
 	guard, have, err := observeGuard(conn, tables)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	put := func(o backend.Object) { state[o.Key()] = o }
-	broken := func() error {
+	broken := func() (map[nfnetlink.Table]observed, error) {
 		clear(state)
 		put(hygiene.Guard{Condition: hygiene.Broken})
-		return nil
+		return have, nil
 	}
 	if guard != nil {
 		if guard.Condition == hygiene.Broken {
@@ -56,26 +60,25 @@ func observe(conn *netlink.Conn, tables []nfnetlink.Table, state backend.State) 
 	var ofPods []element
 	for _, o := range have {
 		for _, s := range o.sets {
-			elements, err := readElements(conn, s)
+			err := readElements(conn, s, func(e *element) {
+				if e.ofPod() {
+					ofPods = append(ofPods, *e)
+				} else {
+					put(e.permit())
+				}
+			})
 			if errors.Is(err, errElement) {
 				return broken()
 			}
 			if err != nil {
-				return err
-			}
-			if s.role == rolePorts || s.role == rolePods {
-				ofPods = append(ofPods, elements...)
-				continue
-			}
-			for _, e := range elements {
-				put(e.permit())
+				return nil, err
 			}
 		}
 	}
 	for _, p := range assemble(ofPods, tables) {
 		put(p)
 	}
-	return nil
+	return have, nil
 }
 
 // observeGuard returns the Guard, nil for none, and the tables behind it. It
@@ -155,11 +158,10 @@ func observePods(conn *netlink.Conn, tables []nfnetlink.Table) (map[string]hygie
 			if s.role != rolePorts && s.role != rolePods {
 				continue
 			}
-			elements, err := readElements(conn, s)
+			err := readElements(conn, s, func(e *element) { all = append(all, *e) })
 			if err != nil && !errors.Is(err, unix.ENOENT) {
 				return nil, nil, err
 			}
-			all = append(all, elements...)
 		}
 	}
 	byLink := map[string][]element{}
@@ -180,18 +182,20 @@ func (t *Tables) Drops(ctx context.Context) (map[string]uint64, error) {
 	for _, r := range hygiene.Reasons {
 		drops[string(r)] = 0
 	}
-	conn, err := t.dial(ctx)
+	err = t.session.Do(ctx, func(conn *netlink.Conn) error {
+		for _, table := range tables {
+			counts, err := readCounters(conn, table)
+			if err != nil {
+				return err
+			}
+			for _, r := range counters(table) {
+				drops[string(r)] += counts[string(r)]
+			}
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w%s", err, advice(err))
 	}
-	for _, table := range tables {
-		var counts map[string]uint64
-		if counts, err = readCounters(conn, table); err != nil {
-			break
-		}
-		for _, r := range counters(table) {
-			drops[string(r)] += counts[string(r)]
-		}
-	}
-	return drops, errors.Join(err, conn.Close())
+	return drops, nil
 }

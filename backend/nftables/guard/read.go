@@ -27,7 +27,7 @@ func (o observed) exists() bool { return o.Handle != 0 }
 
 // stable repeats a reading until nothing changed in the middle of it.
 func (t *Tables) stable(ctx context.Context, read func(*netlink.Conn) error) error {
-	if err := nfnetlink.Read(ctx, t.cfg.NetNS, read); err != nil {
+	if err := t.session.Read(ctx, read); err != nil {
 		return fmt.Errorf("%w%s", err, advice(err))
 	}
 	return nil

@@ -13,16 +13,18 @@ import (
 	"github.com/twill-net/twill/backend/internal/nfnetlink"
 )
 
-// Watch calls tell for each change of our tables until ctx is over, which is no
-// error. The first event has Resync set: nothing from there on is missed,
+// Watch calls tell for each change of our tables that was not made by t itself,
+// until ctx is over, which is no error. The first event has Resync set: nothing from there on is missed,
 // whatever was before must be observed. Further ones with Resync tell that
 // notifications were lost, that a table or a set is gone, or that something is
 // in a table which is not ours.
 //
 // A Permit is told with its Key, and with the Object while it is there. After a
 // transaction that touched chains, rules or a Pod, these are read and told as
-// they are then. So the echo of an own write equals what was written. Tell must
-// return soon.
+// they are then. Tell must return soon.
+//
+// What t writes is in force when Apply returns, so that nobody needs to be told:
+// at 20 000 peers that is 40 000 notifications and more.
 func (t *Tables) Watch(ctx context.Context, tell func(backend.Event)) error {
 	tables, err := t.tables(ctx)
 	if err != nil {
@@ -53,6 +55,9 @@ func (w *watcher) reset() {
 }
 
 func (w *watcher) message(ctx context.Context, m netlink.Message) {
+	if w.t.session.Sent(m) {
+		return
+	}
 	if nfnetlink.EndOfTransaction(m) {
 		w.settle(ctx)
 		return
@@ -71,19 +76,13 @@ func (w *watcher) message(ctx context.Context, m netlink.Message) {
 }
 
 func (w *watcher) elements(m netlink.Message, there bool) {
-	elements, err := decodeElements(m)
-	if err != nil {
-		w.rules = true // not ours: the table will be found broken
-		w.lost = true
-		return
-	}
-	for _, e := range elements {
-		if e.set.role == rolePorts || e.set.role == rolePods {
+	err := decodeElements(m, func(e *element) {
+		if e.ofPod() {
 			if w.links == nil {
 				w.links = map[string]bool{}
 			}
 			w.links[e.link()] = true
-			continue
+			return
 		}
 		p := e.permit()
 		event := backend.Event{Key: p.Key()}
@@ -91,6 +90,10 @@ func (w *watcher) elements(m netlink.Message, there bool) {
 			event.Object = p
 		}
 		w.tell(event)
+	})
+	if err != nil {
+		w.rules = true // not ours: the table will be found broken
+		w.lost = true
 	}
 }
 

@@ -2,6 +2,7 @@ package guard_test
 
 import (
 	"context"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -9,15 +10,21 @@ import (
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/hygiene"
+	"github.com/twill-net/twill/backend/nftables/guard"
 )
 
-// watch watches the tables until the test ends.
+// watch watches the tables, as somebody who does not write, until the test ends.
 func (ns namespace) watch(t *testing.T) <-chan backend.Event {
+	t.Helper()
+	return watch(t, ns.tables())
+}
+
+func watch(t *testing.T, tables *guard.Tables) <-chan backend.Event {
 	t.Helper()
 	events := make(chan backend.Event, 1<<16)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- ns.tables().Watch(ctx, func(e backend.Event) { events <- e }) }()
+	go func() { done <- tables.Watch(ctx, func(e backend.Event) { events <- e }) }()
 	t.Cleanup(func() {
 		cancel()
 		require.NoError(t, <-done, "cancelling is no error")
@@ -40,6 +47,34 @@ func next(t *testing.T, events <-chan backend.Event) backend.Event {
 func of(o backend.Object) backend.Event { return backend.Event{Key: o.Key(), Object: o} }
 
 func gone(o backend.Object) backend.Event { return backend.Event{Key: o.Key()} }
+
+// Whoever writes is not told of it, but of what others do between.
+func TestWatchKeepsOwnWritesBack(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	tables := ns.tables()
+	events := watch(t, tables)
+	foreign := 0
+	others := func() { // do something that is the next to be told
+		foreign++
+		p := netip.AddrFrom4([4]byte{198, 51, 100, byte(foreign)}).String()
+		ns.Run(t, "nft", "add element inet twill-vtep peers-ipv4 { "+p+" }")
+		require.Equal(t, of(permit(p)), next(t, events))
+	}
+	apply(t, tables, backend.Diff(whole(), nil)...)
+	others()
+	apply(t, tables, backend.Change{Have: permit("192.0.2.2")}, backend.Change{Want: permit("192.0.2.3", "10.244.3.0/26")})
+	others()
+	apply(t, tables, backend.Change{Have: pod("veth1", "10.244.1.2", "fd00:244:0:1::2"), Want: pod("veth1", "10.244.1.9")})
+	require.NoError(t, tables.Close()) // as after an error
+	apply(t, tables, backend.Change{Have: dual, Want: dual})
+	others()
+	require.NoError(t, tables.Remove(t.Context()))
+	ns.reach(t, state(dual)) // by others
+	for e := next(t, events); e != of(dual); e = next(t, events) {
+		require.False(t, e.Resync, "of an own deletion")
+	}
+}
 
 // The last that is told of each object is what was written, so that whoever
 // wants it knows it for an echo.

@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 
@@ -14,31 +13,24 @@ import (
 	"github.com/twill-net/twill/backend/internal/nfnetlink"
 )
 
-// maxElements bounds a message: its list of elements has a length of 16 bits,
-// and 500 of the largest are 40 kB.
-const maxElements = 500
-
-// transaction collects changes, looks at what they meet, and writes them.
+// transaction collects changes and writes them: elements, and tables, sets and
+// rules as far as they need it.
 type transaction struct {
-	tables  []nfnetlink.Table
-	add     []element
-	del     []element
-	altered []hygiene.Pod  // whose elements must be looked up, to be deleted
-	guard   *hygiene.Guard // to be written
-	unguard bool           // the chains shall go
-	kept    bool           // a guard was observed
+	tables   []nfnetlink.Table
+	add, del map[set]*keys
+	altered  []hygiene.Pod  // whose elements must be looked up, to be deleted
+	guard    *hygiene.Guard // to be written
+	unguard  bool           // the chains shall go
+	kept     bool           // a guard was observed
+
+	// What look has found:
 	have    map[nfnetlink.Table]observed
+	rewrite *hygiene.Guard // that is there, and must be written anew for new sets
+	stale   []element      // of altered
 }
 
-// elementsOf returns the elements that an object is.
-func elementsOf(o backend.Object, tables []nfnetlink.Table) []element {
-	switch o := o.(type) {
-	case hygiene.Permit:
-		return []element{permitElement(o)}
-	case hygiene.Pod:
-		return podElements(o, tables)
-	}
-	return nil
+func newTransaction(tables []nfnetlink.Table) *transaction {
+	return &transaction{tables: tables, add: map[set]*keys{}, del: map[set]*keys{}}
 }
 
 // plan takes a change in.
@@ -47,7 +39,7 @@ func (w *transaction) plan(c backend.Change) error {
 		switch o.(type) {
 		case nil, hygiene.Permit, hygiene.Pod, hygiene.Guard:
 		default:
-			return fmt.Errorf("%s: the guard holds no %s", c, o.Key().Kind)
+			return fmt.Errorf("the guard holds no %s", o.Key().Kind)
 		}
 	}
 	switch h := c.Have.(type) {
@@ -57,117 +49,154 @@ func (w *transaction) plan(c backend.Change) error {
 		if h.Altered {
 			w.altered = append(w.altered, h)
 		} else {
-			w.del = append(w.del, elementsOf(h, w.tables)...)
+			w.planElements(w.del, h)
 		}
 	case hygiene.Permit:
-		w.del = append(w.del, elementsOf(h, w.tables)...)
+		w.planElements(w.del, h)
 	}
 	if g, ok := c.Want.(hygiene.Guard); ok {
 		w.unguard, w.guard = false, &g
 	}
-	w.add = append(w.add, elementsOf(c.Want, w.tables)...)
+	w.planElements(w.add, c.Want)
 	return nil
 }
 
-// look reads what the transaction depends on: the sets that there are, rules
-// only if they have to be written.
-func (w *transaction) look(conn *netlink.Conn) (err error) {
-	w.have = map[nfnetlink.Table]observed{}
-	for _, table := range w.tables {
-		if w.have[table], err = readSets(conn, table); err != nil {
-			return err
+// planElements takes in the elements that an object is.
+func (w *transaction) planElements(into map[set]*keys, o backend.Object) {
+	switch o := o.(type) {
+	case hygiene.Permit:
+		e := permitElement(o)
+		put(into, &e)
+	case hygiene.Pod:
+		for _, e := range podElements(o, w.tables) {
+			put(into, &e)
 		}
 	}
-	if w.kept && w.guard != nil && !w.have[vtep()].exists() {
-		return errors.New("writing the guard: its table has been deleted meanwhile, permits included: observe it again")
+}
+
+func put(into map[set]*keys, e *element) {
+	k := into[e.set]
+	if k == nil {
+		k = &keys{}
+		into[e.set] = k
 	}
+	k.add(e.octets())
+}
+
+// fits reports whether the transaction needs nothing but sets which are known.
+func (w *transaction) fits(sets map[set]bool) bool {
+	for _, elements := range []map[set]*keys{w.del, w.add} {
+		for s := range elements {
+			if !sets[s] {
+				return false
+			}
+		}
+	}
+	return len(w.altered) == 0
+}
+
+// look reads what the transaction depends on: the sets that there are, rules
+// only if they have to be written. It may be begun anew.
+func (w *transaction) look(conn *netlink.Conn) error {
+	if err := w.lookForSets(conn); err != nil {
+		return err
+	}
+	w.rewrite, w.stale = nil, nil
 	if w.guard == nil && !w.unguard && len(w.newSets(vtep())) > 0 && w.have[vtep()].exists() {
 		guard, _, err := observeGuard(conn, w.tables)
 		if err != nil {
 			return err
 		}
 		if guard != nil && guard.Condition == hygiene.Whole {
-			w.guard = guard
+			w.rewrite = guard
 		}
 	}
-	if len(w.altered) > 0 {
-		_, byLink, err := observePods(conn, w.tables)
-		if err != nil {
+	if len(w.altered) == 0 {
+		return nil
+	}
+	_, byLink, err := observePods(conn, w.tables)
+	if err != nil {
+		return err
+	}
+	for _, p := range w.altered {
+		w.stale = append(w.stale, byLink[p.Link]...)
+	}
+	return nil
+}
+
+// lookForSets reads which tables and sets there are.
+func (w *transaction) lookForSets(conn *netlink.Conn) (err error) {
+	w.have = map[nfnetlink.Table]observed{}
+	for _, table := range w.tables {
+		if w.have[table], err = readSets(conn, table); err != nil {
 			return err
-		}
-		for _, p := range w.altered {
-			w.del = append(w.del, byLink[p.Link]...)
 		}
 	}
 	return nil
 }
 
-// newSets returns the sets that a table lacks.
+// newSets returns the sets that a table lacks for what is to be added.
 func (w *transaction) newSets(table nfnetlink.Table) []set {
 	var sets []set
-	missing := func(s set) bool {
-		return !slices.Contains(w.have[table].sets, s) && !slices.Contains(sets, s)
+	if w.guard == nil && len(w.add) == 0 {
+		return nil
 	}
 	for _, s := range baseSets(table) {
-		if missing(s) {
+		if !slices.Contains(w.have[table].sets, s) {
 			sets = append(sets, s)
 		}
 	}
-	for _, e := range w.add {
-		if e.set.table == table && missing(e.set) {
-			sets = append(sets, e.set)
+	for s := range w.add {
+		if s.table == table && !slices.Contains(w.have[table].sets, s) && !slices.Contains(sets, s) {
+			sets = append(sets, s)
 		}
 	}
 	return sets
 }
 
-// write gives the transaction to the connection.
+// lacks reports whether anything must be made before elements can be added.
+func (w *transaction) lacks() bool {
+	return slices.ContainsFunc(w.tables, func(t nfnetlink.Table) bool { return len(w.newSets(t)) > 0 })
+}
+
+// write gives all but the elements to the connection.
 func (w *transaction) write(c *nftables.Conn) error {
-	if w.guard == nil && len(w.add) == 0 && !w.have[vtep()].exists() && !w.have[pods()].exists() {
-		return nil // nothing to delete from
-	}
-	sets := map[set]*nftables.Set{}
 	for _, table := range w.tables {
 		o := w.have[table]
 		if !o.exists() {
+			if w.unguard {
+				continue // nothing to delete from
+			}
 			c.AddTable(tableOf(table))
 		}
 		fresh := w.newSets(table)
-		for i, s := range slices.Concat(o.sets, fresh) {
-			sets[s] = s.nftSet(uint32(i + 1))
-		}
-		for _, s := range fresh {
-			if err := c.AddSet(sets[s], nil); err != nil {
+		for i, s := range fresh {
+			if err := c.AddSet(s.nftSet(uint32(i+1)), nil); err != nil {
 				return fmt.Errorf("encoding set %s: %w", s.name(), err)
 			}
 		}
-		if w.guard != nil || !o.exists() {
+		if w.rules() != nil || !o.exists() {
 			for _, r := range counters(table) {
 				c.AddObj(&nftables.CounterObj{Table: tableOf(table), Name: string(r)})
 			}
 		}
 		w.writeChains(c, table, slices.Concat(o.sets, fresh))
 	}
-	// To delete what is not there fails, and the whole transaction with it; so
-	// it is added first, which does nothing where it is.
-	gone := slices.DeleteFunc(w.del, func(e element) bool { return sets[e.set] == nil })
-	if err := inMessages(gone, sets, c.SetAddElements); err != nil {
-		return err
-	}
-	if err := inMessages(gone, sets, c.SetDeleteElements); err != nil {
-		return err
-	}
-	return inMessages(w.add, sets, c.SetAddElements)
+	return nil
 }
 
 // writeChains writes or deletes the chains of a table. Sets, and what is in
 // them, stay as they are.
 func (w *transaction) writeChains(c *nftables.Conn, table nfnetlink.Table, sets []set) {
-	if w.guard == nil && !w.unguard {
+	rules := w.rules()
+	if rules == nil && !w.unguard {
 		return
 	}
 	// The chains are made and emptied before any rule is: rules refer to them.
-	chains := render(table, guardOf(w.guard), sets)
+	if rules == nil {
+		rules = &hygiene.Guard{}
+	}
+	chains := render(table, *rules, sets)
 	at := make([]*nftables.Chain, len(chains))
 	for i, ch := range chains {
 		at[i] = ch.Put(c, tableOf(table))
@@ -183,14 +212,15 @@ func (w *transaction) writeChains(c *nftables.Conn, table nfnetlink.Table, sets 
 	}
 }
 
-func guardOf(g *hygiene.Guard) hygiene.Guard {
-	if g == nil {
-		return hygiene.Guard{}
+// rules returns the Guard that is written, nil for none.
+func (w *transaction) rules() *hygiene.Guard {
+	if w.guard != nil {
+		return w.guard
 	}
-	return *g
+	return w.rewrite
 }
 
-// nftSet returns the set as the library wants it; id is unique in its
+// nftSet returns the set as the library wants it; id is unique in its table and
 // transaction.
 func (s set) nftSet(id uint32) *nftables.Set {
 	fields := s.fields()
@@ -202,20 +232,4 @@ func (s set) nftSet(id uint32) *nftables.Set {
 		n.KeyByteOrder = binaryutil.NativeEndian // or nft shows empty names
 	}
 	return n
-}
-
-// inMessages writes elements set by set, in messages that are not too long.
-func inMessages(elements []element, sets map[set]*nftables.Set, write func(*nftables.Set, []nftables.SetElement) error) error {
-	bySet := map[set][]nftables.SetElement{}
-	for _, e := range elements {
-		bySet[e.set] = append(bySet[e.set], nftables.SetElement{Key: []byte(e.key)})
-	}
-	for s, list := range bySet {
-		for chunk := range slices.Chunk(list, maxElements) {
-			if err := write(sets[s], chunk); err != nil {
-				return fmt.Errorf("encoding elements of set %s: %w", s.name(), err)
-			}
-		}
-	}
-	return nil
 }

@@ -7,7 +7,6 @@
 package nft
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -75,23 +74,6 @@ func (c Chain) Put(conn *nftables.Conn, table *nftables.Table) *nftables.Chain {
 	conn.AddChain(chain)
 	conn.FlushChain(chain)
 	return chain
-}
-
-// Open returns a connection for one transaction in a network namespace (a file
-// descriptor; 0: the calling thread's). The buffers of its socket have a size in
-// octets: a transaction is sent as one message, and each rule in it is
-// acknowledged and echoed before any of that is read. The default of 208 KiB
-// ends at about 100 rules, with ENOBUFS.
-func Open(ctx context.Context, netns, buffers int) (*nftables.Conn, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	return nftables.New(
-		nftables.WithNetNSFd(netns),
-		nftables.WithSockOptions(func(c *netlink.Conn) error {
-			return errors.Join(c.SetDeadline(nfnetlink.Deadline(ctx)), c.SetReadBuffer(buffers), c.SetWriteBuffer(buffers))
-		}),
-	)
 }
 
 // Decoder decodes expressions of known names; see Known. Any other is nil.

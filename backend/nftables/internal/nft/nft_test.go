@@ -27,20 +27,22 @@ func TestReadChains(t *testing.T) {
 	)
 	regular := nft.Chain{Name: "regular"}
 	table := &nftables.Table{Name: "t", Family: nftables.TableFamilyINet}
+	session := nft.NewSession(ns.FD())
+	t.Cleanup(func() { require.NoError(t, session.Close()) })
 	write := func(chains ...nft.Chain) {
-		conn, err := nft.Open(t.Context(), ns.FD(), 1<<20)
-		require.NoError(t, err)
-		conn.AddTable(table)
-		for _, c := range chains {
-			at := c.Put(conn, table)
-			for _, r := range c.Rules {
-				conn.AddRule(r.In(table, at))
+		require.NoError(t, session.Write(t.Context(), func(conn *nftables.Conn) error {
+			conn.AddTable(table)
+			for _, c := range chains {
+				at := c.Put(conn, table)
+				for _, r := range c.Rules {
+					conn.AddRule(r.In(table, at))
+				}
 			}
-		}
-		require.NoError(t, conn.Flush())
+			return nil
+		}))
 	}
 	read := func() (have map[string]nft.Chain) {
-		require.NoError(t, nfnetlink.Read(t.Context(), ns.FD(), func(conn *netlink.Conn) (err error) {
+		require.NoError(t, session.Read(t.Context(), func(conn *netlink.Conn) (err error) {
 			have, err = nft.Decoder(nft.Known).ReadChains(conn, nfnetlink.Table{Family: unix.NFPROTO_INET, Name: "t"},
 				[]string{"base", "regular", "none"})
 			return err
