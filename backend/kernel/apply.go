@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend"
@@ -16,28 +13,39 @@ import (
 // Apply makes the changes in the order given and returns as many errors, nil
 // for what is done. One failure holds up nothing but what needs the object.
 // What is to be put and is there already, and what is to be deleted and is
-// not there, is done. Once ctx is over, the rest is not tried.
+// not there, is done. Once ctx is over, the rest is not tried. No key may be
+// there twice.
+//
+// The more changes come in one call, the less each costs: what the kernel makes
+// of one message each goes out many at a time.
 func (k *Kernel) Apply(ctx context.Context, changes []backend.Change) []error {
-	b := &batch{k: k, devices: map[string]device{}}
-	errs := make([]error, len(changes))
+	b := &batch{k: k, devices: map[string]device{}, changes: changes, errs: make([]error, len(changes))}
+	deleting := false
 	for i, c := range changes {
-		err := ctx.Err()
-		if err == nil {
-			err = b.apply(ctx, c)
+		// What is deleted goes after what takes its place is known to be there.
+		if single := isSingle(c); single || deleting != (c.Want == nil) || len(b.waiting) == batchSize {
+			b.flush(ctx)
 		}
-		if err != nil {
-			errs[i] = fmt.Errorf("%s: %w", doing(c), advise(c, err))
+		deleting = c.Want == nil
+		switch err := ctx.Err(); {
+		case err != nil:
+			b.done(i, err)
+		case isSingle(c):
+			b.done(i, b.single(ctx, c))
+		default:
+			b.enqueue(ctx, i)
 		}
 	}
-	return errs
+	b.flush(ctx)
+	return b.errs
 }
 
 // doing says what is done, for errors.
 func doing(c backend.Change) string {
-	verb, o := "adding", c.Want
+	verb, o := "adding", object(c)
 	switch {
 	case c.Want == nil:
-		verb, o = "deleting", c.Have
+		verb = "deleting"
 	case c.Have != nil:
 		verb = "replacing"
 	}
@@ -71,6 +79,18 @@ type batch struct {
 	k       *Kernel
 	devices map[string]device
 	table   map[backend.Key]route // the main table; nil until it is needed
+
+	changes []backend.Change
+	errs    []error
+	out     messages // that wait to be sent
+	waiting []int    // the change that each of them makes
+}
+
+// done notes what became of a change.
+func (b *batch) done(i int, err error) {
+	if err != nil {
+		b.errs[i] = fmt.Errorf("%s: %w", doing(b.changes[i]), advise(b.changes[i], err))
+	}
 }
 
 // device returns the interface called name.
@@ -93,7 +113,7 @@ func (b *batch) device(name string) (device, error) {
 // any other.
 func (b *batch) own(name string) (device, error) {
 	d, err := b.device(name)
-	if err == nil && !b.k.owns(d) {
+	if err == nil && !d.ours {
 		return device{}, fmt.Errorf("link %s is not a VXLAN device of ours: %w", name, unix.ENODEV)
 	}
 	return d, err
@@ -117,11 +137,38 @@ func (b *batch) name(index int) string {
 	return d.name
 }
 
-func (b *batch) apply(ctx context.Context, c backend.Change) error {
-	if c.Want != nil {
-		return b.put(ctx, c.Have, c.Want)
+// isSingle reports whether a change is not always one message.
+func isSingle(c backend.Change) bool {
+	switch object(c).(type) {
+	case backend.Address, backend.Neighbor, backend.FDB, backend.Route:
+		return false
 	}
-	return unlessGone(b.delete(ctx, c.Have))
+	return true
+}
+
+// object returns what is put or deleted.
+func object(c backend.Change) backend.Object {
+	if c.Want != nil {
+		return c.Want
+	}
+	return c.Have
+}
+
+// single makes a change by itself.
+func (b *batch) single(ctx context.Context, c backend.Change) error {
+	switch o := object(c).(type) {
+	case backend.Link:
+		if c.Want == nil {
+			return unlessGone(b.deleteLink(o.Name))
+		}
+		return b.putLink(ctx, o)
+	case backend.Sysctl:
+		if c.Want == nil {
+			return nil // what it was before is not known
+		}
+		return b.k.putSysctl(o)
+	}
+	return fmt.Errorf("the kernel has no objects of type %T", object(c))
 }
 
 // unlessGone returns the error of a deletion, nil when what was to be deleted
@@ -133,109 +180,4 @@ func unlessGone(err error) error {
 		}
 	}
 	return err
-}
-
-func (b *batch) put(ctx context.Context, have, want backend.Object) error {
-	const replace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
-	switch o := want.(type) {
-	case backend.Link:
-		return b.putLink(ctx, o)
-	case backend.Sysctl:
-		return b.k.putSysctl(o)
-	case backend.Address:
-		return b.on(o.Link, func(d device) error {
-			return b.k.do(request(unix.RTM_NEWADDR, replace, addressMessage(o, d.index)...))
-		})
-	case backend.Neighbor:
-		return b.on(o.Link, func(d device) error {
-			return b.k.do(request(unix.RTM_NEWNEIGH, replace, neighborMessage(o, d.index)...))
-		})
-	case backend.FDB:
-		return b.on(o.Link, func(d device) error {
-			if h, ok := have.(backend.FDB); ok && !h.Dst.IsValid() {
-				// Of several destinations the kernel would replace the first.
-				if err := b.delete(ctx, h); err != nil && !errors.Is(err, unix.ENOENT) {
-					return err
-				}
-			}
-			return b.k.do(request(unix.RTM_NEWNEIGH, replace, fdbMessage(o, d.index, 0)...))
-		})
-	case backend.Route:
-		return b.putRoute(ctx, have, o)
-	}
-	return fmt.Errorf("the kernel has no objects of type %T", want)
-}
-
-func (b *batch) delete(ctx context.Context, have backend.Object) error {
-	switch o := have.(type) {
-	case backend.Link:
-		return b.deleteLink(o.Name)
-	case backend.Sysctl:
-		return nil // what it was before is not known
-	case backend.Address:
-		return b.on(o.Link, func(d device) error {
-			return b.k.do(request(unix.RTM_DELADDR, 0, addressMessage(o, d.index)...))
-		})
-	case backend.Neighbor:
-		return b.on(o.Link, func(d device) error {
-			return b.k.do(request(unix.RTM_DELNEIGH, 0, neighborMessage(o, d.index)...))
-		})
-	case backend.FDB:
-		return b.on(o.Link, func(d device) error {
-			o.Dst = netip.Addr{} // all that the MAC has
-			return b.k.do(request(unix.RTM_DELNEIGH, 0, fdbMessage(o, d.index, 0)...))
-		})
-	case backend.Route:
-		return b.deleteRoute(ctx, o)
-	}
-	return fmt.Errorf("the kernel has no objects of type %T", have)
-}
-
-// on calls f with the device of ours called name.
-func (b *batch) on(name string, f func(device) error) error {
-	d, err := b.own(name)
-	if err != nil {
-		return err
-	}
-	return f(d)
-}
-
-// addressMessage is struct ifaddrmsg with attributes. The scope is global: a
-// packet of the host itself into the overlay must have this address as its
-// source, so that the answer comes back the same way. No duplicate address
-// detection (RFC 4862, 5.4): nobody would answer, and the address would be
-// tentative meanwhile.
-func addressMessage(a backend.Address, link int) []nl.NetlinkRequestData {
-	h := nl.NewIfAddrmsg(int(family(a.Prefix.Addr())))
-	h.Index, h.Prefixlen, h.Scope = uint32(link), uint8(a.Prefix.Bits()), unix.RT_SCOPE_UNIVERSE
-	if a.Prefix.Addr().Is6() {
-		h.Flags = unix.IFA_F_NODAD
-	}
-	ip := a.Prefix.Addr().AsSlice()
-	return []nl.NetlinkRequestData{h, nl.NewRtAttr(unix.IFA_LOCAL, ip), nl.NewRtAttr(unix.IFA_ADDRESS, ip)}
-}
-
-// neighborMessage is struct ndmsg with attributes.
-func neighborMessage(n backend.Neighbor, link int) []nl.NetlinkRequestData {
-	return []nl.NetlinkRequestData{
-		&netlink.Ndmsg{Family: family(n.IP), Index: uint32(link), State: netlink.NUD_PERMANENT},
-		nl.NewRtAttr(netlink.NDA_DST, n.IP.AsSlice()),
-		nl.NewRtAttr(netlink.NDA_LLADDR, n.MAC[:]),
-	}
-}
-
-// fdbMessage is struct ndmsg with attributes. Packets leave by the interface
-// via, or as the route to the destination says when that is 0.
-func fdbMessage(f backend.FDB, link, via int) []nl.NetlinkRequestData {
-	data := []nl.NetlinkRequestData{
-		&netlink.Ndmsg{Family: unix.AF_BRIDGE, Index: uint32(link), State: netlink.NUD_PERMANENT, Flags: netlink.NTF_SELF},
-		nl.NewRtAttr(netlink.NDA_LLADDR, f.MAC[:]),
-	}
-	if f.Dst.IsValid() {
-		data = append(data, nl.NewRtAttr(netlink.NDA_DST, f.Dst.AsSlice()))
-	}
-	if via != 0 {
-		data = append(data, nl.NewRtAttr(netlink.NDA_IFINDEX, nl.Uint32Attr(uint32(via))))
-	}
-	return data
 }

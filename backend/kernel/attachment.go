@@ -112,47 +112,43 @@ type end struct {
 }
 
 func (k *Kernel) end(by []nl.NetlinkRequestData) (end, error) {
-	req := request(unix.RTM_GETLINK, 0, by...)
-	req.Sockets = k.sockets
-	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	msgs, err := k.get(request(unix.RTM_GETLINK, 0, by...), unix.RTM_NEWLINK)
 	if err != nil || len(msgs) == 0 {
 		return end{}, cmp.Or(err, error(unix.ENODEV))
 	}
-	d, ok, err := decodeDevice(msgs[0])
+	d, ok, err := k.decodeDevice(msgs[0])
 	if err != nil || !ok {
 		return end{}, cmp.Or(err, error(unix.ENODEV))
 	}
-	attrs, err := attributes("link", msgs[0], unix.SizeofIfInfomsg)
+	attrs := after("link", msgs[0], unix.SizeofIfInfomsg)
 	e := end{device: d, nsid: -1}
-	for _, a := range attrs {
-		switch {
-		case a.Attr.Type == unix.IFLA_LINK && len(a.Value) == 4:
-			e.peer = int(native.Uint32(a.Value))
-		case a.Attr.Type == unix.IFLA_LINK_NETNSID && len(a.Value) == 4:
-			e.nsid = int32(native.Uint32(a.Value))
+	for attrs.next() {
+		switch attrs.typ {
+		case unix.IFLA_LINK:
+			e.peer = int(attrs.uint32())
+		case unix.IFLA_LINK_NETNSID:
+			e.nsid = int32(attrs.uint32())
 		}
 	}
-	return e, err
+	return e, attrs.err
 }
 
 // nsid returns our number for a namespace (rtnetlink's RTM_GETNSID), -1 when it
 // has none: no interface here has its other end there.
 func (k *Kernel) nsid(fd int) (int32, error) {
-	req := request(unix.RTM_GETNSID, 0, &nl.RtGenMsg{}, nl.NewRtAttr(unix.NETNSA_FD, nl.Uint32Attr(uint32(fd))))
-	req.Sockets = k.sockets
-	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNSID)
+	msgs, err := k.get(request(unix.RTM_GETNSID, 0, &nl.RtGenMsg{}, nl.NewRtAttr(unix.NETNSA_FD, nl.Uint32Attr(uint32(fd)))), unix.RTM_NEWNSID)
 	if err != nil {
 		return -1, fmt.Errorf("asking for the number of a network namespace: %w", err)
 	}
 	for _, msg := range msgs {
-		attrs, err := attributes("namespace", msg, 4) // struct rtgenmsg, aligned
-		if err != nil {
-			return -1, err
-		}
-		for _, a := range attrs {
-			if a.Attr.Type == unix.NETNSA_NSID && len(a.Value) == 4 {
-				return int32(native.Uint32(a.Value)), nil
+		attrs := after("namespace", msg, 4) // struct rtgenmsg, aligned
+		for attrs.next() {
+			if attrs.typ == unix.NETNSA_NSID {
+				return int32(attrs.uint32()), attrs.err
 			}
+		}
+		if attrs.err != nil {
+			return -1, attrs.err
 		}
 	}
 	return -1, nil

@@ -50,7 +50,9 @@ func (b *batch) applyBridge(c backend.Change) error {
 		if err != nil {
 			return err
 		}
-		return b.k.do(request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, addressMessage(a, d.index)...))
+		var m messages
+		m.address(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, a, d.index)
+		return b.k.do(&m)
 	}
 	a, ok := c.Have.(backend.Address)
 	if !ok || c.Want != nil {
@@ -58,7 +60,9 @@ func (b *batch) applyBridge(c backend.Change) error {
 	}
 	d, err := b.bridge(a.Link)
 	if err == nil {
-		err = b.k.do(request(unix.RTM_DELADDR, 0, addressMessage(a, d.index)...))
+		var m messages
+		m.address(unix.RTM_DELADDR, 0, a, d.index)
+		err = b.k.do(&m)
 	}
 	return unlessGone(err)
 }
@@ -140,13 +144,13 @@ func (k *Kernel) Behind(ctx context.Context, link string) (index int, own, other
 // that was asked for: a kernel that does not know the attribute answers with
 // our own.
 func decodeBehind(msg []byte, nsid int32) (address, bool, error) {
-	attrs, err := attributes("address", msg, unix.SizeofIfAddrmsg)
-	if err != nil {
-		return address{}, false, err
-	}
+	attrs := after("address", msg, unix.SizeofIfAddrmsg)
 	asked := false
-	for _, a := range attrs {
-		asked = asked || a.Attr.Type == unix.IFA_TARGET_NETNSID && int32(native.Uint32(a.Value)) == nsid
+	for attrs.next() {
+		asked = asked || attrs.typ == unix.IFA_TARGET_NETNSID && int32(attrs.uint32()) == nsid
+	}
+	if attrs.err != nil {
+		return address{}, false, attrs.err
 	}
 	if !asked {
 		return address{}, false, fmt.Errorf("the kernel cannot read another namespace: %w", unix.EOPNOTSUPP)

@@ -1,13 +1,10 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"syscall"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend"
@@ -16,9 +13,6 @@ import (
 
 // Dumps and notifications are the same messages, and are decoded by the same
 // functions: so what Observe shows and what Watch tells of one thing are equal.
-
-// native is the byte order of netlink headers and integers.
-var native = binary.NativeEndian
 
 // device is a network interface, whoever's it is.
 type device struct {
@@ -29,6 +23,7 @@ type device struct {
 	mac                   subnet.MAC
 	local                 netip.Addr
 	vxlan                 backend.VXLAN
+	ours                  bool // a VXLAN device by our pattern
 }
 
 func (d device) up() bool { return d.flags&unix.IFF_UP != 0 }
@@ -45,7 +40,7 @@ func (d device) link(parent string) backend.Link {
 
 // decodeDevice decodes RTM_NEWLINK and RTM_DELLINK. Messages of another
 // family than AF_UNSPEC tell of a port's place in a bridge and are left out.
-func decodeDevice(msg []byte) (device, bool, error) {
+func (k *Kernel) decodeDevice(msg []byte) (device, bool, error) {
 	if len(msg) < unix.SizeofIfInfomsg {
 		return device{}, false, errShort("link", msg)
 	}
@@ -66,6 +61,7 @@ func decodeDevice(msg []byte) (device, bool, error) {
 		d.parent = v.VtepDevIndex
 		d.local, _ = netip.AddrFromSlice(v.SrcAddr)
 		d.vxlan = backend.VXLAN{VNI: uint32(v.VxlanId), Port: uint16(v.Port), Learning: v.Learning, GBP: v.GBP}
+		d.ours = k.cfg.LinkPattern.MatchString(d.name)
 	}
 	return d, true, nil
 }
@@ -86,20 +82,20 @@ func (a address) ours() bool { return !a.peer && !a.prefix.Addr().IsLinkLocalUni
 // decodeAddress decodes RTM_NEWADDR and RTM_DELADDR (struct ifaddrmsg,
 // rtnetlink(7)).
 func decodeAddress(msg []byte) (address, bool, error) {
-	attrs, err := attributes("address", msg, unix.SizeofIfAddrmsg)
-	if err != nil {
-		return address{}, false, err
+	attrs := after("address", msg, unix.SizeofIfAddrmsg)
+	if attrs.err != nil {
+		return address{}, false, attrs.err
 	}
 	a := address{index: int(native.Uint32(msg[4:])), flags: uint32(msg[2]), scope: msg[3]}
 	var local, remote netip.Addr
-	for _, attr := range attrs {
-		switch attr.Attr.Type {
+	for attrs.next() {
+		switch attrs.typ {
 		case unix.IFA_LOCAL:
-			local, _ = netip.AddrFromSlice(attr.Value)
+			local = attrs.addr()
 		case unix.IFA_ADDRESS:
-			remote, _ = netip.AddrFromSlice(attr.Value)
+			remote = attrs.addr()
 		case unix.IFA_FLAGS:
-			a.flags = native.Uint32(attr.Value)
+			a.flags = attrs.uint32()
 		}
 	}
 	if !local.IsValid() { // IPv6 has IFA_LOCAL only for point-to-point pairs
@@ -107,7 +103,7 @@ func decodeAddress(msg []byte) (address, bool, error) {
 	}
 	a.peer = remote.IsValid() && remote != local
 	a.prefix = netip.PrefixFrom(local, int(msg[1]))
-	return a, a.prefix.IsValid(), nil
+	return a, a.prefix.IsValid(), attrs.err
 }
 
 // entry is a neighbour or FDB entry of any interface.
@@ -133,24 +129,24 @@ func entryIndex(msg []byte) int {
 // decodeEntry decodes RTM_NEWNEIGH and RTM_DELNEIGH (struct ndmsg,
 // rtnetlink(7)) of all families.
 func decodeEntry(msg []byte) (entry, bool, error) {
-	attrs, err := attributes("neighbour", msg, unix.SizeofNdMsg)
-	if err != nil {
-		return entry{}, false, err
+	attrs := after("neighbour", msg, unix.SizeofNdMsg)
+	if attrs.err != nil {
+		return entry{}, false, attrs.err
 	}
 	e := entry{family: msg[0], index: entryIndex(msg), state: native.Uint16(msg[8:]), flags: msg[10]}
-	for _, attr := range attrs {
-		switch attr.Attr.Type {
+	for attrs.next() {
+		switch attrs.typ {
 		case netlink.NDA_DST:
-			e.ip, _ = netip.AddrFromSlice(attr.Value)
+			e.ip = attrs.addr()
 		case netlink.NDA_LLADDR:
-			copy(e.mac[:], attr.Value)
+			copy(e.mac[:], attrs.value)
 		case netlink.NDA_IFINDEX:
-			e.via = int(native.Uint32(attr.Value))
+			e.via = int(attrs.uint32())
 		case netlink.NDA_PORT, netlink.NDA_VNI, netlink.NDA_NH_ID:
 			e.odd = true
 		}
 	}
-	return e, true, nil
+	return e, true, attrs.err
 }
 
 // object returns the entry as the model has it, and its key also when it is
@@ -174,20 +170,4 @@ func (e entry) object(d device) (key backend.Key, o backend.Object, ok bool) {
 		o = f
 	}
 	return f.Key(), o, ok
-}
-
-// attributes parses what follows the fixed header of a message.
-func attributes(what string, msg []byte, header int) ([]syscall.NetlinkRouteAttr, error) {
-	if len(msg) < header {
-		return nil, errShort(what, msg)
-	}
-	attrs, err := nl.ParseRouteAttr(msg[header:])
-	if err != nil {
-		return nil, fmt.Errorf("decoding a %s message: %w", what, err)
-	}
-	return attrs, nil
-}
-
-func errShort(what string, msg []byte) error {
-	return fmt.Errorf("decoding a %s message: %d bytes are too short", what, len(msg))
 }

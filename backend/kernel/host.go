@@ -120,9 +120,7 @@ func (k *Kernel) RouteGet(ctx context.Context, addr netip.Addr) (link string, sr
 		return "", netip.Addr{}, err
 	}
 	h := &nl.RtMsg{RtMsg: unix.RtMsg{Family: family(addr), Dst_len: uint8(addr.BitLen())}}
-	req := request(unix.RTM_GETROUTE, 0, h, nl.NewRtAttr(unix.RTA_DST, addr.AsSlice()))
-	req.Sockets = k.sockets
-	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWROUTE)
+	msgs, err := k.get(request(unix.RTM_GETROUTE, 0, h, nl.NewRtAttr(unix.RTA_DST, addr.AsSlice())), unix.RTM_NEWROUTE)
 	if err != nil {
 		return "", netip.Addr{}, fmt.Errorf("finding the route to %s: %w", addr, err)
 	}
@@ -153,14 +151,12 @@ func byIndex(index int) []nl.NetlinkRequestData {
 
 // device reads one interface. Its error is unix.ENODEV when there is none.
 func (k *Kernel) device(by []nl.NetlinkRequestData) (device, error) {
-	req := request(unix.RTM_GETLINK, 0, by...)
-	req.Sockets = k.sockets
-	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	msgs, err := k.get(request(unix.RTM_GETLINK, 0, by...), unix.RTM_NEWLINK)
 	if err != nil {
 		return device{}, err
 	}
 	for _, msg := range msgs {
-		if d, ok, err := decodeDevice(msg); ok || err != nil {
+		if d, ok, err := k.decodeDevice(msg); ok || err != nil {
 			return d, err
 		}
 	}

@@ -1,13 +1,14 @@
 package kernel
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"regexp"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -28,11 +29,15 @@ type Config struct {
 
 // Kernel is one network namespace. Its methods may be called concurrently.
 type Kernel struct {
-	cfg     Config
-	netns   netns.NsHandle
-	sockets map[int]*nl.SocketHandle // the one request socket, in the form that nl takes
-	listen  func() (*nl.NetlinkSocket, error)
+	cfg    Config
+	netns  netns.NsHandle
+	socket *socket // for requests
+	listen func() (*socket, error)
 }
+
+// answerBuffer holds the errors of all requests of one send: the kernel
+// reckons less than 1 KiB for each, and doubles the size that it is given.
+const answerBuffer = batchSize << 10
 
 // New opens the request socket and starts nothing.
 func New(cfg Config) (*Kernel, error) {
@@ -53,46 +58,56 @@ func New(cfg Config) (*Kernel, error) {
 		k.netns = netns.NsHandle(cfg.NetNS)
 	}
 	k.listen = k.subscribe
-	s, err := nl.GetNetlinkSocketAt(k.netns, netns.None(), unix.NETLINK_ROUTE)
+	s, err := k.open(0)
 	if err != nil {
-		return nil, fmt.Errorf("opening a netlink socket: %w", err)
+		return nil, err
 	}
-	// The kernel's own words in errors (since 4.12), and dumps that it filters
-	// (since 4.20). Older ones do without: the decoders filter again.
-	_ = s.SetExtAck(true)
-	_ = unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	// The kernel answers at once, or when it has its RTNL lock.
-	if err := s.SetReceiveTimeout(&unix.Timeval{Sec: 60}); err != nil {
-		s.Close()
-		return nil, fmt.Errorf("setting the timeout of a netlink socket: %w", err)
+	err = s.set(func(fd int) error {
+		// The kernel's own words in errors and without the request (since 4.12),
+		// and dumps that it filters (since 4.20). Older ones do without: the
+		// decoders filter again.
+		for _, option := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_CAP_ACK, unix.NETLINK_GET_STRICT_CHK} {
+			_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, option, 1)
+		}
+		// The kernel answers at once, or when it has its RTNL lock.
+		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, answerBuffer),
+			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 60}))
+	})
+	if err != nil {
+		s.close()
+		return nil, fmt.Errorf("setting up a netlink socket: %w", err)
 	}
-	k.sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
+	k.socket = s
 	return k, nil
 }
 
 // Close closes the request socket. A running Watch has its own.
 func (k *Kernel) Close() error {
-	for _, s := range k.sockets {
-		s.Close()
-	}
+	k.socket.close()
 	return nil
 }
 
-// request is one message to the kernel.
-func request(typ, flags int, data ...nl.NetlinkRequestData) *nl.NetlinkRequest {
-	req := nl.NewNetlinkRequest(typ, flags)
-	for _, d := range data {
-		req.AddData(d)
-	}
-	return req
+// do makes one change and returns the kernel's answer.
+func (k *Kernel) do(m *messages) error {
+	m.flag(unix.NLM_F_ACK)
+	var refused error
+	err := k.socket.ask(m, func(_ int, answer message) { refused = answer.err() })
+	return cmp.Or(err, refused)
 }
 
-// do sends a change and waits for its acknowledgement.
-func (k *Kernel) do(req *nl.NetlinkRequest) error {
-	req.Flags |= unix.NLM_F_ACK
-	req.Sockets = k.sockets
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
+// get returns the messages of one kind by which the kernel answers a request.
+func (k *Kernel) get(m *messages, kind uint16) (all [][]byte, err error) {
+	m.flag(unix.NLM_F_ACK) // so that also an answer of no message has an end
+	var refused error
+	err = k.socket.ask(m, func(_ int, answer message) {
+		switch answer.typ {
+		case kind:
+			all = append(all, bytes.Clone(answer.data))
+		case unix.NLMSG_ERROR:
+			refused = answer.err()
+		}
+	})
+	return all, cmp.Or(err, refused)
 }
 
 // dumpAttempts bounds the repetitions of a dump that was overtaken by a
@@ -100,23 +115,31 @@ func (k *Kernel) do(req *nl.NetlinkRequest) error {
 const dumpAttempts = 10
 
 // dump returns what decode makes of each message of one kind; decode says
-// false to leave a message out. The result of a dump that the kernel
-// calls interrupted (NLM_F_DUMP_INTR) may lack entries and is never used.
-func dump[T any](ctx context.Context, k *Kernel, req *nl.NetlinkRequest, answer uint16, decode func([]byte) (T, bool, error)) ([]T, error) {
-	req.Flags |= unix.NLM_F_DUMP
-	req.Sockets = k.sockets
-	return settled(ctx, func() (all []T, err error) {
-		var bad error
-		err = req.ExecuteIter(unix.NETLINK_ROUTE, answer, func(msg []byte) bool {
-			t, ok, err := decode(msg)
-			if err != nil {
-				bad = err
-			} else if ok {
-				all = append(all, t)
+// false to leave a message out, and must keep nothing of it. The result of a
+// dump that the kernel calls interrupted (NLM_F_DUMP_INTR) may lack entries and
+// is never used.
+func dump[T any](ctx context.Context, k *Kernel, m *messages, kind uint16, decode func([]byte) (T, bool, error)) ([]T, error) {
+	m.flag(unix.NLM_F_DUMP)
+	var all []T
+	return settled(ctx, func() ([]T, error) {
+		all = all[:0]
+		var bad, interrupted error
+		err := k.socket.ask(m, func(_ int, answer message) {
+			if answer.flags&unix.NLM_F_DUMP_INTR != 0 {
+				interrupted = netlink.ErrDumpInterrupted
 			}
-			return bad == nil
+			switch answer.typ {
+			case kind:
+				if t, ok, err := decode(answer.data); err != nil {
+					bad = err
+				} else if ok {
+					all = append(all, t)
+				}
+			case unix.NLMSG_ERROR, unix.NLMSG_DONE:
+				bad = errors.Join(bad, answer.err())
+			}
 		})
-		return all, errors.Join(bad, err)
+		return all, errors.Join(bad, interrupted, err)
 	})
 }
 

@@ -1,7 +1,7 @@
 package kernel
 
 import (
-	"encoding/binary"
+	"context"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -45,71 +45,76 @@ func inFreshNetns(f func()) {
 	<-done
 }
 
-func writeBatched(b *testing.B, peers int) error {
+// withDevice makes the VXLAN device of a node in the thread's namespace.
+func withDevice(ctx context.Context) (k *Kernel, d device, err error) {
 	out, err := exec.Command("sh", "-c", `ip link set lo up && ip link add eth0 type veth peer name far && ip link set far up &&
 		ip link set eth0 up && ip address add 192.0.2.1/24 dev eth0`).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("%w: %s", err, out)
+		return nil, device{}, fmt.Errorf("%w: %s", err, out)
 	}
-	k, err := New(Config{})
+	fd, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return nil, device{}, err
 	}
-	defer k.Close()
+	if k, err = New(Config{NetNS: fd}); err != nil {
+		return nil, device{}, err
+	}
 	link := backend.Link{
 		Name: "twill.1", MTU: 1450, MAC: subnet.MAC{2, 1}, Up: true, Parent: "eth0",
 		Local: netip.MustParseAddr("192.0.2.1"), VXLAN: backend.VXLAN{VNI: 1, Port: 8472},
 	}
-	if err := k.Apply(b.Context(), []backend.Change{{Want: link}})[0]; err != nil {
-		return err
+	if err = k.Apply(ctx, []backend.Change{{Want: link}})[0]; err == nil {
+		d, err = k.device(byName(link.Name))
 	}
-	d, err := k.device(byName(link.Name))
+	if err != nil {
+		k.Close()
+		return nil, device{}, err
+	}
+	return k, d, nil
+}
+
+func writeBatched(b *testing.B, peers int) error {
+	k, d, err := withDevice(b.Context())
 	if err != nil {
 		return err
 	}
+	defer unix.Close(int(k.netns))
+	defer k.Close()
 	s, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(s)
-	batches := k.batches(d.index, peers)
+	batches := batches(d.index, peers)
 	b.StartTimer()
 	defer b.StopTimer()
 	return send(s, batches)
 }
 
-// batches returns the messages for the ways to peers, up to 32 KiB in each
-// part, the last of which asks for an acknowledgement.
-func (k *Kernel) batches(link, peers int) (all [][]byte) {
-	var batch []byte
-	last := 0
+// batches returns the messages for the ways to peers, some 32 KiB in each part,
+// the last of which asks for an acknowledgement.
+func batches(link, peers int) (all [][]byte) {
+	var m messages
 	end := func() {
-		flags := batch[last+6:]
-		binary.NativeEndian.PutUint16(flags, binary.NativeEndian.Uint16(flags)|unix.NLM_F_ACK)
-		all, batch = append(all, batch), nil
+		m.flag(unix.NLM_F_ACK)
+		all, m = append(all, m.buf), messages{}
 	}
 	const replace = unix.NLM_F_CREATE | unix.NLM_F_REPLACE
-	add := func(msg []byte) {
-		if len(batch)+len(msg) > 32<<10 {
-			end()
-		}
-		last = len(batch)
-		batch = append(batch, msg...)
-	}
 	for i := range peers {
 		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
 		mac := subnet.MAC{2, 2, 0, 0, byte(i >> 8), byte(i)}
-		n := backend.Neighbor{Link: "twill.1", IP: p.Addr(), MAC: mac}
-		add(request(unix.RTM_NEWNEIGH, replace, neighborMessage(n, link)...).Serialize())
-		f := backend.FDB{Link: "twill.1", MAC: mac, Dst: netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})}
-		add(request(unix.RTM_NEWNEIGH, replace, fdbMessage(f, link, 0)...).Serialize())
-		r := backend.Route{Dst: p, Metric: backend.RouteMetric(p)}
-		h, data := k.routeMessage(r, unix.RT_SCOPE_UNIVERSE)
-		h.Type, h.Flags = unix.RTN_UNICAST, unix.RTNH_F_ONLINK
-		data = append(data, hop{via: p.Addr(), link: link}.attributes()...)
-		add(request(unix.RTM_NEWROUTE, replace, data...).Serialize())
+		m.neighbor(unix.RTM_NEWNEIGH, replace, backend.Neighbor{IP: p.Addr(), MAC: mac}, link)
+		m.fdb(unix.RTM_NEWNEIGH, replace, backend.FDB{MAC: mac, Dst: netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})}, link, 0)
+		h := unix.RtMsg{Protocol: Protocol, Type: unix.RTN_UNICAST, Flags: unix.RTNH_F_ONLINK}
+		m.route(unix.RTM_NEWROUTE, replace, h, backend.Route{Dst: p, Metric: backend.RouteMetric(p)})
+		m.hop(hop{via: p.Addr(), link: link})
+		if len(m.buf) > 32<<10 {
+			end()
+		}
 	}
-	end()
+	if m.count > 0 {
+		end()
+	}
 	return all
 }
 
@@ -128,7 +133,7 @@ func send(s int, batches [][]byte) error {
 		if n < unix.NLMSG_HDRLEN+4 {
 			return fmt.Errorf("an answer of %d bytes", n)
 		}
-		if code := int32(binary.NativeEndian.Uint32(answer[unix.NLMSG_HDRLEN:])); code != 0 {
+		if code := int32(native.Uint32(answer[unix.NLMSG_HDRLEN:])); code != 0 {
 			return unix.Errno(-code)
 		}
 	}

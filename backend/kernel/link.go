@@ -39,7 +39,7 @@ func (b *batch) putLink(ctx context.Context, l backend.Link) error {
 		return b.createLink(ctx, l)
 	case err != nil:
 		return err
-	case !b.k.owns(d):
+	case !d.ours:
 		return fmt.Errorf("the name is taken by %s: rename that one or remove it (ip link delete %s); will retry", d.describe(), d.name)
 	case l.Replaces(d.link(b.name(d.parent))):
 		return b.replaceLink(ctx, l)
@@ -217,8 +217,9 @@ func (b *batch) refreshFDB(ctx context.Context, d device) error {
 			continue
 		}
 		for _, via := range []int{d.parent, 0} {
-			err := b.k.do(request(unix.RTM_NEWNEIGH, unix.NLM_F_REPLACE, fdbMessage(f, d.index, via)...))
-			if err != nil && !errors.Is(err, unix.ENOENT) {
+			var m messages
+			m.fdb(unix.RTM_NEWNEIGH, unix.NLM_F_REPLACE, f, d.index, via)
+			if err := b.k.do(&m); err != nil && !errors.Is(err, unix.ENOENT) {
 				errs = append(errs, fmt.Errorf("refreshing %s: %w", f, err))
 			}
 		}

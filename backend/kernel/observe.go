@@ -29,7 +29,7 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []string) (backend.State, 
 
 	state := backend.State{}
 	for _, d := range devices {
-		if !k.owns(d) {
+		if !d.ours {
 			continue
 		}
 		put(state, d.link(name(d.parent)))
@@ -50,11 +50,6 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []string) (backend.State, 
 }
 
 func put(s backend.State, o backend.Object) { s[o.Key()] = o }
-
-// owns reports whether d is a device of ours.
-func (k *Kernel) owns(d device) bool {
-	return d.kind == "vxlan" && k.cfg.LinkPattern.MatchString(d.name)
-}
 
 // observeOn adds what is on d, a device of ours.
 func (k *Kernel) observeOn(ctx context.Context, d device, state backend.State) error {
@@ -91,7 +86,7 @@ func (k *Kernel) devices(ctx context.Context) ([]device, error) {
 	// RTEXT_FILTER_SKIP_STATS (linux/rtnetlink.h): half of the message.
 	mask := nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(1<<3))
 	req := request(unix.RTM_GETLINK, 0, nl.NewIfInfomsg(unix.AF_UNSPEC), mask)
-	devices, err := dump(ctx, k, req, unix.RTM_NEWLINK, decodeDevice)
+	devices, err := dump(ctx, k, req, unix.RTM_NEWLINK, k.decodeDevice)
 	if err != nil {
 		return nil, fmt.Errorf("reading links: %w", err)
 	}

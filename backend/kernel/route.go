@@ -59,9 +59,9 @@ func (r route) object(name func(index int) string) backend.Route {
 // decodeRoute decodes RTM_NEWROUTE and RTM_DELROUTE (struct rtmsg,
 // rtnetlink(7)).
 func decodeRoute(msg []byte) (route, bool, error) {
-	attrs, err := attributes("route", msg, unix.SizeofRtMsg)
-	if err != nil {
-		return route{}, false, err
+	attrs := after("route", msg, unix.SizeofRtMsg)
+	if attrs.err != nil {
+		return route{}, false, attrs.err
 	}
 	h := nl.DeserializeRtMsg(msg)
 	r := route{family: h.Family, protocol: h.Protocol, table: h.Table, kind: h.Type, tos: h.Tos, flags: h.Flags}
@@ -75,41 +75,40 @@ func decodeRoute(msg []byte) (route, bool, error) {
 		return route{}, false, nil
 	}
 	single := hop{onLink: h.Flags&unix.RTNH_F_ONLINK != 0}
-	for _, attr := range attrs {
-		switch attr.Attr.Type {
+	for attrs.next() {
+		switch attrs.typ {
 		case unix.RTA_DST:
-			dst, _ = netip.AddrFromSlice(attr.Value)
+			dst = attrs.addr()
 		case unix.RTA_PREFSRC:
-			r.src, _ = netip.AddrFromSlice(attr.Value)
+			r.src = attrs.addr()
 		case unix.RTA_PRIORITY:
-			r.metric = native.Uint32(attr.Value)
+			r.metric = attrs.uint32()
 		case unix.RTA_MULTIPATH:
-			if r.hops, err = decodeHops(attr.Value); err != nil {
+			var err error
+			if r.hops, err = decodeHops(attrs.value); err != nil {
 				return route{}, false, err
 			}
 		default:
-			single.decode(attr.Attr.Type, attr.Value)
+			single.decode(&attrs)
 		}
 	}
 	if single.link != 0 {
 		r.hops = append(r.hops, single)
 	}
 	r.dst = netip.PrefixFrom(dst, int(h.Dst_len))
-	return r, r.dst.IsValid(), nil
+	return r, r.dst.IsValid(), attrs.err
 }
 
 // decode takes over an attribute that a route and each of several next hops
 // can have.
-func (h *hop) decode(typ uint16, value []byte) {
-	switch typ {
+func (h *hop) decode(a *attributes) {
+	switch a.typ {
 	case unix.RTA_OIF:
-		h.link = int(native.Uint32(value))
+		h.link = int(a.uint32())
 	case unix.RTA_GATEWAY:
-		h.via, _ = netip.AddrFromSlice(value)
+		h.via = a.addr()
 	case unix.RTA_VIA: // struct rtvia: a gateway of the other family
-		if len(value) > 2 {
-			h.via, _ = netip.AddrFromSlice(value[2:])
-		}
+		h.via, _ = netip.AddrFromSlice(a.value[min(2, len(a.value)):])
 	}
 }
 
@@ -118,16 +117,16 @@ func decodeHops(b []byte) ([]hop, error) {
 	var hops []hop
 	for len(b) >= unix.SizeofRtNexthop {
 		size := int(native.Uint16(b))
-		attrs, err := attributes("next hop", b[:max(0, min(size, len(b)))], unix.SizeofRtNexthop)
-		if err != nil {
-			return nil, err
-		}
+		attrs := after("next hop", b[:min(size, len(b))], unix.SizeofRtNexthop)
 		h := hop{link: int(native.Uint32(b[4:])), onLink: b[2]&unix.RTNH_F_ONLINK != 0}
-		for _, attr := range attrs {
-			h.decode(attr.Attr.Type, attr.Value)
+		for attrs.next() {
+			h.decode(&attrs)
+		}
+		if attrs.err != nil {
+			return nil, attrs.err
 		}
 		hops = append(hops, h)
-		b = b[min((size+3)&^3, len(b)):] // RTNH_ALIGN
+		b = b[min(align(size), len(b)):]
 	}
 	return hops, nil
 }
@@ -169,39 +168,72 @@ func (k *Kernel) routes(ctx context.Context, w whose) ([]route, error) {
 	return all, nil
 }
 
-// routeMessage starts a message about r.
-func (k *Kernel) routeMessage(r backend.Route, scope uint8) (*nl.RtMsg, []nl.NetlinkRequestData) {
-	h := &nl.RtMsg{RtMsg: unix.RtMsg{
-		Family: family(r.Dst.Addr()), Dst_len: uint8(r.Dst.Bits()), Table: unix.RT_TABLE_MAIN,
-		Protocol: uint8(k.cfg.Protocol), Scope: scope,
-	}}
-	data := []nl.NetlinkRequestData{h, nl.NewRtAttr(unix.RTA_DST, r.Dst.Addr().AsSlice())}
+// routeMode says how to put a route: one that is not known to be there must not
+// replace that of another.
+func routeMode(have backend.Object) int {
+	if have == nil {
+		return unix.NLM_F_EXCL
+	}
+	return unix.NLM_F_REPLACE // in one step: there is no moment without a route
+}
+
+// route adds a message with struct rtmsg about r; the rest of h is given.
+func (m *messages) route(typ, flags int, h unix.RtMsg, r backend.Route) {
+	h.Family, h.Dst_len, h.Table = family(r.Dst.Addr()), uint8(r.Dst.Bits()), unix.RT_TABLE_MAIN
+	m.begin(typ, flags, (&nl.RtMsg{RtMsg: h}).Serialize())
+	m.addr(unix.RTA_DST, r.Dst.Addr())
 	if r.Metric != 0 {
-		data = append(data, nl.NewRtAttr(unix.RTA_PRIORITY, nl.Uint32Attr(r.Metric)))
+		m.uint32(unix.RTA_PRIORITY, r.Metric)
 	}
-	return h, data
 }
 
-// attributes returns h for a route message.
-func (h hop) attributes() []nl.NetlinkRequestData {
-	data := []nl.NetlinkRequestData{nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(h.link)))}
+// hop adds h to a route message.
+func (m *messages) hop(h hop) {
+	m.uint32(unix.RTA_OIF, uint32(h.link))
 	if h.via.IsValid() {
-		data = append(data, nl.NewRtAttr(unix.RTA_GATEWAY, h.via.AsSlice()))
+		m.addr(unix.RTA_GATEWAY, h.via)
 	}
-	return data
 }
 
-// putRoute adds r, or replaces have in one step: the kernel has no moment
-// without a route.
-func (b *batch) putRoute(ctx context.Context, have backend.Object, r backend.Route) error {
+// encodeRoute adds the message that puts r.
+func (b *batch) encodeRoute(m *messages, r backend.Route, mode int) error {
 	if r.Dst.Addr().Is6() && r.Metric == 0 {
 		return errors.New("an IPv6 route needs a metric: the kernel would make 0 into 1024")
 	}
-	if have != nil {
-		return b.setRoute(ctx, r, unix.NLM_F_REPLACE)
+	h := unix.RtMsg{Protocol: uint8(b.k.cfg.Protocol), Scope: unix.RT_SCOPE_UNIVERSE, Type: unix.RTN_UNICAST}
+	if r.Blackhole {
+		h.Type = unix.RTN_BLACKHOLE
+		m.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|mode, h, r)
+		return nil
 	}
-	err := b.setRoute(ctx, r, unix.NLM_F_EXCL)
-	if !errors.Is(err, unix.EEXIST) {
+	d, err := b.device(r.Link)
+	if err != nil {
+		return err
+	}
+	if !r.Via.IsValid() && r.Dst.Addr().Is4() {
+		h.Scope = unix.RT_SCOPE_LINK // as for any destination without a router
+	}
+	if r.OnLink {
+		h.Flags = unix.RTNH_F_ONLINK
+	}
+	m.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|mode, h, r)
+	m.hop(hop{via: r.Via, link: d.index})
+	return nil
+}
+
+// putRoute puts r at once.
+func (b *batch) putRoute(r backend.Route, mode int) error {
+	var m messages
+	if err := b.encodeRoute(&m, r, mode); err != nil {
+		return err
+	}
+	return b.makeWay(r, mode, b.k.do(&m))
+}
+
+// decideRoute returns what becomes of a route that the kernel refused.
+func (b *batch) decideRoute(ctx context.Context, have backend.Object, r backend.Route, refused error) error {
+	err := b.makeWay(r, routeMode(have), refused)
+	if have != nil || !errors.Is(err, unix.EEXIST) {
 		return err
 	}
 	switch other, found, lookup := b.inTheWay(ctx, r); {
@@ -214,63 +246,56 @@ func (b *batch) putRoute(ctx context.Context, have backend.Object, r backend.Rou
 	case other.object(b.name) == r:
 		return nil
 	}
-	return b.setRoute(ctx, r, unix.NLM_F_REPLACE) // ours, of which the caller did not know
+	return b.putRoute(r, unix.NLM_F_REPLACE) // ours, of which the caller did not know
 }
 
-// setRoute writes r: mode is NLM_F_EXCL or NLM_F_REPLACE.
-func (b *batch) setRoute(ctx context.Context, r backend.Route, mode int) error {
-	scope := uint8(unix.RT_SCOPE_UNIVERSE)
-	if !r.Blackhole && !r.Via.IsValid() && r.Dst.Addr().Is4() {
-		scope = unix.RT_SCOPE_LINK // as for any destination without a router
+// makeWay returns what becomes of an IPv6 route that was refused because of its
+// gateway. IPv6 takes none, on link or not, which a route already leads to by
+// another device (ip6_route_check_nh_onlink, net/ipv6/route.c): the very
+// route to be replaced does, when a subnet moves from one device to another.
+// A route to the gateway alone settles that, and is not needed afterwards.
+func (b *batch) makeWay(r backend.Route, mode int, refused error) error {
+	if !errors.Is(refused, unix.EINVAL) || !r.OnLink || !r.Via.Is6() || r.Dst.IsSingleIP() {
+		return refused
 	}
-	h, data := b.k.routeMessage(r, scope)
-	if r.Blackhole {
-		h.Type = unix.RTN_BLACKHOLE
-	} else {
-		d, err := b.device(r.Link)
-		if err != nil {
-			return err
-		}
-		h.Type = unix.RTN_UNICAST
-		if r.OnLink {
-			h.Flags = unix.RTNH_F_ONLINK
-		}
-		data = append(data, hop{via: r.Via, link: d.index}.attributes()...)
-	}
-	err := b.k.do(request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|mode, data...))
-	if !errors.Is(err, unix.EINVAL) || !r.OnLink || !r.Via.Is6() || r.Dst.IsSingleIP() {
-		return err
-	}
-	// IPv6 refuses a gateway, on link or not, which a route already leads to by
-	// another device (ip6_route_check_nh_onlink, net/ipv6/route.c): the very
-	// route to be replaced does, when a subnet moves from one device to another.
-	// A route to the gateway alone settles that, and is not needed afterwards.
+	var there, put, gone messages
 	way := backend.Route{Dst: netip.PrefixFrom(r.Via, r.Via.BitLen()), Link: r.Link, Metric: r.Metric}
-	if b.setRoute(ctx, way, unix.NLM_F_EXCL) != nil {
-		return err
+	err := errors.Join(b.encodeRoute(&there, way, unix.NLM_F_EXCL), b.encodeRoute(&put, r, mode))
+	if err != nil || b.k.do(&there) != nil {
+		return refused
 	}
-	return errors.Join(b.k.do(request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|mode, data...)), b.deleteRoute(ctx, way))
+	gone.route(unix.RTM_DELROUTE, 0, b.k.ofOurs(), way)
+	return errors.Join(b.k.do(&put), b.k.do(&gone))
 }
 
-// deleteRoute deletes r by destination, metric and our protocol. To the kernel
-// no metric means any: the route without one is looked up first (a dump of the
-// table for each batch), and told by its next hop from ours with others.
-func (b *batch) deleteRoute(ctx context.Context, r backend.Route) error {
-	h, data := b.k.routeMessage(r, unix.RT_SCOPE_NOWHERE)
-	if r.Metric == 0 {
-		found, ok, err := b.inTheWay(ctx, r)
-		if err != nil {
-			return err
-		}
-		if !ok || int(found.protocol) != b.k.cfg.Protocol {
-			return unix.ESRCH
-		}
-		h.Type = found.kind
-		if len(found.hops) == 1 {
-			data = append(data, found.hops[0].attributes()...)
-		}
+// ofOurs begins a message that deletes a route of our protocol.
+func (k *Kernel) ofOurs() unix.RtMsg {
+	return unix.RtMsg{Protocol: uint8(k.cfg.Protocol), Scope: unix.RT_SCOPE_NOWHERE}
+}
+
+// encodeNoRoute adds the message that deletes r by destination, metric and our
+// protocol. To the kernel no metric means any: the route without one is looked
+// up first (a dump of the table for each batch), and told by its next hop from
+// ours with others.
+func (b *batch) encodeNoRoute(ctx context.Context, r backend.Route) error {
+	h := b.k.ofOurs()
+	if r.Metric != 0 {
+		b.out.route(unix.RTM_DELROUTE, 0, h, r)
+		return nil
 	}
-	return b.k.do(request(unix.RTM_DELROUTE, 0, data...))
+	found, ok, err := b.inTheWay(ctx, r)
+	if err != nil {
+		return err
+	}
+	if !ok || int(found.protocol) != b.k.cfg.Protocol {
+		return unix.ESRCH
+	}
+	h.Type = found.kind
+	b.out.route(unix.RTM_DELROUTE, 0, h, r)
+	if len(found.hops) == 1 {
+		b.out.hop(found.hops[0])
+	}
+	return nil
 }
 
 // inTheWay returns the route that has the destination and metric of r; ours

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend"
@@ -22,18 +20,23 @@ var groups = []uint{
 }
 
 // subscribe opens a notification socket.
-func (k *Kernel) subscribe() (*nl.NetlinkSocket, error) {
-	s, err := nl.SubscribeAt(k.netns, netns.None(), unix.NETLINK_ROUTE, groups...)
+func (k *Kernel) subscribe() (*socket, error) {
+	s, err := k.open(unix.SOCK_NONBLOCK, groups...)
 	if err != nil {
-		return nil, fmt.Errorf("opening a netlink socket for notifications: %w", err)
+		return nil, err
 	}
-	// A container may lack CAP_NET_ADMIN in the first user namespace, which
-	// exceeding net.core.rmem_max takes; then rmem_max must do.
-	if s.SetReceiveBufferSize(k.cfg.ReceiveBuffer, true) != nil {
-		if err := s.SetReceiveBufferSize(k.cfg.ReceiveBuffer, false); err != nil {
-			s.Close()
-			return nil, fmt.Errorf("setting the receive buffer of a netlink socket: %w", err)
+	err = s.set(func(fd int) error {
+		// A container may lack CAP_NET_ADMIN in the first user namespace, which
+		// exceeding net.core.rmem_max takes; then rmem_max must do.
+		err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, k.cfg.ReceiveBuffer)
+		if err != nil {
+			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, k.cfg.ReceiveBuffer)
 		}
+		return err
+	})
+	if err != nil {
+		s.close()
+		return nil, fmt.Errorf("setting the receive buffer of a netlink socket: %w", err)
 	}
 	return s, nil
 }
@@ -75,15 +78,15 @@ func (k *Kernel) watchOnce(ctx context.Context, notify func(backend.Event)) (rec
 	if err != nil {
 		return false, err
 	}
-	defer context.AfterFunc(ctx, s.Close)()
-	defer s.Close()
+	defer context.AfterFunc(ctx, s.close)()
+	defer s.close()
 
 	w := &watcher{k: k, notify: notify, devices: map[int]device{}, carriers: map[int]bool{}}
 	if err := w.start(ctx); err != nil {
 		return false, err
 	}
 	for {
-		msgs, from, err := s.Receive()
+		b, err := s.receive()
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
 			// Told once, and before what still waits; until that is read the
@@ -92,12 +95,14 @@ func (k *Kernel) watchOnce(ctx context.Context, notify func(backend.Event)) (rec
 			return true, nil
 		case err != nil:
 			return received, err
-		case from.Pid != nl.PidKernel:
-			continue // any process may send to a netlink socket
 		}
 		received = true
-		for _, m := range msgs {
-			if err := w.message(m.Header.Type, m.Header.Flags, m.Data); err != nil {
+		for len(b) > 0 {
+			var m message
+			if m, b, err = cut(b); err == nil {
+				err = w.message(m.typ, m.flags, m.data)
+			}
+			if err != nil {
 				notify(backend.Event{Resync: true})
 			}
 		}
@@ -145,7 +150,7 @@ func (w *watcher) name(index int) string { return w.devices[index].name }
 // own returns the device with that index if it is ours.
 func (w *watcher) own(index int) (device, bool) {
 	d, ok := w.devices[index]
-	return d, ok && w.k.owns(d)
+	return d, ok && d.ours
 }
 
 func (w *watcher) message(typ, flags uint16, msg []byte) error {
@@ -165,7 +170,7 @@ func (w *watcher) message(typ, flags uint16, msg []byte) error {
 }
 
 func (w *watcher) link(gone bool, msg []byte) error {
-	d, ok, err := decodeDevice(msg)
+	d, ok, err := w.k.decodeDevice(msg)
 	if !ok || err != nil {
 		return err
 	}
@@ -183,7 +188,7 @@ func (w *watcher) link(gone bool, msg []byte) error {
 	// The kernel drops the IPv4 routes of a link that goes down, without a
 	// notification (fib_disable_ip in net/ipv4/fib_frontend.c).
 	lost := gone || known && before.up() && !d.up()
-	if !w.k.owns(d) {
+	if !d.ours {
 		if gone || !known || before.shown() != d.shown() {
 			w.notify(backend.Event{Host: true, Resync: lost && carries})
 		}
@@ -200,11 +205,11 @@ func (w *watcher) link(gone bool, msg []byte) error {
 // renamed tells of devices of ours that go by another name now, or whose
 // parent does.
 func (w *watcher) renamed(before, now device) {
-	if w.k.owns(before) {
+	if before.ours {
 		w.notify(backend.Event{Key: backend.Key{Kind: backend.KindLink, Name: before.name}, Resync: true})
 	}
 	for _, child := range w.devices {
-		if child.parent == now.index && w.k.owns(child) {
+		if child.parent == now.index && child.ours {
 			l := child.link(now.name)
 			w.notify(backend.Event{Key: l.Key(), Object: l})
 		}
@@ -293,13 +298,13 @@ const (
 // netconf decodes RTM_NEWNETCONF (struct netconfmsg: the family, padded to 4
 // bytes) and tells of the sysctls in it.
 func (w *watcher) netconf(msg []byte) error {
-	attrs, err := attributes("netconf", msg, 4)
-	if err != nil {
-		return err
-	}
 	values := map[uint16]int32{}
-	for _, a := range attrs {
-		values[a.Attr.Type] = int32(native.Uint32(a.Value))
+	attrs := after("netconf", msg, 4)
+	for attrs.next() {
+		values[attrs.typ] = int32(attrs.uint32())
+	}
+	if attrs.err != nil {
+		return attrs.err
 	}
 	var where string
 	switch index := values[netconfIndex]; index {
