@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend"
@@ -261,19 +262,26 @@ func (w *watcher) entry(gone bool, msg []byte) error {
 }
 
 func (w *watcher) route(gone, replaces bool, msg []byte) error {
-	r, ok, err := decodeRoute(msg)
-	if !ok || err != nil || r.table != unix.RT_TABLE_MAIN || r.flags&unix.RTM_F_CLONED != 0 {
-		return err
+	if len(msg) < unix.SizeofRtMsg {
+		return errShort("route", msg)
 	}
-	if int(r.protocol) != w.k.cfg.Protocol {
-		e := backend.Event{Host: true}
-		if replaces { // which one, the message does not say: perhaps ours
-			e.Key = r.key()
-		}
-		w.notify(e)
+	h := nl.DeserializeRtMsg(msg)
+	if h.Table != unix.RT_TABLE_MAIN || h.Flags&unix.RTM_F_CLONED != 0 {
 		return nil
 	}
-	if r.tos != 0 {
+	foreign := int(h.Protocol) != w.k.cfg.Protocol
+	if foreign && !replaces { // not decoded: a router that learns routes may learn many
+		w.notify(backend.Event{Routes: true})
+		return nil
+	}
+	r, ok, err := decodeRoute(msg)
+	switch {
+	case !ok || err != nil:
+		return err
+	case foreign: // what it replaces, the message does not say: perhaps ours
+		w.notify(backend.Event{Key: r.key(), Routes: true})
+		return nil
+	case r.tos != 0:
 		return nil
 	}
 	e := backend.Event{Key: r.key()}
@@ -282,56 +290,5 @@ func (w *watcher) route(gone, replaces bool, msg []byte) error {
 		e.Object = r.object(w.name)
 	}
 	w.notify(e)
-	return nil
-}
-
-// Attributes of RTM_NEWNETCONF (linux/netconf.h).
-const (
-	netconfIndex      = 1
-	netconfForwarding = 2
-	netconfRPFilter   = 3
-
-	netconfAll     = -1 // as index: conf/all
-	netconfDefault = -2
-)
-
-// netconf decodes RTM_NEWNETCONF (struct netconfmsg: the family, padded to 4
-// bytes) and tells of the sysctls in it.
-func (w *watcher) netconf(msg []byte) error {
-	values := map[uint16]int32{}
-	attrs := after("netconf", msg, 4)
-	for attrs.next() {
-		values[attrs.typ] = int32(attrs.uint32())
-	}
-	if attrs.err != nil {
-		return attrs.err
-	}
-	var where string
-	switch index := values[netconfIndex]; index {
-	case netconfAll:
-		where = "all"
-	case netconfDefault:
-		where = "default"
-	default:
-		where = w.name(int(index))
-	}
-	family := map[byte]string{unix.AF_INET: "ipv4", unix.AF_INET6: "ipv6"}[msg[0]]
-	if where == "" || family == "" {
-		return nil
-	}
-	tell := func(name string, value int32) {
-		s := backend.Sysctl{Name: name, Value: fmt.Sprint(value)}
-		w.notify(backend.Event{Key: s.Key(), Object: s})
-	}
-	dir := "net/" + family + "/conf/" + where + "/"
-	if v, ok := values[netconfForwarding]; ok {
-		tell(dir+"forwarding", v)
-		if dir == "net/ipv4/conf/all/" { // the other name of the same setting
-			tell("net/ipv4/ip_forward", v)
-		}
-	}
-	if v, ok := values[netconfRPFilter]; ok {
-		tell(dir+"rp_filter", v)
-	}
 	return nil
 }

@@ -110,6 +110,7 @@ func waitUntil(deadline time.Time, ok func() bool) bool {
 
 func resync(e backend.Event) bool { return e.Resync }
 func host(e backend.Event) bool   { return e.Host }
+func routes(e backend.Event) bool { return e.Routes }
 
 // watch starts k.Watch and returns when it listens; it ends with the test.
 func watch(t *testing.T, k *kernel.Kernel) *recorder {
@@ -153,7 +154,7 @@ func TestWatchEcho(t *testing.T) {
 		}
 		require.NotEmpty(t, todo)
 		r.settle(changed, gone...)
-		require.Zero(t, r.count(func(e backend.Event) bool { return e.Key != backend.Key{} && e.Host }))
+		require.Zero(t, r.count(func(e backend.Event) bool { return e.Key != backend.Key{} && (e.Host || e.Routes) }))
 	}
 }
 
@@ -288,10 +289,20 @@ func TestWatchHost(t *testing.T) {
 	ns.reach(state)
 	r := watch(t, ns.Kernel)
 	for _, command := range []string{
+		"ip route add 203.0.113.0/24 via 192.0.2.9",
+		"ip route replace 203.0.113.0/24 via 192.0.2.8",
+		"ip -6 route add default via 2001:db8::9",
+		"ip -6 route del default",
+	} {
+		r.forget()
+		ns.run(command)
+		r.waitFor(command, routes)
+		require.Zero(t, r.count(resync), command)
+		require.Zero(t, r.count(func(e backend.Event) bool { return e.Host && e.Routes }), command)
+	}
+	for _, command := range []string{
 		"ip address add 203.0.113.1/24 dev far",
 		"ip address del 203.0.113.1/24 dev far",
-		"ip route add 203.0.113.0/24 via 192.0.2.9",
-		"ip -6 route add default via 2001:db8::9",
 		"ip link add br0 type bridge",
 		"ip link set far master br0",
 		"ip link set far alias pod",
