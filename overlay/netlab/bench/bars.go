@@ -109,23 +109,6 @@ func (r *Report) controlBars(c *Control) (all []bar) {
 	return all
 }
 
-func (r *Report) cniBars() (all []bar) {
-	by := map[string]*Attach{}
-	for _, c := range r.CNI {
-		if c.Parallel == 1 {
-			by[c.Plugin] = c
-		}
-	}
-	ours, direct := by["twill"], by["bridge + host-local"]
-	if ours == nil || direct == nil {
-		return nil
-	}
-	return []bar{
-		{"CNI ADD over bridge + host-local, ms", median(ours.Add) - median(direct.Add), 3},
-		{"CNI DEL over bridge + host-local, ms", median(ours.Del) - median(direct.Del), 3},
-	}
-}
-
 func (r *Report) barTable(w io.Writer) {
 	bars := r.bars()
 	if len(bars) == 0 {

@@ -161,16 +161,3 @@ func (r *Report) pathTable(w io.Writer) {
 	}
 	t.write(w)
 }
-
-func (r *Report) cniTable(w io.Writer) {
-	if len(r.CNI) == 0 {
-		return
-	}
-	fmt.Fprint(w, "## CNI\n\nms; p50 / p99 of each plugin call, exec included.\n\n")
-	t := table{head: []string{"plugin", "at a time", "ADD", "DEL", "calls per second"}}
-	for _, c := range r.CNI {
-		t.add(c.Plugin, fmt.Sprint(c.Parallel), fmt.Sprintf("%.1f / %.1f", median(c.Add), quantile(c.Add, 0.99)),
-			fmt.Sprintf("%.1f / %.1f", median(c.Del), quantile(c.Del, 0.99)), spread(c.Rate, 0))
-	}
-	t.write(w)
-}
