@@ -1,0 +1,90 @@
+package kube
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Network is what a Node's condition NetworkUnavailable is made of.
+type Network struct {
+	Up      bool
+	Message string // why it is not up, or what it is
+}
+
+// The condition's reasons, when we wrote it.
+const (
+	reasonUp   = "TwillIsUp"
+	reasonDown = "TwillIsNotReady"
+)
+
+// ReportNetwork keeps the condition NetworkUnavailable of our Node as the
+// newest of states says, whoever changes it, until ctx ends. Before the first
+// it is left as it is: a daemon that starts does not know yet. A condition that
+// says the same for another reason, a cloud's routes, is left to whom it is of.
+// With SetUnavailable off nothing is written. The error is always nil.
+func (s *Store) ReportNetwork(ctx context.Context, states <-chan Network) error {
+	if !s.cfg.SetUnavailable {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-states:
+			}
+		}
+	}
+	defer s.followOwn()()
+	defer s.health.set(taskCondition, nil)
+	var want *Network
+	pace := newRepeat()
+	for {
+		n, known, changed := s.own.get()
+		if want != nil && known && n.uid != "" {
+			s.settleCondition(ctx, n, *want, pace)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case w := <-states:
+			want = &w
+		case <-changed:
+		case <-pace.wait():
+		}
+	}
+}
+
+func (s *Store) settleCondition(ctx context.Context, n ownNode, want Network, pace *repeat) {
+	c := want.condition(n.condition, time.Now())
+	if c == n.condition || !pace.turn(time.Now()) {
+		return
+	}
+	var p nodePatch
+	p.Metadata.UID = n.uid
+	p.Status.Conditions = []corev1.NodeCondition{c}
+	err := s.patch(ctx, p)
+	s.health.set(taskCondition, err)
+	if err != nil {
+		pace.failed()
+	}
+}
+
+// condition returns the condition that says w; that is old where it says so
+// already.
+func (w Network) condition(old corev1.NodeCondition, now time.Time) corev1.NodeCondition {
+	c := corev1.NodeCondition{
+		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue, Reason: reasonDown, Message: w.Message,
+		LastHeartbeatTime: metav1.NewTime(now), LastTransitionTime: metav1.NewTime(now),
+	}
+	if w.Up {
+		c.Status, c.Reason = corev1.ConditionFalse, reasonUp
+	}
+	if old.Status == c.Status {
+		if old.Reason != c.Reason || old.Message == c.Message {
+			return old
+		}
+		c.LastTransitionTime = old.LastTransitionTime
+	}
+	return c
+}

@@ -1,0 +1,281 @@
+package kube_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/kube"
+	"github.com/twill-net/twill/subnet/kube/kubetest"
+	"github.com/twill-net/twill/subnet/subnettest"
+)
+
+// What a flannel writes is read, and what we write a flannel can read.
+func flannelAnnotations(t *testing.T, b backend) {
+	b.Join(t, "n1", "10.5.1.0/24", "fd00:5:0:1::/64")
+	b.annotate(t, "n1", map[string]any{
+		prefix + "kube-subnet-manager": "true", prefix + "backend-type": "vxlan",
+		prefix + "backend-data": `{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}`, prefix + "public-ip": "192.168.0.1",
+		prefix + "backend-v6-data": `{ "VNI": 1, "VtepMAC": "aa:bb:cc:dd:ee:fe" }`, prefix + "public-ipv6": "2001:db8::1",
+	})
+	b.Join(t, "n2", "10.5.2.0/24")
+	b.annotate(t, "n2", map[string]any{
+		prefix + "kube-subnet-manager": "true", prefix + "backend-type": "host-gw",
+		prefix + "backend-data": "null", prefix + "backend-v6-data": "null", prefix + "public-ip": "192.168.0.2",
+	})
+	b.Join(t, "n3", "10.5.3.0/24")
+	b.annotate(t, "n3", map[string]any{prefix + "kube-subnet-manager": "false", prefix + "backend-type": "vxlan", prefix + "public-ip": "192.168.0.3"})
+	v := subnettest.Watch(t, b.open(t, "n9"))
+	eventually(t, "they are there", func() bool { return len(v.Updates()) == 1 })
+	got := v.Records()
+	require.Len(t, got, 2)
+	require.Equal(t, subnet.Lease{
+		Node:      "n1",
+		Subnets:   subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.5.1.0/24"), netip.MustParsePrefix("fd00:5:0:1::/64")},
+		PublicIPs: subnet.PerFamily[netip.Addr]{netip.MustParseAddr("192.168.0.1"), netip.MustParseAddr("2001:db8::1")}, BackendType: "vxlan",
+		BackendData: subnet.PerFamily[string]{`{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}`, `{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:fe"}`},
+	}, got["n1"].Lease)
+	require.Equal(t, subnet.Lease{
+		Node: "n2", Subnets: subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.5.2.0/24")},
+		PublicIPs: subnet.PerFamily[netip.Addr]{netip.MustParseAddr("192.168.0.2")}, BackendType: "host-gw",
+	}, got["n2"].Lease)
+
+	// A node moves from flannel to Twill. What it does not announce any more
+	// goes, what is nobody's stays.
+	b.annotate(t, "n1", map[string]any{prefix + "node-public-ip": "192.168.0.1", "example.com/other": "x"})
+	hold(t, b.open(t, "n1"), claim(t, "n1")).next(t)
+	require.Equal(t, map[string]string{
+		prefix + "kube-subnet-manager": "true", prefix + "backend-type": "vxlan",
+		prefix + "backend-data": `{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`, prefix + "public-ip": "192.168.0.1",
+		prefix + "machine-id": "machine-n1", prefix + "node-public-ip": "192.168.0.1", "example.com/other": "x",
+	}, b.server.Node(t, "n1").Annotations)
+}
+
+func brokenAnnotations(t *testing.T, b backend) {
+	good := map[string]any{
+		prefix + "kube-subnet-manager": "true", prefix + "backend-type": "vxlan",
+		prefix + "backend-data": `{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}`, prefix + "public-ip": "192.168.0.1",
+	}
+	v := subnettest.Watch(t, b.open(t, "n9"))
+	for i, c := range []struct {
+		name, value string
+		reason      string
+	}{
+		{"backend-type", "", prefix + "backend-type is missing"},
+		{"backend-type", "vx lan", prefix + `backend-type: "vx lan" is not a name: at most 253 bytes, printable and without spaces`},
+		{"backend-data", "{", prefix + `backend-data: "{" is not JSON`},
+		{"backend-v6-data", "rubbish", prefix + `backend-v6-data: "rubbish" is not JSON`},
+		{"public-ip", "here", prefix + `public-ip: "here" is not an IPv4 address`},
+		{"public-ip", "2001:db8::1", prefix + `public-ip: "2001:db8::1" is not an IPv4 address`},
+		{"public-ip", "224.0.0.1", prefix + "public-ip: 224.0.0.1 cannot be the address of a node"},
+		{"public-ipv6", "::ffff:192.0.2.1", prefix + `public-ipv6: "::ffff:192.0.2.1" is not an IPv6 address`},
+		{"source-ip", "127.0.0.1", prefix + "source-ip: 127.0.0.1 cannot be the address of a node"},
+		{"machine-id", strings.Repeat("x", 254), prefix + `machine-id: "` + strings.Repeat("x", 64) + `" is not a name: at most 253 bytes, printable and without spaces`},
+	} {
+		node := fmt.Sprintf("n%d", 10+i)
+		b.Join(t, node, fmt.Sprintf("10.5.%d.0/24", i))
+		b.annotate(t, node, good)
+		b.annotate(t, node, map[string]any{prefix + c.name: c.value})
+		eventually(t, c.reason, func() bool { return v.Records()[node].Invalid == "annotation "+c.reason })
+		b.annotate(t, node, good)
+		if _, ok := good[prefix+c.name]; !ok {
+			b.annotate(t, node, map[string]any{prefix + c.name: nil})
+		}
+		eventually(t, "it is mended", func() bool { return v.Records()[node].Invalid == "" })
+	}
+	b.Join(t, "n1")
+	b.annotate(t, "n1", good)
+	eventually(t, "it is refused", func() bool { return v.Records()["n1"].Invalid == "the Node has no spec.podCIDRs" })
+	require.Equal(t, "192.168.0.1", v.Records()["n1"].Lease.PublicIPs[subnet.IPv4].String(), "what can be read is there")
+	b.annotate(t, "n1", map[string]any{prefix + "kube-subnet-manager": nil})
+	eventually(t, "it is gone", func() bool { _, ok := v.Records()["n1"]; return !ok })
+}
+
+func overwrittenPublicIP(t *testing.T, b backend) {
+	var log logged
+	b.change = func(c *kube.Config) { c.Logger = log.entry() }
+	b.Join(t, "n1", "10.5.1.0/24")
+	b.annotate(t, "n1", map[string]any{prefix + "public-ip-overwrite": "203.0.113.1", prefix + "public-ipv6-overwrite": "2001:db8::9"})
+	c := claim(t, "n1")
+	h := hold(t, b.open(t, "n1"), c)
+	held := h.next(t)
+	require.Equal(t, subnet.PerFamily[netip.Addr]{netip.MustParseAddr("203.0.113.1")}, held.Lease.PublicIPs, "of a family that has a tunnel")
+	require.Equal(t, c.PublicIPs, held.Lease.Sources, "its packets come from where they came from")
+	for _, overwrite := range []any{"203.0.113.2", "rubbish", "203.0.113.3", nil} {
+		b.annotate(t, "n1", map[string]any{prefix + "public-ip-overwrite": overwrite})
+		held = h.next(t)
+		want := c.PublicIPs
+		if ip, err := netip.ParseAddr(fmt.Sprint(overwrite)); err == nil {
+			want[subnet.IPv4] = ip
+		}
+		require.Equal(t, want, held.Lease.PublicIPs)
+		require.Equal(t, held.Lease, b.Records(t)[0].Lease)
+	}
+	require.Equal(t, subnet.PerFamily[netip.Addr]{}, held.Lease.Sources)
+	require.Contains(t, log.String(), `public-ip-overwrite: \"rubbish\" is not an IPv4 address`)
+}
+
+func watchAddresses(t *testing.T, b backend) {
+	told := make(chan kube.Addresses, 10)
+	s := b.open(t, "n7")
+	stop := during(t, func(ctx context.Context) { _ = s.WatchAddresses(ctx, func(a kube.Addresses) { told <- a }) })
+	b.Join(t, "n7")
+	var want kube.Addresses
+	got := next(t, told)
+	if got == want { // the Node came before its status
+		got = next(t, told)
+	}
+	want.Internal[subnet.IPv4] = netip.MustParseAddr("192.168.0.7")
+	require.Equal(t, want, got)
+	b.server.PatchStatus(t, "n7", `{"status":{"addresses":[{"type":"InternalIP","address":"192.168.0.8"},{"type":"InternalIP","address":"2001:db8::8"}]}}`)
+	want.Internal[subnet.IPv6] = netip.MustParseAddr("2001:db8::8")
+	want.Internal[subnet.IPv4] = netip.MustParseAddr("192.168.0.8")
+	require.Equal(t, want, next(t, told))
+	b.annotate(t, "n7", map[string]any{prefix + "node-public-ip": "10.0.0.7", prefix + "node-public-ipv6": "2001:db8:a::7"})
+	require.Equal(t, subnet.PerFamily[netip.Addr]{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("2001:db8:a::7")}, next(t, told).Local)
+	b.Leave(t, "n7")
+	b.Join(t, "n8")
+	stop()
+	require.Empty(t, told, "without a Node the last ones stand")
+}
+
+// A heartbeat of the kubelet's is an event of 10 kB, and no news.
+func heartbeats(t *testing.T, b backend) {
+	b.Join(t, "n1", "10.5.1.0/24")
+	hold(t, b.open(t, "n1"), claim(t, "n1")).next(t)
+	v := subnettest.Watch(t, b.open(t, "n9"))
+	v.Await(t, subnettest.Looking(b))
+	for i := range 5 {
+		b.server.PatchStatus(t, "n1", fmt.Sprintf(`{"status":{"conditions":[{"type":"Ready","status":"True","lastHeartbeatTime":%q}]}}`,
+			time.Now().Add(time.Duration(i)*time.Minute).UTC().Format(time.RFC3339)))
+	}
+	b.Join(t, "n2", "10.5.2.0/24")
+	hold(t, b.open(t, "n2"), claim(t, "n2")).next(t)
+	eventually(t, "what comes after is told", func() bool { _, ok := v.Records()["n2"]; return ok })
+	require.Len(t, v.Updates(), 2)
+}
+
+func anotherPrefix(t *testing.T, b backend) {
+	b.change = func(c *kube.Config) { c.AnnotationPrefix = "example.com/twill" }
+	b.Join(t, "n1", "10.5.1.0/24")
+	hold(t, b.open(t, "n1"), claim(t, "n1")).next(t)
+	require.Equal(t, "192.168.0.1", b.server.Node(t, "n1").Annotations["example.com/twill-public-ip"])
+	v := subnettest.Watch(t, b.open(t, "n9"))
+	eventually(t, "it is read as well", func() bool { return len(v.Records()) == 1 })
+}
+
+// The role is enough, as all other tests show; without one verb of it something
+// does not work, and is told.
+func rights(t *testing.T, b backend) {
+	var health reports
+	b.change = func(c *kube.Config) { c.Health = health.take }
+	b.Join(t, "n1", "10.5.1.0/24")
+	for _, c := range []struct {
+		rules   []kubetest.Rule
+		denied  string
+		resumed bool
+	}{
+		{least[1:], "cannot watch resource", false},
+		{[]kubetest.Rule{{Verbs: []string{"watch"}, APIGroups: []string{""}, Resources: []string{"nodes"}}, least[1]}, "cannot list resource", true},
+		{least[:1], `cannot patch resource "nodes/status"`, false},
+	} {
+		b.server.Grant(t, c.rules...)
+		way := b.server.Proxy(t)
+		b.url = way.Endpoint
+		s := b.open(t, "n1")
+		h := hold(t, s, claim(t, "n1"))
+		v := subnettest.Watch(t, s)
+		if c.resumed { // a stream that brings its list needs list only to be resumed
+			eventually(t, "there is a stream", func() bool { return len(v.Updates()) > 0 })
+			told := len(v.Updates())
+			b.annotate(t, "n1", map[string]any{prefix + "source-ip": "192.168.0.99"})
+			eventually(t, "it told something", func() bool { return len(v.Updates()) > told })
+			way.Cut()
+			way.Heal()
+		}
+		eventually(t, "it is told", func() bool {
+			_, err := health.last()
+			return err != nil && strings.Contains(err.Error(), c.denied)
+		})
+		b.server.Grant(t, least...) // whoever mends the role need not restart anything
+		h.next(t)
+		eventually(t, "all is well", func() bool { _, err := health.last(); return err == nil && len(v.Updates()) > 0 })
+		h.stop()
+		require.NoError(t, v.Stop())
+		require.NoError(t, s.Release(t.Context()))
+	}
+}
+
+func condition(t *testing.T, b backend) {
+	b.Join(t, "n1")
+	states := make(chan kube.Network)
+	s := b.open(t, "n1")
+	during(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
+	reads := func(status corev1.ConditionStatus, message string) func() bool {
+		return func() bool {
+			c := unavailable(b.server.Node(t, "n1"))
+			return c.Status == status && c.Message == message && !c.LastTransitionTime.IsZero()
+		}
+	}
+	states <- kube.Network{Up: true, Message: "up"}
+	eventually(t, "it is False", reads(corev1.ConditionFalse, "up"))
+	since := unavailable(b.server.Node(t, "n1")).LastTransitionTime
+	states <- kube.Network{Message: "the lease is lost"}
+	eventually(t, "it is True", reads(corev1.ConditionTrue, "the lease is lost"))
+	states <- kube.Network{Message: "no route"}
+	eventually(t, "the reason is another", reads(corev1.ConditionTrue, "no route"))
+	later := unavailable(b.server.Node(t, "n1")).LastTransitionTime
+	require.False(t, later.Before(&since))
+	states <- kube.Network{Up: true, Message: "up"}
+	eventually(t, "it is False again", reads(corev1.ConditionFalse, "up"))
+	b.server.PatchStatus(t, "n1", `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True","reason":"Somebody"}]}}`)
+	eventually(t, "it is put right", reads(corev1.ConditionFalse, "up"))
+	b.Leave(t, "n1")
+	b.Join(t, "n1")
+	eventually(t, "a new Node is told", reads(corev1.ConditionFalse, "up"))
+}
+
+func unavailable(n *corev1.Node) corev1.NodeCondition {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeNetworkUnavailable {
+			return c
+		}
+	}
+	return corev1.NodeCondition{}
+}
+
+// A cloud that says the same for reasons of its own is not fought with.
+func conditionOfOthers(t *testing.T, b backend) {
+	b.Join(t, "n1")
+	b.server.PatchStatus(t, "n1", `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"False","reason":"RouteCreated"}]}}`)
+	states := make(chan kube.Network)
+	s := b.open(t, "n1")
+	during(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
+	states <- kube.Network{Up: true, Message: "up"}
+	b.annotate(t, "n1", map[string]any{prefix + "node-public-ip": "10.0.0.1"}) // so that it looks again
+	states <- kube.Network{Message: "down"}
+	eventually(t, "it is True", func() bool { return unavailable(b.server.Node(t, "n1")).Message == "down" })
+	b.server.PatchStatus(t, "n1", `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"False","reason":"RouteCreated","message":"theirs"}]}}`)
+	states <- kube.Network{Up: true, Message: "up"}
+	states <- kube.Network{Up: true, Message: "up and running"}
+	require.Equal(t, "RouteCreated", unavailable(b.server.Node(t, "n1")).Reason)
+}
+
+func conditionOff(t *testing.T, b backend) {
+	b.change = func(c *kube.Config) { c.SetUnavailable = false }
+	b.Join(t, "n1")
+	states := make(chan kube.Network)
+	s := b.open(t, "n1")
+	stop := during(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
+	states <- kube.Network{Up: true}
+	states <- kube.Network{}
+	stop()
+	require.Zero(t, unavailable(b.server.Node(t, "n1")))
+}

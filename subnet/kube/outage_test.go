@@ -1,0 +1,147 @@
+package kube_test
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/kube"
+	"github.com/twill-net/twill/subnet/subnettest"
+)
+
+// fulls counts the full lists among the updates after the first.
+func fulls(v *subnettest.View) (full, wentBack int) {
+	for _, u := range v.Updates()[1:] {
+		if u.Full {
+			full++
+		}
+		if u.WentBack {
+			wentBack++
+		}
+	}
+	return full, wentBack
+}
+
+// peer is the lease that a node announces.
+func peer(t *testing.T, node, cidr string) subnet.Lease {
+	t.Helper()
+	return claim(t, node).Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix(cidr)})
+}
+
+// What happened while the way was cut is told as changes, not as a list.
+func cutWatch(t *testing.T, b backend) {
+	way := b.server.Proxy(t)
+	b.url = way.Endpoint
+	b.Join(t, "n1", "10.5.1.0/24")
+	b.Announce(t, peer(t, "n1", "10.5.1.0/24"))
+	v := subnettest.Watch(t, b.open(t, "n9"))
+	v.Await(t, subnettest.Looking(b))
+	// The Reflector does not resume a stream that told nothing within a second.
+	b.Announce(t, peer(t, "n1", "10.5.1.0/24"))
+	b.Join(t, "n3", "10.5.3.0/24")
+	b.Announce(t, peer(t, "n3", "10.5.3.0/24"))
+	v.Await(t, subnettest.Looking(b))
+	for range 3 {
+		way.Cut()
+		b.Leave(t, "n1")
+		b.Join(t, "n2", "10.5.1.0/24")
+		b.Announce(t, peer(t, "n2", "10.5.1.0/24"))
+		way.Heal()
+		v.Await(t, subnettest.Looking(b))
+		way.Cut()
+		b.Leave(t, "n2")
+		b.Join(t, "n1", "10.5.1.0/24")
+		b.Announce(t, peer(t, "n1", "10.5.1.0/24"))
+		way.Heal()
+		v.Await(t, subnettest.Looking(b))
+	}
+	full, _ := fulls(v)
+	require.Zero(t, full)
+}
+
+// The API server is not there yet, comes, is killed and comes back: no method
+// returns, the lease is the same.
+func TestOutage(t *testing.T) {
+	s := start(t)
+	var health reports
+	b := backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json"), change: func(c *kube.Config) { c.Health = health.take }}
+	b.Join(t, "n1", "10.5.1.0/24")
+	s.Kill()
+
+	store := b.open(t, "n1")
+	h := hold(t, store, claim(t, "n1"))
+	v := subnettest.Watch(t, store)
+	states := make(chan kube.Network, 1)
+	states <- kube.Network{Up: true, Message: "up"}
+	during(t, func(ctx context.Context) { _ = store.ReportNetwork(ctx, states) })
+	for i := range 3 {
+		eventually(t, "the outage is told", func() bool { _, err := health.last(); return err != nil })
+		_, err := health.last()
+		require.ErrorContains(t, err, "connect: connection refused")
+		s.Restart()
+		back := time.Now()
+		if i == 0 {
+			h.next(t)
+			eventually(t, "the condition is written", func() bool { return unavailable(s.Node(t, "n1")).Message == "up" })
+		}
+		eventually(t, "the end of it is told", func() bool { _, err := health.last(); return err == nil })
+		b.Join(t, "n2", "10.5.2.0/24")
+		b.Announce(t, peer(t, "n2", "10.5.2.0/24"))
+		eventually(t, "the peer is there", func() bool { _, ok := v.Records()["n2"]; return ok })
+		t.Logf("the first new peer came %s after the API server", time.Since(back))
+		b.Leave(t, "n2")
+		eventually(t, "the peer is gone", func() bool { _, ok := v.Records()["n2"]; return !ok })
+		s.Kill()
+	}
+	full, _ := fulls(v)
+	require.Zero(t, full, "a stream is resumed")
+	require.Contains(t, v.Records(), "n1")
+	require.Empty(t, h.held, "nothing has happened to the lease")
+	require.Empty(t, h.done)
+}
+
+// etcd is restored from a backup under the API server.
+func TestRestored(t *testing.T) {
+	s := start(t)
+	var log logged
+	b := backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json"), change: func(c *kube.Config) { c.Logger = log.entry() }}
+	b.Join(t, "n1", "10.5.1.0/24")
+	b.Announce(t, peer(t, "n1", "10.5.1.0/24"))
+	s.Kill()
+	s.Etcd.Stop()
+	backup := s.Etcd.Backup()
+	s.Etcd.Restart()
+	s.Restart()
+	for _, n := range []string{"n2", "n3"} {
+		b.Join(t, n, "10.5."+n[1:]+".0/24")
+		b.Announce(t, peer(t, n, "10.5."+n[1:]+".0/24"))
+		for range 200 { // a backup is long ago
+			b.server.PatchNode(t, n, `{"metadata":{"labels":{"x":"y"}}}`)
+			b.server.PatchNode(t, n, `{"metadata":{"labels":{"x":null}}}`)
+		}
+	}
+	v := subnettest.Watch(t, b.open(t, "n9"))
+	h := hold(t, b.open(t, "n3"), claim(t, "n3"))
+	h.next(t)
+	eventually(t, "all are there", func() bool { return len(v.Records()) == 3 })
+
+	s.Kill()
+	s.Etcd.Stop()
+	s.Etcd.Restore(backup)
+	s.Etcd.Restart()
+	s.Restart()
+	eventually(t, "the restored list is told as such", func() bool { _, back := fulls(v); return back == 1 })
+	require.Contains(t, log.String(), "went back in time")
+	require.Len(t, v.Records(), 1)
+	require.ErrorIs(t, next(t, h.done), subnet.ErrExhausted, "our Node is not there any more")
+	b.Join(t, "n2", "10.5.2.0/24")
+	b.Announce(t, peer(t, "n2", "10.5.2.0/24"))
+	eventually(t, "what comes after is told", func() bool { return len(v.Records()) == 2 })
+	_, back := fulls(v)
+	require.Equal(t, 1, back)
+}

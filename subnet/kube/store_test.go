@@ -1,0 +1,309 @@
+package kube_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/kube"
+	"github.com/twill-net/twill/subnet/kube/kubetest"
+	"github.com/twill-net/twill/subnet/subnettest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// least is all that the daemon needs to be allowed.
+var least = []kubetest.Rule{
+	{Verbs: []string{"list", "watch"}, APIGroups: []string{""}, Resources: []string{"nodes"}},
+	{Verbs: []string{"patch"}, APIGroups: []string{""}, Resources: []string{"nodes/status"}},
+}
+
+// start runs an API server on which the daemon has the least rights.
+func start(t *testing.T, args ...string) *kubetest.Server {
+	t.Helper()
+	s := kubetest.Start(t, args...)
+	s.Grant(t, least...)
+	return s
+}
+
+// TestOneServer runs what can share a server, one after the other: a server
+// takes seconds to start and 300 MB.
+func TestOneServer(t *testing.T) {
+	s := start(t)
+	fresh := func(t *testing.T) backend {
+		s.Grant(t, least...)
+		s.DeleteNodes(t)
+		return backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json")}
+	}
+	t.Run("contract", func(t *testing.T) {
+		subnettest.Assigned(t, func(t *testing.T) subnettest.Assigning { return fresh(t) })
+	})
+	for name, test := range map[string]func(*testing.T, backend){
+		"annotations, as flannel has them": flannelAnnotations,
+		"annotations that are no good":     brokenAnnotations,
+		"public IP by annotation":          overwrittenPublicIP,
+		"addresses":                        watchAddresses,
+		"heartbeats are no news":           heartbeats,
+		"condition":                        condition,
+		"condition that is not ours":       conditionOfOthers,
+		"condition switched off":           conditionOff,
+		"rights":                           rights,
+		"another prefix":                   anotherPrefix,
+		"a watch that is cut":              cutWatch,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
+	}
+}
+
+// backend is an API server as the contract sees it.
+type backend struct {
+	server *kubetest.Server
+	url    string
+	config string // file
+	change func(*kube.Config)
+}
+
+func (b backend) Open(t *testing.T, node string) subnettest.Store { return b.open(t, node) }
+
+func (b backend) open(t *testing.T, node string) *kube.Store {
+	t.Helper()
+	cfg := kube.DefaultConfig()
+	cfg.Node, cfg.NetworkConfig, cfg.ConfigInterval = node, b.config, 10*time.Millisecond
+	cfg.Kubeconfig = b.server.Kubeconfig(t, b.url, kubetest.Daemon)
+	if b.change != nil {
+		b.change(&cfg)
+	}
+	s, err := kube.New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	return s
+}
+
+func (b backend) SetConfig(t *testing.T, raw []byte) {
+	t.Helper()
+	if raw == nil {
+		require.NoError(t, os.Remove(b.config))
+		return
+	}
+	next := b.config + ".next" // a ConfigMap is replaced as a whole
+	require.NoError(t, os.WriteFile(next, raw, 0o644))
+	require.NoError(t, os.Rename(next, b.config))
+}
+
+// Join makes node n7 one with the InternalIP 192.168.0.7.
+func (b backend) Join(t *testing.T, node string, subnets ...string) {
+	t.Helper()
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}, Spec: corev1.NodeSpec{PodCIDRs: subnets}}
+	if len(subnets) > 0 {
+		n.Spec.PodCIDR = subnets[0]
+	}
+	n.Status.Addresses = []corev1.NodeAddress{
+		{Type: corev1.NodeHostName, Address: node}, {Type: corev1.NodeExternalIP, Address: "203.0.113.1"},
+		{Type: corev1.NodeInternalIP, Address: "192.168.0." + node[1:]},
+	}
+	b.server.CreateNode(t, n)
+}
+
+func (b backend) Assign(t *testing.T, node string, subnets ...string) {
+	t.Helper()
+	list, err := json.Marshal(subnets)
+	require.NoError(t, err)
+	b.server.PatchNode(t, node, fmt.Sprintf(`{"spec":{"podCIDR":%q,"podCIDRs":%s}}`, subnets[0], list))
+}
+
+func (b backend) Leave(t *testing.T, node string) { b.server.DeleteNode(t, node) }
+
+const prefix = "flannel.alpha.coreos.com/"
+
+// members are flannel's and Twill's names of what a lease says, in etcd and in
+// annotations.
+var members = map[string]string{
+	"PublicIP": prefix + "public-ip", "PublicIPv6": prefix + "public-ipv6", "BackendType": prefix + "backend-type",
+	"BackendData": prefix + "backend-data", "BackendV6Data": prefix + "backend-v6-data",
+	"SourceIP": prefix + "source-ip", "SourceIPv6": prefix + "source-ipv6", "MachineID": prefix + "machine-id",
+}
+
+// Announce goes by the value that the lease has in etcd.
+func (b backend) Announce(t *testing.T, l subnet.Lease) {
+	t.Helper()
+	raw, err := subnet.EncodeValue(l)
+	require.NoError(t, err)
+	var value map[string]json.RawMessage
+	require.NoError(t, json.Unmarshal(raw, &value))
+	annotations := map[string]any{prefix + "kube-subnet-manager": "true"}
+	for member, name := range members {
+		annotations[name] = nil
+		text := string(value[member])
+		_ = json.Unmarshal(value[member], &text)
+		if text != "" && text != "null" {
+			annotations[name] = text
+		}
+	}
+	b.annotate(t, l.Node, annotations)
+}
+
+func (b backend) annotate(t *testing.T, node string, annotations map[string]any) {
+	t.Helper()
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": annotations}})
+	require.NoError(t, err)
+	b.server.PatchNode(t, node, string(patch))
+}
+
+// Records reads annotations as the value that they would be in etcd.
+func (b backend) Records(t *testing.T) []subnet.Record {
+	t.Helper()
+	var out []subnet.Record
+	for _, n := range b.server.Nodes(t) {
+		if n.Annotations[prefix+"kube-subnet-manager"] != "true" {
+			continue
+		}
+		value := map[string]any{"NodeName": n.Name}
+		for member, name := range members {
+			switch text, ok := n.Annotations[name]; {
+			case ok && (member == "BackendData" || member == "BackendV6Data"):
+				value[member] = json.RawMessage(text)
+			case ok:
+				value[member] = text
+			}
+		}
+		raw, err := json.Marshal(value)
+		require.NoError(t, err)
+		var subnets subnet.PerFamily[netip.Prefix]
+		for _, s := range n.Spec.PodCIDRs {
+			p := netip.MustParsePrefix(s)
+			subnets[subnet.FamilyOf(p.Addr())] = p
+		}
+		r := subnet.Record{Key: n.Name, Created: n.CreationTimestamp.Unix(), Reserved: true}
+		_, err = fmt.Sscan(n.ResourceVersion, &r.Modified)
+		require.NoError(t, err)
+		r.Lease, err = subnet.DecodeValue(subnets, raw)
+		require.NoError(t, err)
+		out = append(out, r)
+	}
+	return out
+}
+
+const patience = 60 * time.Second
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	require.Eventually(t, ok, patience, 10*time.Millisecond, "waiting until %s", what)
+}
+
+// reports collects what Config.Health is told.
+type reports struct {
+	mu  sync.Mutex
+	all []error
+}
+
+func (r *reports) take(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, err)
+}
+
+// last returns what was told last, and how often something was.
+func (r *reports) last() (n int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.all) == 0 {
+		return 0, nil
+	}
+	return len(r.all), r.all[len(r.all)-1]
+}
+
+// logged is a logger that a test can read.
+type logged struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf = append(l.buf, p...)
+	return len(p), nil
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.buf)
+}
+
+func (l *logged) entry() *logrus.Entry {
+	log := logrus.New()
+	log.SetOutput(l)
+	return logrus.NewEntry(log)
+}
+
+// claim returns that of node n7, for one, at 192.168.0.7.
+func claim(t *testing.T, node string) subnet.Claim {
+	t.Helper()
+	cfg, err := subnet.ParseConfig([]byte(`{"Network": "10.5.0.0/16"}`))
+	require.NoError(t, err)
+	return subnet.Claim{
+		Node: node, MachineID: "machine-" + node, Config: cfg, BackendType: subnet.BackendVXLAN,
+		PublicIPs:   subnet.PerFamily[netip.Addr]{netip.MustParseAddr("192.168.0." + node[1:])},
+		BackendData: subnet.PerFamily[string]{`{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`},
+	}
+}
+
+// holding runs Hold until the test ends or stop is called.
+type holding struct {
+	held chan subnet.Held
+	done chan error
+	stop func()
+}
+
+func hold(t *testing.T, s *kube.Store, c subnet.Claim) *holding {
+	t.Helper()
+	h := &holding{held: make(chan subnet.Held, 100), done: make(chan error, 1)}
+	h.stop = during(t, func(ctx context.Context) {
+		h.done <- s.Hold(ctx, c, func(held subnet.Held) { h.held <- held })
+	})
+	return h
+}
+
+// during runs a task until the test ends or stop is called.
+func during(t *testing.T, task func(context.Context)) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		task(ctx)
+	}()
+	stop = func() {
+		cancel()
+		<-ended
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func (h *holding) next(t *testing.T) subnet.Held { t.Helper(); return next(t, h.held) }
+
+// next returns what comes next.
+func next[T any](t *testing.T, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(patience):
+		require.Fail(t, "nothing comes")
+	}
+	return v
+}
