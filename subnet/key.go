@@ -3,6 +3,7 @@ package subnet
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -18,11 +19,15 @@ func EncodeKey(subnets PerFamily[netip.Prefix]) string {
 	if !v4.IsValid() {
 		v4 = noIPv4
 	}
-	key := fmt.Sprintf("%s-%d", v4.Addr(), v4.Bits())
+	key := appendPrefix(make([]byte, 0, 64), v4)
 	if v6.IsValid() {
-		key += fmt.Sprintf("&%s-%d", v6.Addr(), v6.Bits())
+		key = appendPrefix(append(key, '&'), v6)
 	}
-	return key
+	return string(key)
+}
+
+func appendPrefix(b []byte, p netip.Prefix) []byte {
+	return strconv.AppendInt(append(p.Addr().AppendTo(b), '-'), int64(p.Bits()), 10)
 }
 
 // DecodeKey is the inverse of EncodeKey; it also takes an IPv6 subnet alone,

@@ -32,8 +32,11 @@ const exhaustedTries = 6
 // acquire gets the lease that acquire.Choose chooses.
 func (s *Store) acquire(ctx context.Context, claim subnet.Claim, good func()) (owned, error) {
 	delay := 10 * time.Millisecond
-	for exhausted := 0; ; {
-		own, err := s.tryAcquire(ctx, claim, good)
+	// What WatchLeases is reading just now will do at first: what has changed
+	// since makes a conflict.
+	list := s.listTogether
+	for exhausted := 0; ; list = s.list {
+		own, err := s.tryAcquire(ctx, claim, list, good)
 		switch {
 		case errors.Is(err, subnet.ErrExhausted) && exhausted < exhaustedTries:
 			exhausted++
@@ -48,8 +51,8 @@ func (s *Store) acquire(ctx context.Context, claim subnet.Claim, good func()) (o
 	}
 }
 
-func (s *Store) tryAcquire(ctx context.Context, claim subnet.Claim, good func()) (owned, error) {
-	list, err := s.list(ctx)
+func (s *Store) tryAcquire(ctx context.Context, claim subnet.Claim, read func(context.Context) (listing, error), good func()) (owned, error) {
+	list, err := read(ctx)
 	if err != nil {
 		return owned{}, err
 	}

@@ -33,6 +33,9 @@ type Store struct {
 	log    *logrus.Entry
 	health health
 
+	progress progress
+	quiet    time.Duration // see quietMost
+
 	life context.Context // ends with Close
 	end  context.CancelFunc
 
@@ -40,6 +43,7 @@ type Store struct {
 
 	mu     sync.Mutex
 	client *clientv3.Client // nil until first needed
+	flight *flight          // nil while nobody lists
 
 	seen  position         // of the last list or event that WatchLeases passed on
 	own   owned            // what Hold last held, for Release
@@ -55,7 +59,7 @@ func New(cfg Config) (*Store, error) {
 	if _, err := cfg.tlsConfig(); err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, root: cfg.root(), log: cfg.Logger, health: health{tell: cfg.Health}}
+	s := &Store{cfg: cfg, root: cfg.root(), log: cfg.Logger, health: health{tell: cfg.Health}, quiet: quietMost}
 	s.leases = s.root + "/subnets/"
 	if s.log == nil {
 		quiet := logrus.New()

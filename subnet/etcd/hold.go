@@ -114,7 +114,7 @@ func (e *lostError) Error() string { return "the lease was lost: " + e.reason }
 // lease must be acquired again: with a *lostError.
 func (h *holder) keep(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return h.persist(ctx, taskOwn, h.watchOwn) })
+	g.Go(func() error { return h.watch(ctx, taskOwn, h.watchOwn) })
 	if h.own.term.id != clientv3.NoLease {
 		g.Go(func() error { return h.persist(ctx, taskRenew, h.renew) })
 	}
@@ -122,7 +122,7 @@ func (h *holder) keep(ctx context.Context) error {
 }
 
 func (h *holder) watchOwn(ctx context.Context, good func()) error {
-	return h.follow(ctx, h.leases+h.own.held.Key, good, func(kv *mvccpb.KeyValue) error {
+	return h.follow(ctx, taskOwn, h.leases+h.own.held.Key, good, func(kv *mvccpb.KeyValue) error {
 		switch {
 		case kv == nil:
 			return &lostError{"it is gone from etcd"}

@@ -1,13 +1,15 @@
 package etcd
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/twill-net/twill/subnet"
 )
@@ -32,19 +34,53 @@ type position struct {
 	anchorRev int64  // when it was written; 0: it was deleted
 }
 
-// list reads all leases as of one revision, the latest.
+// flight is a listing under way, for all who want one meanwhile.
+type flight struct {
+	done chan struct{} // closed when the rest is there
+	list listing
+	err  error
+}
+
+// listTogether is list, but where somebody lists already it waits for him: a
+// node that starts reads 20 000 leases once, not once to hold and once to watch.
+// What it returns may have been read before it was called.
+func (s *Store) listTogether(ctx context.Context) (listing, error) {
+	s.mu.Lock()
+	f := s.flight
+	if f == nil {
+		f = &flight{done: make(chan struct{})}
+		s.flight = f
+		s.mu.Unlock()
+		f.list, f.err = s.list(ctx)
+		s.mu.Lock()
+		s.flight = nil
+		s.mu.Unlock()
+		close(f.done)
+		return f.list, f.err
+	}
+	s.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return listing{}, ctx.Err()
+	case <-f.done:
+	}
+	if f.err != nil { // perhaps he had no time left
+		return s.list(ctx)
+	}
+	return f.list, nil
+}
+
+// list reads all leases as of one revision, the latest. While it decodes one
+// page it reads the next.
 func (s *Store) list(ctx context.Context) (listing, error) {
 	var l listing
-	from, end := s.leases, clientv3.GetPrefixRangeEnd(s.leases)
-	for more := true; more; {
-		var resp *clientv3.GetResponse
-		err := s.request(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
-			resp, err = c.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(l.at.rev))
-			return err
-		})
-		if err != nil {
-			return listing{}, fmt.Errorf("listing the leases under %s: %w", s.leases, err)
-		}
+	g, ctx := errgroup.WithContext(ctx)
+	pages := make(chan *clientv3.GetResponse)
+	g.Go(func() error {
+		defer close(pages)
+		return s.pages(ctx, pages)
+	})
+	for resp := range pages {
 		if l.at.rev == 0 {
 			l.at.rev, l.at.cluster = resp.Header.Revision, resp.Header.ClusterId
 			l.records = make([]subnet.Record, 0, resp.Count)
@@ -57,11 +93,40 @@ func (s *Store) list(ctx context.Context) (listing, error) {
 				l.at.anchor, l.at.anchorRev = string(kv.Key), kv.ModRevision
 			}
 		}
-		if more = resp.More && len(resp.Kvs) > 0; more {
-			from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
-		}
+	}
+	if err := g.Wait(); err != nil {
+		return listing{}, fmt.Errorf("listing the leases under %s: %w", s.leases, err)
 	}
 	return l, nil
+}
+
+// pages reads all leases as of one revision, a part at a time.
+func (s *Store) pages(ctx context.Context, out chan<- *clientv3.GetResponse) error {
+	var rev int64
+	from, end := s.leases, clientv3.GetPrefixRangeEnd(s.leases)
+	for {
+		var resp *clientv3.GetResponse
+		err := s.request(ctx, func(ctx context.Context, c *clientv3.Client) (err error) {
+			resp, err = c.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(rev))
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		rev = cmp.Or(rev, resp.Header.Revision)
+		more, last := resp.More, len(resp.Kvs)-1
+		if more && last >= 0 {
+			from = string(resp.Kvs[last].Key) + "\x00"
+		}
+		select {
+		case out <- resp:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if !more || last < 0 {
+			return nil
+		}
+	}
 }
 
 // leaseOf returns the etcd lease that a key of the listing hangs on, 0 for
@@ -78,7 +143,7 @@ func (l listing) leaseOf(key string) clientv3.LeaseID {
 // decode never fails: what cannot be used says why.
 func (s *Store) decode(kv *mvccpb.KeyValue) subnet.Record {
 	r := subnet.Record{
-		Key:     strings.TrimPrefix(string(kv.Key), s.leases),
+		Key:     string(bytes.TrimPrefix(kv.Key, []byte(s.leases))),
 		Created: kv.CreateRevision, Modified: kv.ModRevision, Reserved: kv.Lease == 0,
 	}
 	subnets, err := subnet.DecodeKey(r.Key)

@@ -24,8 +24,8 @@ func (s *Store) WatchConfig(ctx context.Context, on func(raw []byte)) error {
 	var last []byte
 	have, missing := false, false
 	key := s.configKey()
-	err := s.persist(ctx, taskConfig, func(ctx context.Context, good func()) error {
-		return s.follow(ctx, key, good, func(kv *mvccpb.KeyValue) error {
+	err := s.watch(ctx, taskConfig, func(ctx context.Context, good func()) error {
+		return s.follow(ctx, taskConfig, key, good, func(kv *mvccpb.KeyValue) error {
 			switch {
 			case kv == nil && !missing && have:
 				s.log.WithField("key", key).Warn("The network config was deleted from etcd; the last one stays in force")
@@ -60,9 +60,9 @@ func unlessEnded(ctx context.Context, err error) error {
 func (s *Store) WatchLeases(ctx context.Context, on func(subnet.Update)) error {
 	var at position // zero: list first
 	back, crowd := false, 0
-	err := s.persist(ctx, taskLeases, func(ctx context.Context, good func()) error {
+	err := s.watch(ctx, taskLeases, func(ctx context.Context, good func()) error {
 		if at.rev == 0 {
-			l, err := s.list(ctx)
+			l, err := s.listTogether(ctx)
 			if err != nil {
 				return err
 			}
@@ -121,7 +121,7 @@ func (s *Store) resume(ctx context.Context, at *position, good func(), on func(s
 		good()
 		return nil
 	}
-	return s.stream(ctx, s.leases, clientv3.GetPrefixRangeEnd(s.leases), at.rev+1, opened, func(resp *pb.WatchResponse) error {
+	return s.stream(ctx, taskLeases, s.leases, clientv3.GetPrefixRangeEnd(s.leases), at.rev+1, opened, func(resp *pb.WatchResponse) error {
 		if len(resp.Events) == 0 {
 			// A progress notification: we have all up to its revision.
 			at.rev = max(at.rev, resp.Header.Revision)

@@ -52,15 +52,21 @@ func Parked(l subnet.Lease) subnet.Lease {
 //
 // It fails with a *DuplicateError, or wraps subnet.ErrExhausted.
 func Choose(c subnet.Claim, records []subnet.Record) (Choice, error) {
-	var own, others []subnet.Record
-	for _, r := range records {
-		switch {
-		case !owns(c, r):
-			others = append(others, r)
+	var own []subnet.Record
+	for i := range records { // many, and large: not copied
+		switch r := &records[i]; {
+		case !owns(&c, r):
 		case r.Lease.Node == c.Node && foreign(c, r.Lease):
-			return Choice{}, &DuplicateError{Claim: c, Other: r}
+			return Choice{}, &DuplicateError{Claim: c, Other: *r}
 		default:
-			own = append(own, r)
+			own = append(own, *r)
+		}
+	}
+	others := func(yield func(*subnet.Record) bool) {
+		for i := range records {
+			if r := &records[i]; !owns(&c, r) && !yield(r) {
+				return
+			}
 		}
 	}
 	slices.SortFunc(own, func(a, b subnet.Record) int { return preference(c, a, b) })
@@ -96,7 +102,7 @@ func Choose(c subnet.Claim, records []subnet.Record) (Choice, error) {
 	return choice, nil
 }
 
-func owns(c subnet.Claim, r subnet.Record) bool {
+func owns(c *subnet.Claim, r *subnet.Record) bool {
 	switch r.Lease.Node {
 	case c.Node:
 		return true
@@ -138,11 +144,11 @@ func preference(c subnet.Claim, a, b subnet.Record) int {
 
 // serves says why a record of ours cannot be the lease. Where two overlap, the
 // older counts, unless it is out of the network and so nobody's.
-func serves(c subnet.Claim, r subnet.Record, others []subnet.Record) error {
+func serves(c subnet.Claim, r subnet.Record, others iter.Seq[*subnet.Record]) error {
 	if err := Fits(c.Config, r); err != nil {
 		return err
 	}
-	for _, o := range others {
+	for o := range others {
 		if o.Created < r.Created && Overlap(o.Lease, r.Lease) && c.Config.Covers(o.Lease) == nil {
 			return fmt.Errorf("it overlaps %s of node %s, which is older", o.Key, o.Lease.ID())
 		}
@@ -212,9 +218,9 @@ func previous(c subnet.Claim, own []subnet.Record) subnet.PerFamily[netip.Prefix
 	return p
 }
 
-func subnets(records []subnet.Record) iter.Seq[netip.Prefix] {
+func subnets(records iter.Seq[*subnet.Record]) iter.Seq[netip.Prefix] {
 	return func(yield func(netip.Prefix) bool) {
-		for _, r := range records {
+		for r := range records {
 			for _, p := range r.Lease.Subnets {
 				if p.IsValid() && !yield(p) {
 					return
