@@ -25,20 +25,20 @@ func (t *Table) Present(ctx context.Context) bool {
 // Supported returns nil when the kernel can hold our rules, and otherwise an
 // error that says what is missing. It changes nothing.
 func (t *Table) Supported(ctx context.Context) error {
-	const table = TableName + "-probe"
+	table := nfnetlink.Table{Family: unix.NFPROTO_INET, Name: TableName + "-probe"}
 	masquerade, err := expr.Marshal(unix.NFPROTO_INET, &expr.Masq{FullyRandom: true})
 	if err != nil {
 		return fmt.Errorf("encoding a masquerade expression: %w", err)
 	}
 	chain := nfnetlink.Chain{
-		Table: nfnetlink.Table{Name: table}, Name: "postrouting",
+		Table: table, Name: "postrouting",
 		Hook: nfnetlink.Hook{Type: string(nftables.ChainTypeNAT), Number: unix.NF_INET_POST_ROUTING, Priority: masq.PrioritySourceNAT},
 	}
-	err = nfnetlink.Probe(ctx, t.netns, unix.NFPROTO_INET,
+	err = nfnetlink.Probe(ctx, t.netns,
 		nfnetlink.StepTable("a table of family inet", table),
 		nfnetlink.StepChain("a NAT chain", chain),
-		nfnetlink.Step{What: "a masquerade rule", Kind: unix.NFT_MSG_NEWRULE, Fill: func(e *netlink.AttributeEncoder) {
-			e.String(unix.NFTA_RULE_TABLE, table)
+		nfnetlink.Step{What: "a masquerade rule", Family: table.Family, Kind: unix.NFT_MSG_NEWRULE, Fill: func(e *netlink.AttributeEncoder) {
+			e.String(unix.NFTA_RULE_TABLE, table.Name)
 			e.String(unix.NFTA_RULE_CHAIN, chain.Name)
 			e.Nested(unix.NFTA_RULE_EXPRESSIONS, func(list *netlink.AttributeEncoder) error {
 				list.Bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, masquerade)

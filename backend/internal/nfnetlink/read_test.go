@@ -126,15 +126,16 @@ func TestProbe(t *testing.T) {
 	ns := rulestest.NewNamespace(t)
 	chain := func(kind string) nfnetlink.Step {
 		return nfnetlink.StepChain("a chain of type "+kind, nfnetlink.Chain{
-			Table: nfnetlink.Table{Name: "t"}, Name: "c", Hook: nfnetlink.Hook{Type: kind, Number: unix.NF_INET_FORWARD, Priority: -1},
+			Table: nfnetlink.Table{Family: unix.NFPROTO_INET, Name: "t"}, Name: "c", Hook: nfnetlink.Hook{Type: kind, Number: unix.NF_INET_FORWARD, Priority: -1},
 		})
 	}
-	table := nfnetlink.StepTable("a table", "t")
-	require.NoError(t, nfnetlink.Probe(t.Context(), ns.FD(), unix.NFPROTO_INET, table, chain("filter")))
-	err := nfnetlink.Probe(t.Context(), ns.FD(), unix.NFPROTO_INET, table, chain("unheard-of"))
+	table := nfnetlink.StepTable("a table", nfnetlink.Table{Family: unix.NFPROTO_INET, Name: "t"})
+	require.NoError(t, nfnetlink.Probe(t.Context(), ns.FD(), table, chain("filter")))
+	err := nfnetlink.Probe(t.Context(), ns.FD(), table, chain("unheard-of"))
 	require.ErrorIs(t, err, unix.ENOENT)
 	require.ErrorContains(t, err, "takes a chain of type unheard-of")
-	require.Error(t, nfnetlink.Probe(t.Context(), ns.FD(), 99, table))
+	table.Family = 99
+	require.Error(t, nfnetlink.Probe(t.Context(), ns.FD(), table))
 	require.Empty(t, ns.Run(t, "nft", "list", "ruleset"))
 }
 

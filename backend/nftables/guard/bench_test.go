@@ -109,6 +109,13 @@ func BenchmarkPeers(b *testing.B) {
 			b.Run("observe", func(b *testing.B) {
 				measure(b, func(int) {}, func(int) { require.Len(b, observe(), len(want)) })
 			})
+			b.Run("each", func(b *testing.B) {
+				measure(b, func(int) {}, func(int) {
+					n := 0
+					require.NoError(b, tables.Each(b.Context(), func(backend.Object) { n++ }))
+					require.Equal(b, len(want), n)
+				})
+			})
 			b.Run("limit", func(b *testing.B) {
 				conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: ns.FD()})
 				require.NoError(b, err)

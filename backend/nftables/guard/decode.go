@@ -37,8 +37,9 @@ func attributes(b []byte) iter.Seq2[uint16, []byte] {
 	}
 }
 
-// decodeElements calls each with the elements in a message about them. One that
-// is of no set of ours, or a kind which no set of ours holds, is errElement.
+// decodeElements calls each with the elements in a message about them, each
+// valid until it returns. One that is of no set of ours, or a kind which no set
+// of ours holds, is errElement.
 func decodeElements(m netlink.Message, each func(*element)) error {
 	if len(m.Data) < nfnetlink.HeaderLength {
 		return errElement
@@ -61,12 +62,12 @@ func decodeElements(m netlink.Message, each func(*element)) error {
 		return fmt.Errorf("set %s of table %s: %w", name, table.Name, errElement)
 	}
 	size := s.keyLen()
+	e := element{set: s} // one for all: it would be allocated for each
 	for _, value := range attributes(list) {
 		key, ok := decodeKey(value)
 		if !ok || len(key) != size {
 			return fmt.Errorf("set %s of table %s: %w", name, table.Name, errElement)
 		}
-		e := element{set: s}
 		copy(e.key[:], key)
 		each(&e)
 	}

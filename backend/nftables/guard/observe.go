@@ -21,64 +21,100 @@ import (
 // ours. Without tables the state is empty. It fails where the kernel has no
 // nf_tables; see Supported.
 func (t *Tables) Observe(ctx context.Context) (backend.State, error) {
-	tables, err := t.tables(ctx)
-	if err != nil {
+	state := make(backend.State, t.expected())
+	if err := t.Each(ctx, func(o backend.Object) { state[o.Key()] = o }); err != nil {
 		return nil, err
 	}
-	var state backend.State
-	var have map[nfnetlink.Table]observed
-	err = t.stable(ctx, func(conn *netlink.Conn) (err error) {
-		state = make(backend.State, t.expected())
-		have, err = observe(conn, tables, state)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading the guard: %w", err)
-	}
-	t.observed(have, len(state))
 	return state, nil
 }
 
-// observe adds to the state what the tables hold, and returns the tables.
-func observe(conn *netlink.Conn, tables []nfnetlink.Table, state backend.State) (map[nfnetlink.Table]observed, error) {
-	guard, have, err := observeGuard(conn, tables)
+// Each calls found with all that Observe returns, when all of it has been read:
+// for whoever compares, and needs nothing of what is as it must be.
+func (t *Tables) Each(ctx context.Context, found func(backend.Object)) error {
+	tables, err := t.tables(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	put := func(o backend.Object) { state[o.Key()] = o }
-	broken := func() (map[nfnetlink.Table]observed, error) {
-		clear(state)
-		put(hygiene.Guard{Condition: hygiene.Broken})
-		return have, nil
+	var s seen
+	err = t.stable(ctx, func(conn *netlink.Conn) (err error) {
+		s, err = see(conn, tables)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("reading the guard: %w", err)
 	}
-	if guard != nil {
-		if guard.Condition == hygiene.Broken {
-			return broken()
-		}
-		put(*guard)
+	t.observed(s.tables, s.each(tables, found))
+	return nil
+}
+
+// seen is what was read of the tables, Permits as short as they are in there: a
+// reading that is begun anew must not have told of anything.
+type seen struct {
+	tables  map[nfnetlink.Table]observed
+	guard   *hygiene.Guard
+	permits []permits
+	ofPods  []element
+}
+
+// permits are those of one set.
+type permits struct {
+	set    set
+	octets []byte // of one key after the other
+}
+
+func see(conn *netlink.Conn, tables []nfnetlink.Table) (s seen, err error) {
+	if s.guard, s.tables, err = observeGuard(conn, tables); err != nil || s.broken() {
+		return s, err
 	}
-	var ofPods []element
-	for _, o := range have {
-		for _, s := range o.sets {
-			err := readElements(conn, s, func(e *element) {
+	for _, o := range s.tables {
+		for _, of := range o.sets {
+			p := permits{set: of}
+			err := readElements(conn, of, func(e *element) {
 				if e.ofPod() {
-					ofPods = append(ofPods, *e)
+					s.ofPods = append(s.ofPods, *e)
 				} else {
-					put(e.permit())
+					p.octets = append(p.octets, e.octets()...)
 				}
 			})
 			if errors.Is(err, errElement) {
-				return broken()
+				s.guard = &hygiene.Guard{Condition: hygiene.Broken}
+				return s, nil
 			}
 			if err != nil {
-				return nil, err
+				return s, err
 			}
+			s.permits = append(s.permits, p)
 		}
 	}
-	for _, p := range assemble(ofPods, tables) {
-		put(p)
+	return s, nil
+}
+
+func (s seen) broken() bool { return s.guard != nil && s.guard.Condition == hygiene.Broken }
+
+// each calls found with each object, and returns how many there are.
+func (s seen) each(tables []nfnetlink.Table, found func(backend.Object)) (n int) {
+	tell := func(o backend.Object) {
+		n++
+		found(o)
 	}
-	return have, nil
+	if s.guard != nil {
+		tell(*s.guard)
+	}
+	if s.broken() {
+		return n
+	}
+	for _, p := range s.permits {
+		e := element{set: p.set}
+		size := p.set.keyLen()
+		for b := p.octets; len(b) > 0; b = b[size:] {
+			copy(e.key[:], b[:size])
+			tell(e.permit())
+		}
+	}
+	for _, p := range assemble(s.ofPods, tables) {
+		tell(p)
+	}
+	return n
 }
 
 // observeGuard returns the Guard, nil for none, and the tables behind it. It
@@ -133,7 +169,11 @@ func (o observed) broken(table nfnetlink.Table) bool {
 // holds reports whether the chains and rules are those of a Guard, with the
 // sets that there are.
 func (o observed) holds(table nfnetlink.Table, g hygiene.Guard) bool {
-	for _, want := range render(table, g, o.sets) {
+	chains := render(table, g, o.sets)
+	if len(chains) != len(o.chains) {
+		return false
+	}
+	for _, want := range chains {
 		have, ok := o.chains[want.Name]
 		if !ok || !slices.Equal(forms(table, want), forms(table, have)) {
 			return false

@@ -19,12 +19,16 @@ const requirement = "this needs a kernel with nf_tables for family inet: Linux 5
 // that one; and another error, which says what is missing, when it can hold
 // neither. It changes nothing.
 func (t *Tables) Supported(ctx context.Context) error {
+	err := t.probe(ctx, vtep(), pods())
+	t.mu.Lock()
+	t.probed, t.bridge = err == nil, err == nil // anew: a module may have been loaded
+	t.mu.Unlock()
+	if err == nil {
+		return nil
+	}
 	if err := t.probe(ctx, vtep()); err != nil {
 		return err
 	}
-	t.mu.Lock()
-	t.probed = false // a module may have been loaded
-	t.mu.Unlock()
 	tables, err := t.tables(ctx)
 	if err == nil && len(tables) == 1 {
 		return hygiene.ErrNoBridge
@@ -32,16 +36,18 @@ func (t *Tables) Supported(ctx context.Context) error {
 	return err
 }
 
-// probe returns nil when the kernel can hold a table like ours.
-func (t *Tables) probe(ctx context.Context, like nfnetlink.Table) error {
-	what := "a table like " + describe(like)
-	chain := nfnetlink.Chain{
-		Table: nfnetlink.Table{Name: "twill-probe"}, Name: "prerouting",
-		Hook: nfnetlink.Hook{Type: string(nftables.ChainTypeFilter), Number: unix.NF_INET_PRE_ROUTING},
+// probe returns nil when the kernel can hold tables like ours.
+func (t *Tables) probe(ctx context.Context, like ...nfnetlink.Table) error {
+	var steps []nfnetlink.Step
+	for _, l := range like {
+		what := "a table like " + describe(l)
+		chain := nfnetlink.Chain{
+			Table: nfnetlink.Table{Family: l.Family, Name: "twill-probe"}, Name: "prerouting",
+			Hook: nfnetlink.Hook{Type: string(nftables.ChainTypeFilter), Number: unix.NF_INET_PRE_ROUTING},
+		}
+		steps = append(steps, nfnetlink.StepTable(what, chain.Table), nfnetlink.StepChain(what, chain))
 	}
-	err := nfnetlink.Probe(ctx, t.cfg.NetNS, like.Family,
-		nfnetlink.StepTable(what, chain.Table.Name), nfnetlink.StepChain(what, chain))
-	if err != nil {
+	if err := nfnetlink.Probe(ctx, t.cfg.NetNS, steps...); err != nil {
 		return fmt.Errorf("%w%s", err, advice(err))
 	}
 	return nil

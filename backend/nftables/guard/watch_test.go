@@ -66,6 +66,7 @@ func TestWatchKeepsOwnWritesBack(t *testing.T) {
 	apply(t, tables, backend.Change{Have: permit("192.0.2.2")}, backend.Change{Want: permit("192.0.2.3", "10.244.3.0/26")})
 	others()
 	apply(t, tables, backend.Change{Have: pod("veth1", "10.244.1.2", "fd00:244:0:1::2"), Want: pod("veth1", "10.244.1.9")})
+	others()
 	require.NoError(t, tables.Close()) // as after an error
 	apply(t, tables, backend.Change{Have: dual, Want: dual})
 	others()
