@@ -162,7 +162,7 @@ func TestApplyOrder(t *testing.T) {
 	for _, o := range olds {
 		changes = append(changes, backend.Change{Have: o})
 	}
-	r := watch(t, ns.Kernel)
+	r := watch(t, ns.kernel(kernel.Config{}))
 	ns.apply(changes...)
 	r.waitForLast(olds[len(olds)-1].Key(), nil)
 	r.mu.Lock()

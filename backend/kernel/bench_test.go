@@ -123,7 +123,8 @@ func (k *Kernel) echoes(ctx context.Context, want backend.State, write func() er
 				first = false
 				close(started)
 			}
-			if o := want[e.Key]; o != nil && o == e.Object && told.Add(1) == int64(len(want)) {
+			// Of the others we are not told.
+			if f, ok := e.Object.(backend.FDB); ok && want[e.Key] == f && told.Add(1) == int64(len(want)/3) {
 				close(all)
 			}
 		})
@@ -134,7 +135,7 @@ func (k *Kernel) echoes(ctx context.Context, want backend.State, write func() er
 		select {
 		case <-all:
 		case <-time.After(time.Minute):
-			err = fmt.Errorf("%d of %d echoes came", told.Load(), len(want))
+			err = fmt.Errorf("%d of %d echoes came", told.Load(), len(want)/3)
 		}
 	}
 	cancel()

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/kernel"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -160,7 +161,7 @@ func TestManyPeers(t *testing.T) {
 		t.Skip("5000 peers are not short")
 	}
 	ns := newNamespace(t)
-	r := watch(t, ns.Kernel)
+	r := watch(t, ns.kernel(kernel.Config{}))
 	objects := own(subnet.IPv4)
 	for n := range 5000 {
 		objects = append(objects, peer(subnet.IPv4, n+1)...)

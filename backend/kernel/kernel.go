@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -32,7 +33,11 @@ type Kernel struct {
 	cfg    Config
 	netns  netns.NsHandle
 	socket *socket // for requests
+	port   uint32  // of that
 	listen func() (*socket, error)
+
+	mu       sync.Mutex
+	carriers map[int]bool // interfaces that a route of ours left by
 }
 
 // answerBuffer holds the errors of all requests of one send: the kernel
@@ -53,7 +58,7 @@ func New(cfg Config) (*Kernel, error) {
 	if cfg.ReceiveBuffer == 0 {
 		cfg.ReceiveBuffer = 32 << 20
 	}
-	k := &Kernel{cfg: cfg, netns: netns.None()}
+	k := &Kernel{cfg: cfg, netns: netns.None(), carriers: map[int]bool{}}
 	if cfg.NetNS != 0 {
 		k.netns = netns.NsHandle(cfg.NetNS)
 	}
@@ -73,6 +78,9 @@ func New(cfg Config) (*Kernel, error) {
 		return errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, answerBuffer),
 			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 60}))
 	})
+	if err == nil {
+		k.port, err = s.portID()
+	}
 	if err != nil {
 		s.close()
 		return nil, fmt.Errorf("setting up a netlink socket: %w", err)

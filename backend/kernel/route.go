@@ -216,6 +216,9 @@ func (b *batch) encodeRoute(m *messages, r backend.Route, mode int) error {
 	if r.OnLink {
 		h.Flags = unix.RTNH_F_ONLINK
 	}
+	if !d.ours {
+		b.k.carry(d.index) // before the kernel does: its notification is not told to us
+	}
 	m.route(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|mode, h, r)
 	m.hop(hop{via: r.Via, link: d.index})
 	return nil

@@ -54,7 +54,7 @@ func (k *Kernel) open(nonblocking int, groups ...uint) (s *socket, err error) {
 
 func (s *socket) close() { s.file.Close() }
 
-// set sets options of the socket.
+// set sets or gets options of the socket.
 func (s *socket) set(f func(fd int) error) error {
 	raw, err := s.file.SyscallConn()
 	if err != nil {
@@ -62,6 +62,18 @@ func (s *socket) set(f func(fd int) error) error {
 	}
 	var failed error
 	return errors.Join(raw.Control(func(fd uintptr) { failed = f(int(fd)) }), failed)
+}
+
+// portID returns who we are in messages (nlmsg_pid).
+func (s *socket) portID() (id uint32, err error) {
+	err = s.set(func(fd int) error {
+		addr, err := unix.Getsockname(fd)
+		if addr, ok := addr.(*unix.SockaddrNetlink); ok {
+			id = addr.Pid
+		}
+		return err
+	})
+	return id, err
 }
 
 // receive returns the messages of one datagram; they are valid until the next

@@ -26,6 +26,10 @@ func (k *Kernel) subscribe() (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.dropEchoes(k.port); err != nil {
+		s.close()
+		return nil, err
+	}
 	err = s.set(func(fd int) error {
 		// A container may lack CAP_NET_ADMIN in the first user namespace, which
 		// exceeding net.core.rmem_max takes; then rmem_max must do.
@@ -53,7 +57,9 @@ const maxDeaths = 5
 // a link goes down, and when the last IPv4 address of a link is deleted.
 //
 // Events of what carries our mark have its Key, and the Object as the message
-// showed it, so that the echo of an own write equals what was written. Sysctl
+// showed it. What k itself does to routes and neighbours is not told, so that
+// an event of one may be older than what k wrote last; the echo of any other own
+// write equals what was written. Sysctl
 // events come for forwarding and rp_filter of each interface; of other sysctls
 // the kernel tells nothing. Notify must return soon.
 func (k *Kernel) Watch(ctx context.Context, notify func(backend.Event)) error {
@@ -82,7 +88,7 @@ func (k *Kernel) watchOnce(ctx context.Context, notify func(backend.Event)) (rec
 	defer context.AfterFunc(ctx, s.close)()
 	defer s.close()
 
-	w := &watcher{k: k, notify: notify, devices: map[int]device{}, carriers: map[int]bool{}}
+	w := &watcher{k: k, notify: notify, devices: map[int]device{}}
 	if err := w.start(ctx); err != nil {
 		return false, err
 	}
@@ -112,10 +118,9 @@ func (k *Kernel) watchOnce(ctx context.Context, notify func(backend.Event)) (rec
 
 // watcher translates the messages of one socket.
 type watcher struct {
-	k        *Kernel
-	notify   func(backend.Event)
-	devices  map[int]device
-	carriers map[int]bool // interfaces that had a route of ours, but for our devices
+	k       *Kernel
+	notify  func(backend.Event)
+	devices map[int]device
 }
 
 // start reads what the messages to come refer to. They may be older: what
@@ -142,7 +147,7 @@ func (w *watcher) start(ctx context.Context) error {
 // carry notes the interfaces that r leaves by.
 func (w *watcher) carry(r route) {
 	for _, h := range r.hops {
-		w.carriers[h.link] = true
+		w.k.carry(h.link)
 	}
 }
 
@@ -176,10 +181,9 @@ func (w *watcher) link(gone bool, msg []byte) error {
 		return err
 	}
 	before, known := w.devices[d.index]
-	carries := w.carriers[d.index]
+	carries := w.k.carries(d.index, gone)
 	if gone {
 		delete(w.devices, d.index)
-		delete(w.carriers, d.index)
 	} else {
 		w.devices[d.index] = d
 	}
@@ -229,7 +233,7 @@ func (w *watcher) address(gone bool, msg []byte) error {
 	d, ours := w.own(a.index)
 	switch {
 	case !ours:
-		w.notify(backend.Event{Host: true, Resync: lost && w.carriers[a.index]})
+		w.notify(backend.Event{Host: true, Resync: lost && w.k.carries(a.index, false)})
 	case a.ours():
 		o := backend.Address{Link: d.name, Prefix: a.prefix}
 		e := backend.Event{Key: o.Key(), Resync: lost}

@@ -137,7 +137,7 @@ func (r *recorder) follow(k *kernel.Kernel, notify func(backend.Event)) {
 func TestWatchEcho(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
-	r := watch(t, ns.Kernel)
+	r := watch(t, ns.kernel(kernel.Config{}))
 	for _, want := range []backend.State{node(2), node(3), altered(3), node(3), node(1)} {
 		have := ns.observe()
 		r.forget()
@@ -186,7 +186,7 @@ func TestWatchOthers(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
 	ns.reach(node(2))
-	r := watch(t, ns.Kernel)
+	r := watch(t, ns.kernel(kernel.Config{}))
 	restored := func() {
 		t.Helper()
 		ns.apply(backend.Diff(node(2), ns.observe())...)
@@ -260,7 +260,7 @@ func TestWatchIgnores(t *testing.T) {
 	// IPv6 tells of its addresses when it gets round to it, even with nodad.
 	ns.run("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
 	ns.reach(backend.NewState(own(subnet.IPv4)...))
-	r := watch(t, ns.Kernel)
+	r := watch(t, ns.kernel(kernel.Config{}))
 	ns.run("ip neigh add 192.0.2.50 lladdr 02:00:00:00:00:50 nud permanent dev eth0")
 	ns.run("ip neigh add proxy 10.9.9.8 dev twill.1")
 	ns.run("ip route add 10.78.0.0/24 via 192.0.2.9 table 100")
@@ -287,7 +287,7 @@ func TestWatchHost(t *testing.T) {
 	state := node(1)
 	state[direct.Key()] = direct
 	ns.reach(state)
-	r := watch(t, ns.Kernel)
+	r := watch(t, ns.kernel(kernel.Config{}))
 	for _, command := range []string{
 		"ip route add 203.0.113.0/24 via 192.0.2.9",
 		"ip route replace 203.0.113.0/24 via 192.0.2.8",
@@ -337,7 +337,7 @@ func TestWatchSysctl(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
 	ns.reach(node(1))
-	r := watch(t, ns.Kernel)
+	r := watch(t, ns.kernel(kernel.Config{}))
 	for name, value := range map[string]string{
 		"net/ipv4/ip_forward":                "1",
 		"net/ipv6/conf/all/forwarding":       "1",
@@ -397,12 +397,13 @@ func TestWatchReopens(t *testing.T) {
 	ns := newNamespace(t)
 	var mu sync.Mutex
 	var sockets []func()
-	ns.OnListen(func(shut func()) {
+	k := ns.kernel(kernel.Config{})
+	k.OnListen(func(shut func()) {
 		mu.Lock()
 		defer mu.Unlock()
 		sockets = append(sockets, shut)
 	})
-	r := watch(t, ns.Kernel)
+	r := watch(t, k)
 	for i := range 3 {
 		ns.reach(node(i))
 		mu.Lock()
