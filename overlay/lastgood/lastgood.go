@@ -18,6 +18,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/twill-net/twill/subnet"
@@ -45,7 +46,7 @@ type head struct {
 	Node    string          `json:"node"`
 	Store   string          `json:"store"`
 	Config  json.RawMessage `json:"config"`
-	Own     line            `json:"own"`
+	Own     json.RawMessage `json:"own"` // a line
 	Expires time.Time       `json:"expires,omitzero"`
 }
 
@@ -89,10 +90,10 @@ func Write(path string, s State, records iter.Seq[subnet.Record]) (err error) {
 }
 
 func fill(f *os.File, s State, records iter.Seq[subnet.Record]) error {
-	w := bufio.NewWriter(f)
+	w := bufio.NewWriterSize(f, 1<<16)
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false) // values stay as they are
-	own, err := encode(subnet.Record{Key: s.Own.Key, Lease: s.Own.Lease, Created: s.Own.Created})
+	own, err := appendLine(nil, subnet.Record{Key: s.Own.Key, Lease: s.Own.Lease, Created: s.Own.Created})
 	if err != nil {
 		return err
 	}
@@ -100,12 +101,15 @@ func fill(f *os.File, s State, records iter.Seq[subnet.Record]) error {
 		return err
 	}
 	n := 0
+	var l []byte
 	for r := range records {
-		l, err := encode(r)
-		if r.Invalid != "" || err != nil {
+		if r.Invalid != "" {
 			continue
 		}
-		if err := enc.Encode(l); err != nil {
+		if l, err = appendLine(l[:0], r); err != nil {
+			continue
+		}
+		if _, err := w.Write(append(l, '\n')); err != nil {
 			return err
 		}
 		n++
@@ -116,9 +120,32 @@ func fill(f *os.File, s State, records iter.Seq[subnet.Record]) error {
 	return f.Sync() // or some file systems bring back an empty file after a power loss
 }
 
-func encode(r subnet.Record) (line, error) {
-	value, err := subnet.EncodeValue(r.Lease)
-	return line{Key: r.Key, Subnets: subnet.EncodeKey(r.Lease.Subnets), Value: value, Created: r.Created, Modified: r.Modified, Reserved: r.Reserved}, err
+// appendLine appends the record as line is read. It does so itself: of 20 000
+// records encoding/json takes 0.2 s and as much garbage as they are large.
+func appendLine(b []byte, r subnet.Record) ([]byte, error) {
+	var err error
+	subnets := subnet.EncodeKey(r.Lease.Subnets)
+	quoted := []byte(`"` + subnets + `"`)
+	b = append(b, `{"key":`...)
+	if r.Key == subnets {
+		b = append(b, quoted...)
+	} else {
+		key, err := json.Marshal(r.Key)
+		if err != nil {
+			return nil, err
+		}
+		b = append(b, key...)
+	}
+	b = append(append(append(b, `,"subnets":`...), quoted...), `,"value":`...)
+	if b, err = subnet.AppendValue(b, r.Lease); err != nil {
+		return nil, err
+	}
+	b = strconv.AppendInt(append(b, `,"created":`...), r.Created, 10)
+	b = strconv.AppendInt(append(b, `,"modified":`...), r.Modified, 10)
+	if r.Reserved {
+		b = append(b, `,"reserved":true`...)
+	}
+	return append(b, '}'), nil
 }
 
 // Read reads the file. One that is not whole is an error, as is one of another
@@ -145,7 +172,11 @@ func read(r io.Reader) (State, error) {
 	if h.Version != version {
 		return State{}, fmt.Errorf("it has version %d, want %d", h.Version, version)
 	}
-	own, err := h.Own.record()
+	var l line
+	if err := json.Unmarshal(h.Own, &l); err != nil {
+		return State{}, fmt.Errorf("our own lease: %w", err)
+	}
+	own, err := l.record()
 	if err != nil {
 		return State{}, fmt.Errorf("our own lease: %w", err)
 	}
