@@ -15,6 +15,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -24,7 +26,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	seconds, steps := number(t, "CHAOS_SECONDS", 45), number(t, "CHAOS_STEPS", 1<<30)
-	seed, nodes := number(t, "SEED", int(time.Now().Unix()%1_000_000)), number(t, "NODES", 4)
+	seed := number(t, "SEED", int(time.Now().Unix()%1_000_000))
+	nodes := number(t, "NODES", 3+seed%3)
 	require.True(t, nodes >= 3 && nodes <= 5, "NODES=%d, must be 3 to 5", nodes)
 	only, err := regexp.Compile(os.Getenv("CHAOS_ACTIONS"))
 	require.NoError(t, err)
@@ -75,6 +78,7 @@ func (w *world) step(ctx context.Context, faults []fault, since time.Time) (outa
 			f.chosen()
 		}
 	}
+	before := netlabtest.Count(ctx, w.hosts()...)
 	if err := perform(ctx, faults); err != nil {
 		return 0, time.Now(), err
 	}
@@ -83,6 +87,9 @@ func (w *world) step(ctx context.Context, faults []fault, since time.Time) (outa
 	}
 	until = time.Now()
 	outage, err = w.losses(ctx, since, until, faults)
+	if err != nil {
+		err = fmt.Errorf("%w\nSince the step began the kernel has counted:\n%s", err, netlabtest.Count(ctx, w.hosts()...).Since(before))
+	}
 	return outage, until, err
 }
 

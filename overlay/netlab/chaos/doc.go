@@ -13,5 +13,5 @@
 //	SEED           the seed of an earlier run, to replay it: by chance
 //	CHAOS_STEPS    end after so many steps, whatever the time
 //	CHAOS_ACTIONS  regular expression: only actions of these names
-//	NODES          3 to 5: 4
+//	NODES          3 to 5: by the seed
 package chaos

@@ -52,7 +52,10 @@ var damages = []damage{
 		ip route add 10.244.200.0/24 via 192.168.77.1 proto 116
 		ip -6 route add fd00:244:0:c8::/64 via fd77::1 proto 116
 		ip route add blackhole 10.244.201.0/24 proto 116`, harmless: true},
-	{name: "rules flushed", script: "nft flush ruleset; " + markRules, harmless: true},
+	{name: "rules flushed", script: `
+		marks=$(nft list table ip twill; nft list table inet marks)
+		nft flush ruleset
+		echo "$marks" | nft -f -`, harmless: true},
 	{name: "table deleted", script: "nft delete table inet twill", harmless: true},
 	{name: "a chain flushed", script: "nft flush chain inet twill postrouting", harmless: true},
 	{name: "a chain added that drops", script: "nft add chain inet twill drops '{ type filter hook forward priority 0; policy drop; }'", local: true},

@@ -72,6 +72,13 @@ func underlayActions() []action {
 				ip address flush dev eth0; ip -6 address flush dev eth0; address br-up`,
 				"ip link del br-up; address eth0")
 		}},
+		{name: "uplink replaced", weight: 2, plan: func(w *world, r *rand.Rand) fault {
+			m := w.one(r)
+			return changed(m, between(r, 0, 3*time.Second), waysOf(m), `
+				ip link set eth0 down; ip address flush dev eth0; ip link set eth0 name port0
+				ip link add eth0 address `+mac(m)+` type bridge; ip link set port0 master eth0 up; ip link set eth0 up; address eth0`,
+				"ip link del eth0; ip link set port0 down; ip link set port0 name eth0; ip link set eth0 up; address eth0")
+		}},
 		{name: "default route gone", weight: 2, plan: func(w *world, r *rand.Rand) fault {
 			m := w.one(r)
 			// The store, the only one beyond, is on link.
@@ -106,13 +113,15 @@ func (w *world) dropping(f fault, rules string) fault {
 	return f
 }
 
-// renumbered gives a node other addresses for a while, as make before break or
-// the other way round.
+// renumbered gives a node other addresses for a while, of one family or both,
+// as make before break or the other way round.
 func renumbered(w *world, r *rand.Rand) fault {
 	m := w.one(r)
-	const move = `
-		add() { ip address add 192.168.77.$1/24 dev eth0; ip address add fd77::$1/64 dev eth0 nodad; }
-		del() { ip address del 192.168.77.$1/24 dev eth0; ip address del fd77::$1/64 dev eth0; }
+	families := []string{"4", "6", "46"}[r.IntN(3)]
+	move := "families=" + families + `
+		has() { case $families in *$1*) ;; *) return 1;; esac; }
+		add() { ! has 4 || ip address add 192.168.77.$1/24 dev eth0; ! has 6 || ip address add fd77::$1/64 dev eth0 nodad; }
+		del() { ! has 4 || ip address del 192.168.77.$1/24 dev eth0; ! has 6 || ip address del fd77::$1/64 dev eth0; }
 		sysctl -qw net.ipv4.conf.all.promote_secondaries=1
 		%s
 		ip route replace default via 192.168.77.1; ip -6 route replace default via fd77::1`
@@ -122,7 +131,7 @@ func renumbered(w *world, r *rand.Rand) fault {
 		steps = func(from, to int) string { return fmt.Sprintf("del %d; add %d", from, to) }
 	}
 	f := changed(m, between(r, 0, 4*time.Second), waysOf(m), fmt.Sprintf(move, steps(old, other)), fmt.Sprintf(move, steps(other, old)))
-	f.what = m.Name + ": " + steps(old, other)
+	f.what = fmt.Sprintf("%s: IPv%s, %s", m.Name, families, steps(old, other))
 	return f
 }
 

@@ -91,6 +91,15 @@ func (w *world) disconnect() {
 	}
 }
 
+// hosts are the lan and all nodes.
+func (w *world) hosts() []*netlab.Host {
+	hosts := []*netlab.Host{w.Lan}
+	for _, n := range w.Nodes {
+		hosts = append(hosts, &n.Host)
+	}
+	return hosts
+}
+
 // each calls f for some members, at the same time.
 func (w *world) each(ctx context.Context, ms []*member, f func(context.Context, *member) error) error {
 	g, ctx := errgroup.WithContext(ctx)
