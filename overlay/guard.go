@@ -9,6 +9,7 @@ import (
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/hygiene"
+	"github.com/twill-net/twill/overlay/pods"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -118,7 +119,8 @@ func (a *Agent) hostObjects(own subnet.Lease) []backend.Object {
 		return objects
 	}
 	if s.inSync {
-		objects = append(objects, hygiene.Host(s.active, own)...)
+		routed := slices.ContainsFunc(s.pods, func(p pods.Pod) bool { return p.Bridge == "" })
+		objects = append(objects, hygiene.Host(s.active, own, routed)...)
 	}
 	attachments := map[string]int{}
 	for _, p := range s.pods {

@@ -91,6 +91,7 @@ type Guard struct {
 	VNI       uint32
 	Port      uint16                         // UDP destination port
 	Networks  subnet.PerFamily[netip.Prefix] // the overlay network; invalid where a family is off
+	Routed    bool                           // there are Pods on no bridge; to check these costs every packet of the host
 	Condition Condition                      // Whole when wanted
 }
 
@@ -121,7 +122,11 @@ func (g Guard) String() string {
 			networks = append(networks, n.String())
 		}
 	}
-	return fmt.Sprintf("guard vni %d port %d network %s", g.VNI, g.Port, strings.Join(networks, " "))
+	routed := ""
+	if g.Routed {
+		routed = " and pods on no bridge"
+	}
+	return fmt.Sprintf("guard vni %d port %d network %s%s", g.VNI, g.Port, strings.Join(networks, " "), routed)
 }
 
 // Pod lets what comes from a pod through its host veth have these source
@@ -151,13 +156,13 @@ func (p Pod) String() string {
 	return b.String()
 }
 
-// Host returns what this node wants whoever its peers are: the Guard. There is
-// none without VTEPs.
-func Host(cfg subnet.Config, _ subnet.Lease) []backend.Object {
+// Host returns what this node wants whoever its peers are: the Guard; routed
+// says whether it has Pods on no bridge. There is none without VTEPs.
+func Host(cfg subnet.Config, _ subnet.Lease, routed bool) []backend.Object {
 	if cfg.Backend.Type != subnet.BackendVXLAN {
 		return nil
 	}
-	g := Guard{VNI: cfg.Backend.VXLAN.VNI, Port: cfg.Backend.VXLAN.Port}
+	g := Guard{VNI: cfg.Backend.VXLAN.VNI, Port: cfg.Backend.VXLAN.Port, Routed: routed}
 	for _, f := range subnet.Families {
 		if n := cfg.Networks[f]; n.Enabled() {
 			g.Networks[f] = n.Network.Masked()

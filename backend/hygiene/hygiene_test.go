@@ -38,7 +38,7 @@ func TestHost(t *testing.T) {
 		}}},
 		"no tunnels": {subnet.Config{Backend: subnet.Backend{Type: subnet.BackendAlloc}}, nil},
 	} {
-		require.Equal(t, c.want, hygiene.Host(c.cfg, subnet.Lease{}), name)
+		require.Equal(t, c.want, hygiene.Host(c.cfg, subnet.Lease{}, false), name)
 	}
 }
 

@@ -24,7 +24,7 @@ func many(n int) backend.State {
 	for f, p := range []string{"10.0.0.0/8", "fd00::/16"} {
 		cfg.Networks[f].Network = prefix(p)
 	}
-	s := backend.NewState(hygiene.Host(cfg, subnet.Lease{})...)
+	s := backend.NewState(hygiene.Host(cfg, subnet.Lease{}, false)...)
 	for i := range n {
 		hi, lo := byte(i>>8), byte(i)
 		maps.Copy(s, backend.NewState(hygiene.Peer(cfg, subnet.Lease{}, subnet.Lease{

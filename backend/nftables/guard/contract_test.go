@@ -87,7 +87,7 @@ func randomState(random *rand.Rand) backend.State {
 			s[o.Key()] = o
 		}
 	}
-	g := hygiene.Guard{VNI: random.Uint32N(1 << 24), Port: uint16(random.Uint32()), Networks: dual.Networks}
+	g := hygiene.Guard{VNI: random.Uint32N(1 << 24), Port: uint16(random.Uint32()), Networks: dual.Networks, Routed: random.IntN(2) == 0}
 	if f := random.IntN(3); f < len(g.Networks) {
 		g.Networks[f] = netip.Prefix{}
 	}
@@ -103,6 +103,34 @@ func randomState(random *rand.Rand) backend.State {
 		put(pod(link, addresses[:random.IntN(4)]...))
 	}
 	return s
+}
+
+// A host pays for pods on no bridge while there are some.
+func TestRouted(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	hooks := func() int {
+		return strings.Count(ns.Run(t, "nft", "list", "table", "inet", "twill-vtep"), "hook prerouting")
+	}
+	bridged := dual
+	bridged.Routed = false
+	for range 2 {
+		ns.reach(t, state(dual, permit("192.0.2.2")))
+		require.Equal(t, 1, hooks())
+		ns.reach(t, state(bridged, permit("192.0.2.2")))
+		require.Zero(t, hooks())
+	}
+	for _, tamper := range []string{
+		"nft add chain inet twill-vtep pod",
+		"nft add chain inet twill-vtep prerouting '{ type filter hook prerouting priority -310; }'",
+		"nft add chain inet twill-vtep prerouting '{ type filter hook prerouting priority -310; policy drop; }'",
+		"nft add chain inet twill-vtep prerouting",
+	} {
+		ns.Run(t, "sh", "-ec", tamper)
+		require.NotEqual(t, hygiene.Whole, ns.observe(t)[bridged.Key()].(hygiene.Guard).Condition, tamper)
+		ns.reach(t, state(bridged, permit("192.0.2.2")))
+		require.Zero(t, hooks(), tamper)
+	}
 }
 
 // Each way of tampering is seen, undone, and leaves the rest as it was.

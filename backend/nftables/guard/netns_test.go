@@ -66,7 +66,7 @@ func pod(link string, addresses ...string) backend.Object {
 }
 
 var dual = hygiene.Guard{
-	VNI: 1, Port: 8472, Networks: subnet.PerFamily[netip.Prefix]{prefix("10.244.0.0/16"), prefix("fd00:244::/48")},
+	VNI: 1, Port: 8472, Routed: true, Networks: subnet.PerFamily[netip.Prefix]{prefix("10.244.0.0/16"), prefix("fd00:244::/48")},
 }
 
 // whole is a state with something of everything.

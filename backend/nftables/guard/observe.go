@@ -157,7 +157,7 @@ func (o observed) broken(table nfnetlink.Table) bool {
 	if !o.exists() {
 		return false
 	}
-	for _, want := range render(table, hygiene.Guard{}, nil) {
+	for _, want := range allChains(table) {
 		if have, ok := o.chains[want.Name]; ok && have.Hook != want.Hook {
 			return true
 		}

@@ -24,10 +24,16 @@ func baseChain(name string, hook *nftables.ChainHook, priority int32, rules ...n
 // chainNames lists the chains of a table, those that are jumped to first.
 func chainNames(table nfnetlink.Table) []string {
 	var names []string
-	for _, c := range render(table, hygiene.Guard{}, nil) {
+	for _, c := range allChains(table) {
 		names = append(names, c.Name)
 	}
 	return names
+}
+
+// allChains returns the chains that a table may have, those that are jumped to
+// first. What is in them is of no Guard.
+func allChains(table nfnetlink.Table) []nft.Chain {
+	return render(table, hygiene.Guard{Routed: true}, nil)
 }
 
 // counters returns the reasons that a table counts.
@@ -60,7 +66,7 @@ func renderVTEP(g hygiene.Guard, sets []set) []nft.Chain {
 					vni(expr.CmpOpEq, g.VNI), within(destination[f], expr.CmpOpNeq, n), drop(hygiene.ReasonPodToVTEP)))
 		}
 	}
-	return []nft.Chain{
+	chains := []nft.Chain{
 		innerChain(subnet.IPv4, g),
 		innerChain(subnet.IPv6, g),
 		{Name: "inner", Rules: []nft.Rule{
@@ -80,7 +86,6 @@ func renderVTEP(g hygiene.Guard, sets []set) []nft.Chain {
 			newRule("VNI in another fragment", fragment(), drop(hygiene.ReasonFragment)),
 		)},
 		{Name: "pod-to-vtep", Rules: toPeers},
-		podChain(g),
 		// A first fragment may end before the UDP header. Nobody needs such
 		// (RFC 7112); Linux drops them by itself since 5.11.
 		{Name: "fragment", Rules: []nft.Rule{
@@ -94,10 +99,12 @@ func renderVTEP(g hygiene.Guard, sets []set) []nft.Chain {
 		baseChain("forward", nftables.ChainHookForward, hygiene.PriorityInput,
 			newRule("", udpTo(g.Port), goTo("pod-to-vtep")),
 		),
-		baseChain("prerouting", nftables.ChainHookPrerouting, hygiene.PriorityPrerouting,
-			newRule("pods on no bridge", fromGuardedPort(vtep()), goTo("pod")),
-		),
 	}
+	if !g.Routed {
+		return chains
+	}
+	return append(chains, podChain(g), baseChain("prerouting", nftables.ChainHookPrerouting, hygiene.PriorityPrerouting,
+		newRule("pods on no bridge", fromGuardedPort(vtep()), goTo("pod"))))
 }
 
 // fromPeersPods accepts, by one look-up, what nearly all packets are: from a
@@ -217,6 +224,8 @@ func sortSets(sets []set) []set {
 	return slices.SortedFunc(slices.Values(sets), func(a, b set) int { return cmp.Compare(a.name(), b.name()) })
 }
 
+const routedWord = "routed"
+
 // describeGuard says what a Guard is, for people and for parseGuard: nft shows
 // it as the comment of the first rule on input. It fits in the 128 octets that
 // nft takes for a comment.
@@ -226,6 +235,9 @@ func describeGuard(g hygiene.Guard) string {
 		if n.IsValid() {
 			words = append(words, n.String())
 		}
+	}
+	if g.Routed {
+		words = append(words, routedWord)
 	}
 	return strings.Join(words, " ")
 }
@@ -247,6 +259,10 @@ func parseGuard(comment string) (g hygiene.Guard, ok bool) {
 	}
 	g.VNI, g.Port = uint32(n), uint16(p)
 	for _, w := range words[5:] {
+		if w == routedWord {
+			g.Routed = true
+			continue
+		}
 		network, err := netip.ParsePrefix(w)
 		if err != nil {
 			return hygiene.Guard{}, false

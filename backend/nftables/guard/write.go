@@ -185,29 +185,31 @@ func (w *transaction) write(c *nftables.Conn) error {
 	return nil
 }
 
-// writeChains writes or deletes the chains of a table. Sets, and what is in
-// them, stay as they are.
+// writeChains writes the chains of a table, and deletes those that are not
+// wanted. Sets, and what is in them, stay as they are.
 func (w *transaction) writeChains(c *nftables.Conn, table nfnetlink.Table, sets []set) {
 	rules := w.rules()
 	if rules == nil && !w.unguard {
 		return
 	}
-	// The chains are made and emptied before any rule is: rules refer to them.
-	if rules == nil {
-		rules = &hygiene.Guard{}
+	// All are made and emptied first: rules refer to them, and what is not there
+	// cannot be deleted.
+	all := allChains(table)
+	at := map[string]*nftables.Chain{}
+	for _, ch := range all {
+		at[ch.Name] = ch.Put(c, tableOf(table))
 	}
-	chains := render(table, *rules, sets)
-	at := make([]*nftables.Chain, len(chains))
-	for i, ch := range chains {
-		at[i] = ch.Put(c, tableOf(table))
-	}
-	for i, ch := range chains {
-		if w.unguard {
-			c.DelChain(at[i])
-			continue
+	if rules != nil {
+		for _, ch := range render(table, *rules, sets) {
+			for _, r := range ch.Rules {
+				c.AddRule(r.In(tableOf(table), at[ch.Name]))
+			}
+			delete(at, ch.Name)
 		}
-		for _, r := range ch.Rules {
-			c.AddRule(r.In(tableOf(table), at[i]))
+	}
+	for _, ch := range all {
+		if unwanted := at[ch.Name]; unwanted != nil {
+			c.DelChain(unwanted)
 		}
 	}
 }
