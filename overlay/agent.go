@@ -142,6 +142,8 @@ type Agent struct {
 	usable   atomic.Pointer[[]byte] // the raw network config that is in use
 	sweepNow chan struct{}          // capacity 1
 	bursts   chan struct{}          // of changes; capacity 1
+	watches  watches
+	panics   chan error // capacity 1
 
 	inbox   *inbox
 	claims  chan subnet.Claim // the newest claim that nobody took yet; capacity 1
@@ -154,7 +156,7 @@ type Agent struct {
 func New(cfg Config, store Store, kernel Kernel, firewall Firewall, guard Guard) *Agent {
 	a := &Agent{
 		cfg: cfg, store: store, kernel: kernel, firewall: firewall, guard: guard,
-		claims: make(chan subnet.Claim, 1), sweepNow: make(chan struct{}, 1), bursts: make(chan struct{}, 1),
+		claims: make(chan subnet.Claim, 1), sweepNow: make(chan struct{}, 1), bursts: make(chan struct{}, 1), panics: make(chan error, 1),
 		desired: newDesired(),
 		state:   newState(),
 		board:   newBoard(cfg),
@@ -164,7 +166,10 @@ func New(cfg Config, store Store, kernel Kernel, firewall Firewall, guard Guard)
 }
 
 // Run works until the context ends, and leaves the data path as it is. health
-// brings what the store says of its connection.
+// brings what the store says of its connection. It fails when it cannot serve
+// status and health checks, and when a task panicked: what that was about to
+// change is in doubt, and a new process, which writes nothing where all is
+// right, is surer than one task begun anew.
 func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 	g, ctx := errgroup.WithContext(ctx)
 	// The servers come first: an address in use is the one thing that no
@@ -177,12 +182,12 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 		taskConfig: func(ctx context.Context) error { return a.store.WatchConfig(ctx, a.onConfig) },
 		taskLeases: func(ctx context.Context) error { return a.store.WatchLeases(ctx, a.onLeases) },
 		partLease:  a.hold,
-		taskKernel: func(ctx context.Context) error { return a.kernel.Watch(ctx, a.onEvent) },
-		taskRules:  func(ctx context.Context) error { return a.firewall.Watch(ctx, a.onRules) },
+		taskKernel: a.watches.kernel.around(func(ctx context.Context) error { return a.kernel.Watch(ctx, a.onEvent) }),
+		taskRules:  a.watches.rules.around(func(ctx context.Context) error { return a.firewall.Watch(ctx, a.onRules) }),
 		taskCalm:   a.calm,
 	}
 	if a.guard != nil {
-		tasks[taskGuard] = func(ctx context.Context) error { return a.guard.Watch(ctx, a.onGuard) }
+		tasks[taskGuard] = a.watches.guard.around(func(ctx context.Context) error { return a.guard.Watch(ctx, a.onGuard) })
 	}
 	if a.cfg.LastGood != "" {
 		tasks[taskMemory], tasks[taskRecall] = a.remember, a.recall
@@ -191,14 +196,17 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 		tasks[taskSweep] = a.sweep
 	}
 	for name, task := range tasks {
-		g.Go(func() error { a.supervise(ctx, name, task); return nil })
+		a.run(g, name, func() error { return a.supervise(ctx, name, task) })
 	}
 	if m := a.cfg.Manager; m != nil {
-		g.Go(func() error { m.Run(ctx, func() bool { return a.dead(time.Now()) == "" }); return nil })
+		a.run(g, "service manager", func() error {
+			m.Run(ctx, func() bool { return a.dead(time.Now()) == "" })
+			return nil
+		})
 	}
-	g.Go(func() error { a.reconcile(ctx); return nil })
-	g.Go(func() error { a.watchHealth(ctx, health); return nil })
-	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+	a.run(g, "reconciler", func() error { a.reconcile(ctx); return nil })
+	a.run(g, "store's health", func() error { a.watchHealth(ctx, health); return nil })
+	if err := a.wait(g); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	if a.cfg.Release && a.state.held != nil {
@@ -237,29 +245,6 @@ func (a *Agent) watchHealth(ctx context.Context, health <-chan StoreHealth) {
 	}
 }
 
-// supervise calls a task again when it breaks, until the context ends.
-func (a *Agent) supervise(ctx context.Context, name string, task func(context.Context) error) {
-	wait := newBackoff(100*time.Millisecond, 5*time.Second)
-	for {
-		started := time.Now()
-		err := task(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		if time.Since(started) > time.Minute {
-			wait.Reset()
-		}
-		d := wait.NextBackOff()
-		if err != nil && a.board.problem(name, err) {
-			a.cfg.Log.WithFields(logrus.Fields{"task": name, "retry": d.Round(time.Millisecond).String()}).WithError(err).Warn("task broke, will retry")
-			a.inbox.poke() // the reason why we are not ready may be another
-		}
-		if !pause(ctx, d) {
-			return
-		}
-	}
-}
-
 // hold keeps the lease for the newest claim.
 func (a *Agent) hold(ctx context.Context) error {
 	var claim subnet.Claim
@@ -271,7 +256,7 @@ func (a *Agent) hold(ctx context.Context) error {
 	for {
 		inner, cancel := context.WithCancel(ctx)
 		done := make(chan error, 1)
-		go func() { done <- a.store.Hold(inner, claim, a.onHeld) }()
+		go func() { done <- catch(partLease, func() error { return a.store.Hold(inner, claim, a.onHeld) }) }()
 		select {
 		case next := <-a.claims: // also when ctx ends, done comes
 			cancel()
@@ -328,12 +313,14 @@ func (a *Agent) onLeases(u subnet.Update) {
 func (a *Agent) onEvent(e backend.Event) {
 	if e.Resync {
 		a.board.problem(taskKernel, nil)
+		a.watches.kernel.works()
 	}
 	a.inbox.event(e, scope{kernel: true})
 }
 
 func (a *Agent) onRules() {
 	a.board.problem(taskRules, nil)
+	a.watches.rules.works()
 	a.inbox.rules()
 }
 

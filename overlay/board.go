@@ -300,6 +300,12 @@ func (b *board) readBack(now time.Time) {
 	b.lastRead = now
 }
 
+func (b *board) lastReadBack() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.lastRead
+}
+
 // readiness sets why the node is not ready, nothing for ready, and reports
 // whether it turned.
 func (b *board) readiness(reasons []string) (turned bool) {

@@ -35,6 +35,8 @@ type memKernel struct {
 	applied []backend.Change
 	fail    chan error // Watch fails
 	looks   looks
+	deaf    bool          // Watch tells nothing more, until it is called again
+	stuck   chan struct{} // unless nil, Watch does not end before it is closed
 }
 
 // looks counts what was read.
@@ -113,6 +115,9 @@ func (k *memKernel) set(key backend.Key, o backend.Object) {
 		k.state[key] = o
 	}
 	tell := k.tell
+	if k.deaf {
+		tell = nil
+	}
 	k.mu.Unlock()
 	if tell != nil {
 		tell(backend.Event{Key: key, Object: o})
@@ -147,9 +152,13 @@ func (k *memKernel) writeCount() int {
 
 func (k *memKernel) Watch(ctx context.Context, tell func(backend.Event)) error {
 	k.mu.Lock()
-	k.tell = tell
+	k.tell, k.deaf = tell, false
+	stuck := k.stuck
 	k.mu.Unlock()
 	tell(backend.Event{Resync: true})
+	if stuck != nil {
+		<-stuck
+	}
 	select {
 	case <-ctx.Done():
 		return nil
@@ -186,6 +195,8 @@ type memFirewall struct {
 	broken error // Sync fails
 	report masq.Report
 	syncs  int
+	opened int // how often Watch was called
+	tell   func()
 }
 
 func (f *memFirewall) Sync(_ context.Context, r masq.Rules) (masq.Report, error) {
@@ -201,7 +212,32 @@ func (f *memFirewall) Sync(_ context.Context, r masq.Rules) (masq.Report, error)
 	return report, nil
 }
 
-func (f *memFirewall) Watch(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+func (f *memFirewall) Watch(ctx context.Context, tell func()) error {
+	f.mu.Lock()
+	f.opened++
+	f.tell = tell
+	f.mu.Unlock()
+	tell()
+	<-ctx.Done()
+	return nil
+}
+
+// flush takes the rules away; told says whether that is told.
+func (f *memFirewall) flush(told bool) {
+	f.mu.Lock()
+	f.rules = nil
+	tell := f.tell
+	f.mu.Unlock()
+	if told {
+		tell()
+	}
+}
+
+func (f *memFirewall) mended() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rules != nil
+}
 
 // memGuard is a guard of maps, and may be one that the kernel lacks or that
 // cannot be read.

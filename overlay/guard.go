@@ -87,6 +87,7 @@ func (a *Agent) guards() bool { return a.guard != nil && a.cfg.Hygiene }
 func (a *Agent) onGuard(e backend.Event) {
 	if e.Resync {
 		a.board.problem(taskGuard, nil)
+		a.watches.guard.works()
 	}
 	a.inbox.event(e, scope{guard: true})
 }

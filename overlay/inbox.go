@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"iter"
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -37,6 +38,8 @@ type inbox struct {
 	told     uint64               // how often something came of the store
 	doubtful map[string]time.Time // keys a restored store lacks, and when they go
 	routesAt time.Time            // before which the host's routes are not looked at again
+	rulesN   uint64               // how often the rules were told of
+	suspects map[backend.Key]bool // see Agent.suspect
 }
 
 // news is what the reconciler takes out of the inbox.
@@ -102,12 +105,13 @@ func (b *inbox) held(h subnet.Held) {
 	b.put(func(n *news) { n.held, n.heldRecalled, n.lost, b.own, b.told = &h, false, nil, &h, b.told+1 })
 }
 func (b *inbox) lost(why error) { b.put(func(n *news) { n.lost, b.own = why, nil }) }
-func (b *inbox) rules()         { b.put(func(n *news) { n.rules = true }) }
+func (b *inbox) rules()         { b.put(func(n *news) { n.rules, b.rulesN = true, b.rulesN+1 }) }
 
 // event takes a notification of the kernel, or of the guard; all is what its
 // Resync is about. Those that tell what we want anyway, the echoes of our own
 // writes above all, end here.
 func (b *inbox) event(e backend.Event, all scope) {
+	b.unsuspect(e, all)
 	if e.Resync {
 		b.put(func(n *news) { n.resync = n.resync.or(all) })
 	}
@@ -171,6 +175,48 @@ func (b *inbox) routesRead(took time.Duration) {
 	b.routesAt = time.Now().Add(max(routesPause, routesShare*took))
 }
 
+// suspect waits to be told of objects, and reports whether there are any that
+// it has not been told of yet.
+func (b *inbox) suspect(keys []backend.Key) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.suspects = map[backend.Key]bool{}
+	for _, k := range keys {
+		if _, told := b.news.drift[k]; !told && !b.news.resync.holds(k.Kind) {
+			b.suspects[k] = true
+		}
+	}
+	return len(b.suspects) > 0
+}
+
+// takeSuspects returns those that it still has not been told of.
+func (b *inbox) takeSuspects() (keys []backend.Key) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for k := range b.suspects {
+		keys = append(keys, k)
+	}
+	b.suspects = nil
+	return keys
+}
+
+// unsuspect takes an event as what it is waited for.
+func (b *inbox) unsuspect(e backend.Event, all scope) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.suspects, e.Key)
+	if e.Resync {
+		maps.DeleteFunc(b.suspects, func(k backend.Key, _ bool) bool { return all.holds(k.Kind) })
+	}
+}
+
+// rulesHeard returns how often the rules were told of.
+func (b *inbox) rulesHeard() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.rulesN
+}
+
 func (b *inbox) drifted(e backend.Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -183,7 +229,9 @@ func (b *inbox) drifted(e backend.Event) {
 
 // leases takes what the store tells of its leases.
 func (b *inbox) leases(u subnet.Update) {
+	defer b.poke()
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.told++
 	b.news.refusals = true
 	var dirty []string
@@ -208,8 +256,6 @@ func (b *inbox) leases(u subnet.Update) {
 		}
 	}
 	b.markNodes(dirty)
-	b.mu.Unlock()
-	b.poke()
 }
 
 // keepDoubtful adds to the list the records that a restored store lacked when

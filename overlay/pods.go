@@ -88,7 +88,7 @@ func (a *Agent) takePods(interfaces []backend.Interface) bool {
 
 // syncBridges gives the pods' bridges the gateway of our subnet, and names the
 // pods that are left in another one.
-func (a *Agent) syncBridges(ctx context.Context, host backend.Host) {
+func (a *Agent) syncBridges(ctx context.Context, now time.Time, host backend.Host) {
 	s := a.state
 	if a.cfg.PodLinks == nil || s.held == nil {
 		return
@@ -98,6 +98,10 @@ func (a *Agent) syncBridges(ctx context.Context, host backend.Host) {
 	inv := pods.Inventory{Pods: s.pods}
 	plan := pods.Bridges(host, inv, node)
 	var errs []error
+	lost := a.lostGateways(plan)
+	if lost && a.bridgesWait(now, plan.Changes) {
+		plan.Changes = nil
+	}
 	if len(plan.Changes) > 0 { // the pods without an alias count, too; they cost a look each
 		var err error
 		if inv, err = pods.Take(ctx, host.Interfaces, g, a.cfg.PodLinks.Behind); err != nil {
@@ -110,11 +114,29 @@ func (a *Agent) syncBridges(ctx context.Context, host backend.Host) {
 	for _, m := range plan.MTUs {
 		errs = append(errs, a.cfg.PodLinks.SetBridgeMTU(ctx, m.Bridge, m.Want))
 	}
-	a.tellBridges(ctx, plan, slices.DeleteFunc(errs, func(err error) bool { return err == nil }))
+	a.tellBridges(ctx, now, plan, lost, slices.DeleteFunc(errs, func(err error) bool { return err == nil }))
 	a.showStranded(plan.Stranded)
 }
 
-func (a *Agent) tellBridges(ctx context.Context, plan pods.BridgePlan, errs []error) {
+// lostGateways reports whether all that the bridges lack is what they had.
+func (a *Agent) lostGateways(plan pods.BridgePlan) bool {
+	return a.state.bridged == a.state.held.Lease.Subnets &&
+		!slices.ContainsFunc(plan.Changes, func(c backend.Change) bool { return c.Want == nil })
+}
+
+// bridgesWait reports whether it is not yet the turn of a change, as something
+// keeps undoing it.
+func (a *Agent) bridgesWait(now time.Time, changes []backend.Change) bool {
+	for _, c := range changes {
+		if at := a.state.pace.turn(c.Key(), now); at.After(now) {
+			a.state.bridgeAt = at
+			return true
+		}
+	}
+	return false
+}
+
+func (a *Agent) tellBridges(ctx context.Context, now time.Time, plan pods.BridgePlan, lost bool, errs []error) {
 	if ctx.Err() != nil {
 		return
 	}
@@ -126,9 +148,18 @@ func (a *Agent) tellBridges(ctx context.Context, plan pods.BridgePlan, errs []er
 		return
 	}
 	a.board.problem(partBridge, nil)
+	a.state.bridged = a.state.held.Lease.Subnets
+	var repairs []repair
 	for _, c := range plan.Changes {
+		if lost {
+			r := repair{c, a.state.pace.repaired(c.Key(), now)}
+			a.board.repaired(now, r)
+			repairs = append(repairs, r)
+			continue
+		}
 		a.cfg.Log.WithField("change", c.String()).Info("bridge follows the subnet")
 	}
+	a.logRepairs(repairs)
 	for _, m := range plan.MTUs {
 		a.cfg.Log.WithFields(logrus.Fields{"interface": m.Bridge, "before": m.Have, "mtu": m.Want}).Info("bridge follows the MTU of its pods")
 	}

@@ -123,6 +123,46 @@ func TestBridgeFollowsTheSubnet(t *testing.T) {
 	b.eventually("all is well", func() bool { s := b.agent.Status(); return len(s.Stranded) == 0 && len(s.Problems) == 0 })
 }
 
+// A gateway that somebody takes from the bridge is a repair like any other:
+// counted, told with before and after, and paced when something keeps at it.
+func TestLostGatewayIsARepair(t *testing.T) {
+	gateway4 := backend.InterfaceAddress{Prefix: netip.MustParsePrefix("10.244.1.1/24"), Usable: true}
+	links := &memLinks{}
+	b := start(t, func(c *Config, k *memKernel) {
+		links.memKernel, c.PodLinks = k, links
+		c.CNIConfDir = t.TempDir()
+		links.add(backend.Interface{Name: "cni0", Kind: "bridge", MTU: 1450, Addresses: []backend.InterfaceAddress{
+			gateway4, {Prefix: netip.MustParsePrefix("fd00:1::1/64"), Usable: true},
+		}}, backend.Interface{Name: "veth1", Kind: "veth", MTU: 1450, Master: "cni0", Alias: "twill:cbr0/c1/eth0/10.244.1.7/fd00:1::7"})
+	})
+	b.store.configs <- []byte(`{"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:1::/48"}`)
+	claim := <-b.store.claims
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{
+		netip.MustParsePrefix("10.244.1.0/24"), netip.MustParsePrefix("fd00:1::/64"),
+	})}
+	b.store.updates <- subnet.Update{Full: true}
+	b.eventually("the agent is ready", func() bool { return b.agent.Status().Ready })
+	mended := func() bool { have, _ := links.bridge(); return slices.Contains(have, "fd00:1::1/64") }
+	lose := func() { // as the kernel does when the bridge goes down
+		links.mu.Lock()
+		links.link("cni0").Addresses = []backend.InterfaceAddress{gateway4}
+		links.mu.Unlock()
+		links.add()
+	}
+	for n := range contended {
+		lose()
+		b.eventually("it is back, and told", func() bool { return mended() && b.agent.Status().Repairs.ByKind["address"] == n+1 })
+	}
+	const object = "address fd00:1::1/64 dev cni0"
+	recent := b.agent.Status().Repairs.Recent
+	last := recent[len(recent)-1]
+	last.Time = time.Time{}
+	require.Equal(t, Repair{Object: object, Before: "absent", After: object, Times: contended}, last)
+	lose()
+	b.eventually("it is named", func() bool { return slices.Equal(b.agent.Status().Contended, []Contended{{object, contended}}) })
+	b.eventually("back, later", mended)
+}
+
 // Addresses of pods that did not survive a reboot are free at once.
 func TestStaleReservationsAreReleased(t *testing.T) {
 	conf, data := t.TempDir(), t.TempDir()

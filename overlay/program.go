@@ -60,6 +60,9 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 		steps = append(steps, dirty...)
 		backend.Sort(steps, func(st step) backend.Change { return st.Change })
 	}
+	if s.alone {
+		a.suspect(now, steps, drift)
+	}
 	steps = a.inTurn(now, steps)
 	links = a.apply(ctx, now, steps)
 	a.burst(len(steps))

@@ -124,7 +124,10 @@ func (a *Agent) writeEnv() error {
 			env.MTU = mtu[f]
 		}
 	}
-	_, err := envfile.Write(a.cfg.SubnetFile, env)
+	changed, err := envfile.Write(a.cfg.SubnetFile, env)
+	if changed {
+		a.cfg.Log.WithField("file", a.cfg.SubnetFile).Info("subnet file written")
+	}
 	a.board.mtu(env.MTU)
 	return err
 }

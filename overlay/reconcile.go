@@ -37,17 +37,21 @@ type state struct {
 	host        bool  // the next pass looks at the interfaces again,
 	routes      bool  // and at the host's own routes, and chooses the underlay again
 	dirtyRules  bool
-	guardBroken bool                        // could not be made anew in this pass
-	rulesTried  masq.Rules                  // that could not be written,
-	rulesTry    *backoff.ExponentialBackOff // and how long to wait
-	rulesAt     time.Time                   // until then; zero when they were written
-	pods        []pods.Pod                  // on this node
-	interfaces  []backend.Interface         // that matter to the underlay, as last seen
-	env         bool                        // subnet.env says what is so
-	foreign     []backend.HostRoute         // the host's own, in the overlay network
-	inSync      bool                        // the first full list is planned for: what nobody wants may go
-	settled     bool                        // all peers of the first full list were programmed once
-	retry       *backoff.ExponentialBackOff // of passes that could not do all
+	guardBroken bool                           // could not be made anew in this pass
+	rulesTried  masq.Rules                     // that could not be written,
+	rulesTry    *backoff.ExponentialBackOff    // and how long to wait
+	rulesAt     time.Time                      // until then; zero when they were written
+	pods        []pods.Pod                     // on this node
+	bridged     subnet.PerFamily[netip.Prefix] // for which the pods' bridges were brought up to date,
+	bridgeAt    time.Time                      // and when that is to be tried again; zero for not
+	interfaces  []backend.Interface            // that matter to the underlay, as last seen
+	env         bool                           // subnet.env says what is so
+	foreign     []backend.HostRoute            // the host's own, in the overlay network
+	inSync      bool                           // the first full list is planned for: what nobody wants may go
+	settled     bool                           // all peers of the first full list were programmed once
+	retry       *backoff.ExponentialBackOff    // of passes that could not do all
+	alone       bool                           // this pass looks at everything, and nobody asked for it
+	suspicion   suspicion
 }
 
 // pending is a change to make later.
@@ -76,10 +80,12 @@ func (a *Agent) reconcile(ctx context.Context) {
 	due := time.NewTimer(time.Hour)
 	defer due.Stop()
 	for {
+		a.state.alone = false
 		select {
 		case <-ctx.Done():
 			return
 		case <-full.C:
+			a.state.alone = a.state.full.empty() && !a.state.dirtyRules
 			a.state.full, a.state.routes, a.state.dirtyRules, a.state.env = everything, true, true, false
 		case <-a.inbox.wake:
 		case <-due.C:
@@ -95,7 +101,9 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	now := time.Now()
 	s := a.state
 	recheck := a.inbox.expire(now)
+	a.judge(now)
 	n := a.inbox.take(now)
+	s.alone = s.alone && n.resync.empty() && !n.rules && n.nodes == nil
 	s.full = s.full.or(n.resync)
 	s.host, s.routes = s.host || n.host, s.routes || n.routes
 	s.dirtyRules = s.dirtyRules || n.rules
@@ -130,6 +138,9 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	if n.lost != nil {
 		a.withdrawEnv()
 	}
+	if !s.bridgeAt.IsZero() && !now.Before(s.bridgeAt) {
+		s.host, s.bridgeAt = true, time.Time{}
+	}
 	if s.host || s.routes { // could not be read
 		recheck = earliest(now.Add(time.Second), recheck)
 	}
@@ -153,7 +164,7 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	}
 	a.showShadows()
 	if interfaces != nil {
-		a.syncBridges(ctx, backend.Host{Interfaces: interfaces})
+		a.syncBridges(ctx, now, backend.Host{Interfaces: interfaces})
 	}
 	s.env = s.env && !replan
 	a.conclude(now, read, links, rules)
@@ -307,6 +318,7 @@ func (a *Agent) nextDue(now time.Time, ok bool) time.Time {
 	for _, p := range s.pending {
 		next = earliest(next, p.at)
 	}
+	next = earliest(earliest(next, s.suspicion.until), s.bridgeAt)
 	switch {
 	case !s.rulesAt.IsZero():
 		next = earliest(next, s.rulesAt)

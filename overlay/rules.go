@@ -63,11 +63,17 @@ func (a *Agent) syncRules(ctx context.Context, now time.Time, replanned bool) bo
 	switch {
 	case report.Changed && !planned:
 		a.rulesRepaired(now)
+		if s.alone && !polled(report) {
+			a.suspectRules(now)
+		}
 	case report.Changed:
 		a.cfg.Log.WithField("firewall", report.Mode).Info("rules written")
 	}
 	return true
 }
+
+// polled reports whether rules are where changes are not told of.
+func polled(r masq.Report) bool { return r.Mode == "iptables-legacy" }
 
 // blocked returns what keeps packets from being forwarded as an error. It does
 // not undo readiness: it is another program's policy.

@@ -104,13 +104,17 @@ func (a *Agent) healthMux() http.Handler {
 }
 
 // dead says why the daemon is not alive, "" while it is. The reconciler comes
-// round at least once in each FullPass; a store that does not answer is waited
-// for, which is alive.
+// round at least once in each FullPass, and the watches of this host work; a
+// store that does not answer is waited for, which is alive.
 func (a *Agent) dead(now time.Time) string {
-	a.board.mu.Lock()
-	defer a.board.mu.Unlock()
-	if quiet := now.Sub(a.board.lastRead); quiet > 4*a.cfg.FullPass+10*time.Second {
+	patience := 4*a.cfg.FullPass + 10*time.Second
+	if quiet := now.Sub(a.board.lastReadBack()); quiet > patience {
 		return fmt.Sprintf("the kernel's state was last read %s ago", quiet.Round(time.Second))
+	}
+	for name, w := range map[string]*watch{taskKernel: &a.watches.kernel, taskGuard: &a.watches.guard, taskRules: &a.watches.rules} {
+		if why := w.dead(now, patience); why != "" {
+			return fmt.Sprintf("the %s %s%s", name, why, a.board.because(name))
+		}
 	}
 	return ""
 }
