@@ -55,7 +55,8 @@ func (w *transaction) plan(c backend.Change) error {
 		w.planElements(w.del, h)
 	}
 	if g, ok := c.Want.(hygiene.Guard); ok {
-		w.unguard, w.guard = false, &g
+		guard := g // or g would be allocated for each change
+		w.unguard, w.guard = false, &guard
 	}
 	w.planElements(w.add, c.Want)
 	return nil
