@@ -37,7 +37,7 @@ func TestLifeOfAStore(t *testing.T) {
 			out := run(t, c.Lan, "twill store init --host 192.168.77.1,store.example.com --client node2")
 			require.Contains(t, out, "TWILLD_ETCD_ENDPOINTS=https://192.168.77.1:2379\n")
 			for _, n := range c.Nodes {
-				copyFiles(t, n, c.Lan, "/etc/twill/tls", "ca.crt", "client.crt", "client.Key")
+				copyFiles(t, n, c.Lan, "/etc/twill/tls", "ca.crt", "client.crt", "client.key")
 			}
 			copyFiles(t, c.Node(2), c.Lan, "/etc/twill/tls", "client-node2.crt", "client-node2.key")
 			require.NoError(t, c.Store.Stop(t.Context()))
@@ -130,7 +130,7 @@ func (s *tlsStore) endpoint() string { return "https://192.168.77.1:2379" }
 // client sets what the store's environment file has for `twill store backup`.
 func (s *tlsStore) client() string {
 	return "export TWILLD_ETCD_ENDPOINTS=https://127.0.0.1:2379 TWILLD_ETCD_CAFILE=/etc/twill/tls/ca.crt " +
-		"TWILLD_ETCD_CERTFILE=/etc/twill/tls/server.crt TWILLD_ETCD_KEYFILE=/etc/twill/tls/server.Key; "
+		"TWILLD_ETCD_CERTFILE=/etc/twill/tls/server.crt TWILLD_ETCD_KEYFILE=/etc/twill/tls/server.key; "
 }
 
 // start starts the store, or starts it again, and connects to it.
@@ -156,7 +156,7 @@ func (s *tlsStore) connectTLS(t *testing.T, endpoints string) {
 	require.NoError(t, err)
 	pool := x509.NewCertPool()
 	require.True(t, pool.AppendCertsFromPEM(pem))
-	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.Key"))
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "client.crt"), filepath.Join(dir, "client.key"))
 	require.NoError(t, err)
 	cfg := s.EtcdConfig()
 	cfg.Endpoints = strings.Split(endpoints, ",")
@@ -275,7 +275,7 @@ func (s *tlsStore) startMembers(t *testing.T, backup string) (members []*netlab.
 		endpoints = append(endpoints, "https://"+ip+":2379")
 	}
 	for i, n := range s.Nodes {
-		copyFiles(t, n, s.Lan, "/etc/twill/tls", "ca.crt", "server.crt", "server.Key")
+		copyFiles(t, n, s.Lan, "/etc/twill/tls", "ca.crt", "server.crt", "server.key")
 		peerURL := strings.TrimPrefix(cluster[i], n.Name+"=")
 		run(t, &n.Host, fmt.Sprintf("%s snapshot restore %s --name %s --data-dir /var/lib/etcd --initial-cluster %s "+
 			"--initial-cluster-token twill-1 --initial-advertise-peer-urls %s --bump-revision 1000000000 --mark-compacted",
@@ -285,11 +285,11 @@ func (s *tlsStore) startMembers(t *testing.T, backup string) (members []*netlab.
 		peerURL := strings.TrimPrefix(cluster[i], n.Name+"=")
 		p, err := n.Start("etcd", etcd, "--name="+n.Name, "--data-dir=/var/lib/etcd", "--log-level=warn",
 			"--listen-client-urls="+endpoints[i]+",https://127.0.0.1:2379", "--advertise-client-urls="+endpoints[i],
-			"--cert-file=/etc/twill/tls/server.crt", "--key-file=/etc/twill/tls/server.Key",
+			"--cert-file=/etc/twill/tls/server.crt", "--key-file=/etc/twill/tls/server.key",
 			"--trusted-ca-file=/etc/twill/tls/ca.crt", "--client-cert-auth",
 			"--listen-peer-urls="+peerURL, "--initial-advertise-peer-urls="+peerURL,
 			"--initial-cluster="+strings.Join(cluster, ","), "--initial-cluster-token=twill-1", "--initial-cluster-state=existing",
-			"--peer-cert-file=/etc/twill/tls/server.crt", "--peer-key-file=/etc/twill/tls/server.Key",
+			"--peer-cert-file=/etc/twill/tls/server.crt", "--peer-key-file=/etc/twill/tls/server.key",
 			"--peer-trusted-ca-file=/etc/twill/tls/ca.crt", "--peer-client-cert-auth")
 		require.NoError(t, err)
 		members = append(members, p)
