@@ -42,6 +42,9 @@ type Store struct {
 	api    rest.Interface
 	own    own
 
+	progress progress
+	silence  time.Duration // see silence
+
 	mu   sync.Mutex
 	seen string // resource version of the last news that WatchLeases passed on
 	lack string // why there is no lease, as Hold last returned it
@@ -56,6 +59,7 @@ func New(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{cfg: cfg, log: cfg.Logger, health: health{tell: cfg.Health, bad: map[string]error{}}}
+	s.progress.at, s.silence = map[string]time.Time{}, silence
 	s.own.changed = make(chan struct{})
 	if s.log == nil {
 		quiet := logrus.New()

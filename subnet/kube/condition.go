@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -57,7 +58,7 @@ func (s *Store) ReportNetwork(ctx context.Context, states <-chan Network) error 
 
 func (s *Store) settleCondition(ctx context.Context, n ownNode, want Network, pace *repeat) {
 	c := want.condition(n.condition, time.Now())
-	if c == n.condition || !pace.turn(time.Now()) {
+	if c == n.condition || !pace.turn(time.Now(), fmt.Sprint(n.uid, want)) {
 		return
 	}
 	var p nodePatch

@@ -38,7 +38,6 @@ type follower[T any] struct {
 	*Store
 	task     string
 	selector string
-	silence  time.Duration
 
 	take    func(*corev1.Node) T
 	replace func(all []T, wentBack bool)
@@ -59,6 +58,7 @@ func (f *follower[T]) run(ctx context.Context, version string) {
 	r := cache.NewReflectorWithOptions(lw, &corev1.Node{}, f, cache.ReflectorOptions{Name: f.task})
 	r.RunWithContext(klog.NewContext(ctx, f.klog()))
 	f.health.set(f.task, nil)
+	f.progress.forget(f.task)
 }
 
 // watch opens a stream, with a list of all at its beginning if opts ask for
@@ -101,6 +101,7 @@ func (f *follower[T]) list(ctx context.Context, opts metav1.ListOptions) (list r
 func (f *follower[T]) persist(ctx context.Context, ask func() error) error {
 	pace := newPace(reconnectMin, reconnectMax)
 	for {
+		f.progress.beat(f.task)
 		err := ask()
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -196,18 +197,24 @@ func (s *stream) Stop() {
 
 // UpdateResourceVersion is called with each event and each bookmark.
 func (f *follower[T]) UpdateResourceVersion(version string) {
+	f.alive()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.version = version
+}
+
+// alive notes that the stream told something.
+func (f *follower[T]) alive() {
+	f.progress.beat(f.task)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.alarm.Reset(f.silence)
 }
 
 // Transformer cuts Nodes down while a list comes in as a stream.
 func (f *follower[T]) Transformer() cache.TransformFunc {
 	return func(obj any) (any, error) {
-		f.mu.Lock()
-		f.alarm.Reset(f.silence)
-		f.mu.Unlock()
+		f.alive()
 		return f.cut(obj), nil
 	}
 }

@@ -11,8 +11,9 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// What a Store does at a time, for health.
+// What a Store does at a time, for health and progress.
 const (
+	taskConfig    = "watching the network config"
 	taskLeases    = "watching the Nodes"
 	taskOwn       = "watching our own Node"
 	taskHold      = "announcing our lease"

@@ -60,7 +60,7 @@ func (h *holder) settle(ctx context.Context, n ownNode) error {
 	}
 	want := h.names.announce(lease)
 	if diff := h.names.difference(n.annotations, want); len(diff) > 0 {
-		if !h.pace.turn(time.Now()) {
+		if !h.pace.turn(time.Now(), fmt.Sprint(n.uid, want)) {
 			return nil
 		}
 		if h.wrote(n, want) {

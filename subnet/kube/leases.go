@@ -27,7 +27,7 @@ type entry struct {
 func (s *Store) WatchLeases(ctx context.Context, on func(subnet.Update)) error {
 	known := map[string]subnet.Record{}
 	f := &follower[*entry]{
-		Store: s, task: taskLeases, silence: silence,
+		Store: s, task: taskLeases,
 		take: func(n *corev1.Node) *entry {
 			e := &entry{name: n.Name}
 			e.record, e.announced = s.names.record(n)

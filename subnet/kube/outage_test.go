@@ -120,7 +120,7 @@ func TestRestored(t *testing.T) {
 	for _, n := range []string{"n2", "n3"} {
 		b.Join(t, n, "10.5."+n[1:]+".0/24")
 		b.Announce(t, peer(t, n, "10.5."+n[1:]+".0/24"))
-		for range 200 { // a backup is long ago
+		for range 30 { // a backup is long ago
 			b.server.PatchNode(t, n, `{"metadata":{"labels":{"x":"y"}}}`)
 			b.server.PatchNode(t, n, `{"metadata":{"labels":{"x":null}}}`)
 		}
@@ -144,4 +144,57 @@ func TestRestored(t *testing.T) {
 	eventually(t, "what comes after is told", func() bool { return len(v.Records()) == 2 })
 	_, back := fulls(v)
 	require.Equal(t, 1, back)
+}
+
+// A server that hangs keeps its connections: a stream that is silent is asked
+// for, and nobody answers.
+func TestServerHangs(t *testing.T) {
+	s := start(t)
+	var health reports
+	b := backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json"), change: func(c *kube.Config) { c.Health = health.take }}
+	b.Join(t, "n1", "10.5.1.0/24")
+	store := b.open(t, "n1")
+	store.SetSilence(time.Second)
+	h := hold(t, store, claim(t, "n1"))
+	h.next(t)
+	v := subnettest.Watch(t, store)
+	v.Await(t, subnettest.Looking(b))
+	s.Pause()
+	paused := time.Now()
+	eventually(t, "it is told", func() bool { _, err := health.last(); return err != nil })
+	t.Logf("told after %s", time.Since(paused))
+	s.Resume()
+	b.Join(t, "n2", "10.5.2.0/24")
+	b.Announce(t, peer(t, "n2", "10.5.2.0/24"))
+	v.Await(t, subnettest.Looking(b))
+	eventually(t, "all is well again", func() bool { _, err := health.last(); return err == nil })
+	full, _ := fulls(v)
+	require.Zero(t, full)
+	require.Empty(t, h.held)
+}
+
+// Streams are asked for again and again; what was told stays told.
+func progress(t *testing.T, b backend) {
+	b.SetConfig(t, []byte("{}"))
+	b.Join(t, "n1", "10.5.1.0/24")
+	store := b.open(t, "n1")
+	store.SetSilence(1500 * time.Millisecond)
+	v := subnettest.Watch(t, store)
+	hold(t, store, claim(t, "n1")).next(t)
+	stop := during(t, func(ctx context.Context) { _ = store.WatchConfig(ctx, func([]byte) {}) })
+	v.Await(t, subnettest.Looking(b))
+	first := store.Progress()
+	require.Len(t, first, 3)
+	eventually(t, "all went on", func() bool {
+		for what, at := range store.Progress() {
+			if !at.After(first[what]) {
+				return false
+			}
+		}
+		return true
+	})
+	full, _ := fulls(v)
+	require.Zero(t, full)
+	stop()
+	require.Len(t, store.Progress(), 2, "what has ended is not waited for")
 }

@@ -95,7 +95,7 @@ func (s *Store) followOwn() (release func()) {
 
 func (s *Store) ownFollower() *follower[ownNode] {
 	return &follower[ownNode]{
-		Store: s, task: taskOwn, silence: silence,
+		Store: s, task: taskOwn,
 		selector: fields.OneTermEqualSelector(metav1.ObjectNameField, s.cfg.Node).String(),
 		take:     s.names.own,
 		replace: func(all []ownNode, _ bool) {

@@ -13,9 +13,11 @@ const (
 	rewriteOK  = time.Minute // left alone for this long, it counts as settled
 )
 
-// repeat paces writes that somebody undoes, or that fail.
+// repeat paces a write that somebody undoes, or that fails; another one is
+// made at once.
 type repeat struct {
 	pace *backoff.ExponentialBackOff
+	what string
 	last time.Time // of the last write
 	next time.Time // not before
 	due  bool      // one waits for that
@@ -23,15 +25,15 @@ type repeat struct {
 
 func newRepeat() *repeat { return &repeat{pace: newPace(rewriteMin, rewriteMax)} }
 
-// turn reports whether it is time to write; else wait tells when.
-func (r *repeat) turn(now time.Time) bool {
-	if r.due = now.Before(r.next); r.due {
+// turn reports whether it is time to write this; else wait tells when.
+func (r *repeat) turn(now time.Time, what string) bool {
+	if r.due = r.what == what && now.Before(r.next); r.due {
 		return false
 	}
-	if now.Sub(r.last) > rewriteOK {
+	if r.what != what || now.Sub(r.last) > rewriteOK {
 		r.pace.Reset()
 	}
-	r.last, r.next = now, now.Add(r.pace.NextBackOff())
+	r.what, r.last, r.next = what, now, now.Add(r.pace.NextBackOff())
 	return true
 }
 

@@ -23,7 +23,16 @@ import (
 	"github.com/twill-net/twill/subnet/subnettest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if kubeconfig := os.Getenv(childEnv); kubeconfig != "" {
+		if err := child(kubeconfig); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // least is all that the daemon needs to be allowed.
 var least = []kubetest.Rule{
@@ -63,6 +72,8 @@ func TestOneServer(t *testing.T) {
 		"rights":                           rights,
 		"another prefix":                   anotherPrefix,
 		"a watch that is cut":              cutWatch,
+		"ways to the server":               waysToTheServer,
+		"progress":                         progress,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
 	}
