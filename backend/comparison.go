@@ -5,7 +5,7 @@ package backend
 // kept but that.
 type Comparison struct {
 	want  Objects
-	same  *Set           // found as wanted
+	same  *Set           // found as wanted; nil for none
 	other map[Key]Object // found otherwise, or not wanted
 
 	// Links that will be deleted, made anew, and get another MAC.
@@ -18,7 +18,7 @@ func NewComparison(want Objects) *Comparison {
 		want = State(nil)
 	}
 	return &Comparison{
-		want: want, same: NewSet(), other: map[Key]Object{},
+		want: want, other: map[Key]Object{},
 		deleted: map[string]bool{}, renewed: map[string]bool{}, readdressed: map[string]bool{},
 	}
 }
@@ -28,6 +28,9 @@ func (c *Comparison) Found(have Object) {
 	k := have.Key()
 	want := c.want.Get(k)
 	if want == have {
+		if c.same == nil { // most likely all of it is there
+			c.same = NewSet(c.want.Len())
+		}
 		c.same.Put(want) // not have, which costs memory of its own
 		return
 	}
@@ -53,6 +56,9 @@ func (c *Comparison) Found(have Object) {
 // absent; what it drops with a link that is deleted is not deleted one by one.
 // Sysctls are not deleted.
 func (c *Comparison) Changes() []Change {
+	if c.same == nil {
+		c.same = NewSet(0)
+	}
 	if len(c.other) == 0 && c.same.Len() == c.want.Len() {
 		return nil
 	}

@@ -15,12 +15,12 @@ type Set struct {
 	rest   State // those of which another key has the hash
 }
 
-// NewSet returns an empty set.
-func NewSet() *Set {
+// NewSet returns an empty set with room for so many objects.
+func NewSet(room int) *Set {
 	seed := maphash.MakeSeed()
 	return &Set{
 		hash:   func(k Key) uint64 { return maphash.Comparable(seed, k) },
-		byHash: map[uint64]Object{}, rest: State{},
+		byHash: make(map[uint64]Object, room), rest: State{},
 	}
 }
 

@@ -19,7 +19,7 @@ func TestSet(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, want := NewSet(), State{}
+			s, want := NewSet(0), State{}
 			if hash != nil {
 				s.hash = hash
 			}

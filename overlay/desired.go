@@ -22,7 +22,7 @@ type desired struct {
 }
 
 func newDesired() *desired {
-	return &desired{byNode: map[string][]backend.Object{}, kernel: backend.NewSet(), guard: backend.NewSet(), shared: map[backend.Key]int{}}
+	return &desired{byNode: map[string][]backend.Object{}, kernel: backend.NewSet(0), guard: backend.NewSet(0), shared: map[backend.Key]int{}}
 }
 
 // index is where objects of a kind are.

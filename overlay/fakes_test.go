@@ -251,11 +251,15 @@ func newMemGuard() *memGuard { return &memGuard{memKernel: newMemKernel()} }
 
 func (g *memGuard) Supported(context.Context) error { return g.lacking }
 
-func (g *memGuard) Observe(ctx context.Context) (backend.State, error) {
+func (g *memGuard) Each(ctx context.Context, found func(backend.Object)) error {
 	if err := g.unreadable.Load(); err != nil {
-		return nil, *err
+		return *err
 	}
-	return g.memKernel.Observe(ctx, nil)
+	have, err := g.Observe(ctx, nil)
+	for _, o := range have {
+		found(o)
+	}
+	return err
 }
 
 // script is a store whose every word the test says.

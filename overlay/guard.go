@@ -19,8 +19,9 @@ type Guard interface {
 	// Supported says what the kernel lacks; hygiene.ErrNoBridge when the other
 	// methods can do the rest.
 	Supported(ctx context.Context) error
-	// Observe, Apply and Watch are as Kernel's.
-	Observe(ctx context.Context) (backend.State, error)
+	// Each calls found with all that is there, or with nothing and fails.
+	Each(ctx context.Context, found func(backend.Object)) error
+	// Apply and Watch are as Kernel's.
 	Apply(ctx context.Context, changes []backend.Change) []error
 	Watch(ctx context.Context, tell func(backend.Event)) error
 }
@@ -70,11 +71,11 @@ func (a *Agent) checkGuard(ctx context.Context) {
 // sweepGuard takes away what an earlier run left, when hygiene is switched off:
 // at once, also while the store is away, since that is when it helps.
 func (a *Agent) sweepGuard(ctx context.Context) {
-	have, err := a.guard.Observe(ctx)
-	if err != nil {
+	c := backend.NewComparison(nil)
+	if err := a.guard.Each(ctx, c.Found); err != nil {
 		return // the passes will try, and tell
 	}
-	if changes := backend.Diff(nil, have); len(changes) > 0 {
+	if changes := c.Changes(); len(changes) > 0 {
 		_ = errors.Join(a.guard.Apply(ctx, changes)...) // likewise
 		a.cfg.Log.Info("VTEP hygiene is switched off: what was left of it is swept")
 	}

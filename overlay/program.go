@@ -158,7 +158,7 @@ func (a *Agent) compare(ctx context.Context) (changes []backend.Change, looked s
 		return changes, looked, nil
 	}
 	more, err := a.desired.compare(a.desired.guard, s.inSync, func(found func(backend.Object)) error {
-		return each(found)(a.guard.Observe(ctx))
+		return a.guard.Each(ctx, found)
 	})
 	if a.board.problem(partGuard, err) && err != nil && ctx.Err() == nil {
 		a.cfg.Log.WithError(err).Warn("VTEP hygiene could not be read, will retry")
