@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -126,6 +127,33 @@ func TestOutage(t *testing.T) {
 	require.Equal(t, first.Key, v.Records()[first.Key].Key)
 	require.Empty(t, h.held, "nothing has happened to the lease")
 	require.Empty(t, h.done)
+}
+
+// However long etcd was away, the first new peer comes soon after it is back:
+// no pause has grown meanwhile. TWILL_LONG=1 makes a minute of it, and holds it
+// to two seconds, which a busy machine may need for etcd's start alone.
+func TestLongOutage(t *testing.T) {
+	t.Parallel()
+	long := os.Getenv("TWILL_LONG") != ""
+	away := 5 * time.Second
+	if long {
+		away = time.Minute
+	}
+	b := newBackend(t, etcdtest.Options{})
+	v := subnettest.Watch(t, b.open(t))
+	v.Await(t, b)
+	b.server.Kill()
+	<-time.After(away)
+	b.server.Restart()
+	b.client = b.server.Client(t) // the one before makes long pauses by now
+	back := time.Now()
+	b.Put(t, "10.5.2.0-24", peerB, false)
+	v.Await(t, b)
+	took := time.Since(back)
+	t.Logf("the first new peer came %s after etcd", took)
+	if long {
+		require.Less(t, took, 2*time.Second)
+	}
 }
 
 // A server that hangs keeps its connections: pings find it out.
