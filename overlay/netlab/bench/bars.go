@@ -41,15 +41,7 @@ func (r *Report) bars() []bar {
 			all = append(all, bar{s.Event + ": first new peer once it is back, ms", s.NewPeer, 2000})
 		}
 	}
-	for _, p := range r.Paths {
-		if hand := r.path("hand-made", p.Test); p.Target == "twill" && hand != nil {
-			share := median(p.Ratio) / median(hand.Ratio)
-			if p.Better == "higher" {
-				share = 1 / share
-			}
-			all = append(all, bar{p.Test + ": cost over the hand-made VXLAN, ×", share, 1.03})
-		}
-	}
+	all = append(all, r.pathBars()...)
 	if r.Binary > 0 {
 		all = append(all, bar{"size of twilld, MB", r.Binary, 35})
 	}
@@ -67,15 +59,6 @@ func (p *Repair) bar() bar {
 		b.have = p.Within
 	}
 	return b
-}
-
-func (r *Report) path(target, test string) *Path {
-	for _, p := range r.Paths {
-		if p.Target == target && p.Test == test && len(p.Ratio) > 0 {
-			return p
-		}
-	}
-	return nil
 }
 
 func (r *Report) controlBars(c *Control) (all []bar) {

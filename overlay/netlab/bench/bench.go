@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/twill-net/twill/overlay/netlab"
@@ -20,6 +21,7 @@ type Options struct {
 	Batcher  string // test binary of backend/kernel, the writer of the limit; empty: without
 	Peer     string // a flanneld beside Twill; empty: none
 	PeerCNI  string // its CNI plugin; empty: none, and no pods of it
+	NFTables bool   // EnableNFTables in the network config: a peer daemon uses nftables; Twill does anyway
 	Sizes    []Size
 	Reps     int // of each test of the data path, and of each repair
 	Pods     int // of each CNI measurement
@@ -105,8 +107,12 @@ func (b *bench) inLab(ctx context.Context, part func(*bench, context.Context) er
 		return err
 	}
 	b.dir = filepath.Join(temp, "lab")
+	netConf := NetConf
+	if b.opts.NFTables {
+		netConf = strings.Replace(NetConf, "{", `{"EnableNFTables":true,`, 1)
+	}
 	b.lab, err = netlab.New(ctx, netlab.Options{
-		Dir: b.dir, Nodes: 6, Underlay: netlab.IPv4Only, Overlay: netlab.IPv4Only, NetConf: NetConf, Binaries: b.opts.Binaries,
+		Dir: b.dir, Nodes: 8, Underlay: netlab.IPv4Only, Overlay: netlab.IPv4Only, NetConf: netConf, Binaries: b.opts.Binaries,
 	})
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(temp))

@@ -144,20 +144,3 @@ func (r *Report) survivalTable(w io.Writer) {
 	}
 	t.write(w)
 }
-
-func (r *Report) pathTable(w io.Writer) {
-	if len(r.Paths) == 0 {
-		return
-	}
-	fmt.Fprint(w, "## Data path\n\nPod to pod between two nodes, as ratio to node to node without pods measured immediately before; one thread on one CPU holds both ends. "+
-		"Round trips: µs, lower is better; the others: higher is better. hand-made: a VXLAN by ip and bridge with the same bridge, masquerade and forward rules, without VTEP hygiene.\n\n![data path](datapath.svg)\n\n")
-	t := table{head: []string{"test", "unit", "host", "target", "absolute", "× host", "errors"}}
-	for _, p := range r.Paths {
-		if len(p.Ratio) == 0 {
-			t.add(p.Test, p.Unit, spread(p.Value, 1), "", "", "", "")
-			continue
-		}
-		t.add("", "", "", p.Target, spread(p.Value, 1), spread(p.Ratio, 2), fmt.Sprint(p.Errors))
-	}
-	t.write(w)
-}

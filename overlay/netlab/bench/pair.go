@@ -23,30 +23,39 @@ type pair struct {
 
 // newPair starts the contender's daemon on its node and the next one, and a
 // pod on each; without a CNI plugin of the daemon, no pods.
-func (b *bench) newPair(ctx context.Context, c contender) (_ *pair, err error) {
-	p := &pair{name: c.name, daemon: c.daemon}
-	first := 2*b.number(c) + 1
-	p.places[0] = c.place
-	if p.places[1], err = newPlace(ctx, b.lab.Node(first+1), b.opts.Program); err != nil {
-		return nil, err
+func (b *bench) newPair(ctx context.Context, c contender) (*pair, error) {
+	return b.pairOn(ctx, c.daemon, 2*b.number(c)+1, c.place)
+}
+
+// pairOn does it on the nodes from a number on, of which the first may be a
+// place already.
+func (b *bench) pairOn(ctx context.Context, d daemon, first int, at *place) (_ *pair, err error) {
+	p := &pair{name: d.name, daemon: d, places: [2]*place{at}}
+	for i := range p.places {
+		if p.places[i] != nil {
+			continue
+		}
+		if p.places[i], err = newPlace(ctx, b.lab.Node(first+i), b.opts.Program); err != nil {
+			return nil, err
+		}
 	}
 	for i, at := range p.places {
-		if p.runs[i], err = at.start(ctx, c.daemon); err != nil {
+		if p.runs[i], err = at.start(ctx, d); err != nil {
 			return nil, err
 		}
 		if err := p.runs[i].awaitReady(ctx, 20*time.Second); err != nil {
 			return nil, err
 		}
 	}
-	if c.name == peerName {
+	if d.name == peerName {
 		if b.opts.PeerCNI == "" {
 			return p, nil
 		}
-		if err := os.Symlink(b.opts.PeerCNI, c.Path("/opt/cni/bin/flannel")); err != nil {
+		if err := os.Symlink(b.opts.PeerCNI, p.places[0].Path("/opt/cni/bin/flannel")); err != nil {
 			return nil, err
 		}
 	}
-	err = p.addPods(ctx, [2]string{c.conf, c.conf})
+	err = p.addPods(ctx, [2]string{d.conf, d.conf})
 	return p, err
 }
 

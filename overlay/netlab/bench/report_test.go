@@ -32,7 +32,7 @@ func TestReport(t *testing.T) {
 		},
 		Paths: []*Path{
 			{Target: "host", Test: "tcprr1", Unit: "µs", Better: "lower", Value: []float64{12}},
-			{Target: "twill", Test: "tcprr1", Unit: "µs", Better: "lower", Value: []float64{24}, Ratio: []float64{2.0}},
+			{Target: "twill", Test: "tcprr1", Unit: "µs", Better: "lower", Bar: true, Value: []float64{24}, Ratio: []float64{2.0}},
 			{Target: "hand-made", Test: "tcprr1", Unit: "µs", Better: "lower", Value: []float64{23}, Ratio: []float64{1.9}},
 		},
 	}
@@ -62,4 +62,22 @@ func TestReport(t *testing.T) {
 		require.NotContains(t, svg, "NaN", name)
 		require.NotContains(t, svg, "Inf", name)
 	}
+}
+
+func TestPathCosts(t *testing.T) {
+	t.Parallel()
+	r := &Report{Paths: []*Path{
+		{Target: "twill", Test: "crr1", Better: higher, Bar: true, Ratio: []float64{0.5, 0.4}},
+		{Target: handTarget, Test: "crr1", Better: higher, Bar: true, Ratio: []float64{0.55, 0.42}},
+		{Target: peerName, Test: "crr1", Better: higher, Bar: true, Ratio: []float64{0.25, 0.4}},
+		{Target: "twill", Test: "crr1 p99", Better: lower, Ratio: []float64{2, 3}},
+		{Target: handTarget, Test: "crr1 p99", Better: lower, Ratio: []float64{1, 1}},
+	}}
+	require.InDeltaSlice(t, []float64{1.1, 1.05}, r.Paths[0].over(r.Paths[1]), 1e-9)
+	require.InDeltaSlice(t, []float64{2, 3}, r.Paths[3].over(r.Paths[4]), 1e-9)
+	require.Empty(t, r.Paths[0].over(r.path(nakedTarget, "crr1")))
+	bars := r.pathBars()
+	require.Len(t, bars, 2)
+	require.InDelta(t, 1.075, bars[0].have, 1e-9)
+	require.InDelta(t, 0.75, bars[1].have, 1e-9)
 }

@@ -42,6 +42,7 @@ func run(ctx context.Context, args []string) error {
 	batcher := fs.String("batcher", "", "test `binary` of backend/kernel, which writes in batches for the limit")
 	peer := fs.String("peer", "", "flanneld `binary` to measure beside")
 	peerCNI := fs.String("peer-cni", "", "its CNI plugin")
+	nft := fs.Bool("nftables", false, "a peer daemon uses nftables; Twill does anyway (EnableNFTables in the network config)")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -59,6 +60,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	o.Binaries, o.Program, o.Log = netlab.BinariesIn(dir), self, os.Stderr
 	o.Batcher, o.Peer, o.PeerCNI = absolute(*batcher), absolute(*peer), absolute(*peerCNI)
+	o.NFTables = *nft
 	if *only != "" {
 		o.Only = strings.Split(*only, ",")
 	}
