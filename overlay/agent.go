@@ -92,7 +92,7 @@ const (
 	taskSweep  = "sweep"
 	taskMemory = "last good state"
 	taskRecall = "recall"
-	taskCalm   = "memory"
+	taskCalm   = "calm"
 )
 
 // Config is what an Agent is made of.
@@ -122,6 +122,10 @@ type Config struct {
 
 	// Drops returns how many packets the guard dropped, by reason; nil without one.
 	Drops func(ctx context.Context) (map[string]uint64, error)
+
+	// Calm is called some seconds after a start or another burst of changes;
+	// nil for nothing.
+	Calm func()
 
 	HealthAddr netip.AddrPort // of /healthz, /readyz, /metrics; port 0: off
 	Socket     string         // of the status; "": off
@@ -184,13 +188,15 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 		partLease:  a.hold,
 		taskKernel: a.watches.kernel.around(func(ctx context.Context) error { return a.kernel.Watch(ctx, a.onEvent) }),
 		taskRules:  a.watches.rules.around(func(ctx context.Context) error { return a.firewall.Watch(ctx, a.onRules) }),
-		taskCalm:   a.calm,
 	}
 	if a.guard != nil {
 		tasks[taskGuard] = a.watches.guard.around(func(ctx context.Context) error { return a.guard.Watch(ctx, a.onGuard) })
 	}
 	if a.cfg.LastGood != "" {
 		tasks[taskMemory], tasks[taskRecall] = a.remember, a.recall
+	}
+	if a.cfg.Calm != nil {
+		tasks[taskCalm] = a.calm
 	}
 	if a.cfg.PodLinks != nil {
 		tasks[taskSweep] = a.sweep

@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"context"
-	"runtime/debug"
 	"time"
 )
 
@@ -13,9 +12,9 @@ const (
 	burstQuiet = 10 * time.Second
 )
 
-// burst notes that a pass made that many changes.
-func (a *Agent) burst(changes int) {
-	if changes < burstSize {
+// burst notes a pass that made that many changes, or was the first to make all.
+func (a *Agent) burst(changes int, first bool) {
+	if changes < burstSize && !first {
 		return
 	}
 	select {
@@ -24,9 +23,7 @@ func (a *Agent) burst(changes int) {
 	}
 }
 
-// calm gives the memory that a start or another burst took back to the system,
-// once it is over. The runtime does so by itself, but takes minutes, and what
-// the next collections may use it keeps.
+// calm calls Config.Calm when a start or another burst is over.
 func (a *Agent) calm(ctx context.Context) error {
 	for {
 		select {
@@ -44,6 +41,6 @@ func (a *Agent) calm(ctx context.Context) error {
 				more = false
 			}
 		}
-		debug.FreeOSMemory()
+		a.cfg.Calm()
 	}
 }

@@ -65,11 +65,12 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 	}
 	steps = a.inTurn(now, steps)
 	links = a.apply(ctx, now, steps)
-	a.burst(len(steps))
 	if ctx.Err() != nil {
 		return true, true, true
 	}
-	s.settled = s.settled || s.inSync && s.full == everything
+	settled := s.settled || s.inSync && s.full == everything
+	a.burst(len(steps), settled != s.settled)
+	s.settled = settled
 	guard = guard && !s.guardBroken
 	s.guardBroken = false
 	s.full = scope{kernel: !links, guard: !guard} // when a link is there, all that hangs on it is missing

@@ -193,7 +193,7 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
 		HealthAddr: health, Socket: o.socket,
 		Log: log, Metrics: reg, Manager: sdnotify.New(log),
-		CNIConfDir: o.cniConfDir,
+		CNIConfDir: o.cniConfDir, Calm: calm(os.LookupEnv),
 	}, nil
 }
 
