@@ -2,10 +2,13 @@ package guard_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -263,6 +266,45 @@ func TestRewriteUnderTraffic(t *testing.T) {
 			require.NoError(t, err)
 			before[string(hygiene.ReasonStranger)] += strangers
 			n.counted(t, before)
+			return
+		default:
+		}
+	}
+}
+
+// While somebody flushes the ruleset again and again, and all is put back, no
+// packet of a peer is dropped: permits are there before the guard.
+func TestFlushUnderTraffic(t *testing.T) {
+	t.Parallel()
+	n := newTopology(t)
+	device := n.node.tap(t, "twill.1")
+	want := n.node.observe(t)
+	maps.Copy(want, many(1500)) // several transactions
+	want[dual.Key()] = dual
+	tables := n.node.tables()
+	done := make(chan error)
+	go func() {
+		for range 15 {
+			if err := n.node.Do(func() error { return exec.Command("nft", "flush", "ruleset").Run() }); err != nil {
+				done <- err
+				return
+			}
+			have, err := tables.Observe(context.Background())
+			if err = errors.Join(append(tables.Apply(context.Background(), backend.Diff(want, have)), err)...); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for i := 0; ; i++ {
+		text := fmt.Sprintf("packet %d.", i)
+		n.outside.send(t, at[0].peer, at[0].uplink, 8472, vxlan(1, inner(at[0].remote, at[0].pod1, text)))
+		device.awaits(t, text)
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+			require.Equal(t, want, n.node.observe(t))
 			return
 		default:
 		}
