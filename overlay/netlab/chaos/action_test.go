@@ -28,7 +28,7 @@ type fault struct {
 	do      func(context.Context) error
 	hold    time.Duration               // how long it lasts
 	undo    func(context.Context) error // ends it; nil: nothing to end, or not by us
-	after   func(context.Context) error // what must come true afterwards; nil: the invariants alone
+	after   func(context.Context) error // what has to be done, again and again, until all is well; nil: nothing
 }
 
 // touch names flows.

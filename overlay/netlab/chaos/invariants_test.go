@@ -31,15 +31,18 @@ func (w *world) settle(ctx context.Context, faults []fault) error {
 	defer cancel()
 	var fatal error
 	err := poll(ctx, 50*time.Millisecond, func() error {
+		for _, f := range faults {
+			if f.after == nil {
+				continue
+			}
+			if err := f.after(ctx); err != nil {
+				return err
+			}
+		}
 		err := w.check(ctx)
 		if errors.Is(err, errShared) {
 			fatal = err
 			return nil
-		}
-		for _, f := range faults {
-			if err == nil && f.after != nil {
-				err = f.after(ctx)
-			}
 		}
 		return err
 	})

@@ -165,14 +165,20 @@ func (w *world) replaceData(ctx context.Context, change func(context.Context) er
 }
 
 // followLeases makes the pods of nodes anew that have another subnet than
-// their pods; it reports an error when it did, so that all is checked again.
+// their pods. Until then such a node is not well.
 func (w *world) followLeases(ctx context.Context, ms []*member) error {
 	for _, m := range ms {
-		if m.up && !m.record.Subnets[0].Contains(m.pods[0].Addrs[0]) {
+		if !m.up {
+			continue
+		}
+		s, err := m.status(ctx)
+		if err != nil {
+			return err
+		}
+		if len(s.Stranded) > 0 {
 			if err := w.renewPods(ctx, m); err != nil {
 				return err
 			}
-			return fmt.Errorf("%s has new pods", m.Name)
 		}
 	}
 	return nil
