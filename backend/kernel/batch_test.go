@@ -115,7 +115,8 @@ func TestApplyDeviceGone(t *testing.T) {
 	inner := link(subnet.IPv4)
 	inner.Parent, inner.MTU = outer.Name, 1400 // goes with it
 	outer.MAC = mac(2)
-	ns.reach(backend.NewState(outer, inner))
+	ns.apply(puts([]backend.Object{outer, inner})...) // in this order, which Diff does not know
+	same(t, backend.NewState(outer, inner), ns.observe())
 
 	var changes []backend.Change
 	add := func(first, last int) {

@@ -144,3 +144,23 @@ func (k *Kernel) echoes(ctx context.Context, want backend.State, write func() er
 	}
 	return err
 }
+
+// What Observe takes, and leaves to the garbage collector.
+func BenchmarkObserve(b *testing.B) {
+	inFreshNetns(func() {
+		k, _, err := withDevice(b.Context())
+		if !assert.NoError(b, err) {
+			return
+		}
+		defer unix.Close(int(k.netns))
+		defer k.Close()
+		assert.NoError(b, k.applyAll(b.Context(), leading(ways(20000, 0), nil)))
+		b.ReportAllocs()
+		from := cpu()
+		for b.Loop() {
+			_, err := k.Observe(b.Context(), nil)
+			assert.NoError(b, err)
+		}
+		b.ReportMetric(float64((cpu()-from).Microseconds())/float64(b.N), "cpu-us/op")
+	})
+}

@@ -35,6 +35,8 @@ func TestForeignIsLeftAlone(t *testing.T) {
 	} {
 		ns.run(command)
 	}
+	// The kernel adds the route of an IPv6 address when it gets round to it.
+	eventually(t, "the route of fe80::77", func() bool { return ns.run("ip -6 route show table local fe80::77") != "" })
 	show := "ip route show table all; ip -6 route show table all; ip neigh show; ip neigh show proxy; bridge fdb show; ip address show | grep -v valid_lft"
 	same(t, node(2), ns.observe())
 	ns.reach(node(2))

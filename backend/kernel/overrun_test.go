@@ -18,12 +18,14 @@ func TestNothingIsLostAfterOverrun(t *testing.T) {
 	k := ns.kernel(kernel.Config{ReceiveBuffer: 1})
 	r := &recorder{t: t}
 	gate := make(chan struct{})
-	overrun := make(chan struct{}, 100)
+	overrun, held := make(chan struct{}, 100), make(chan struct{})
 	first := true
 	r.follow(k, func(e backend.Event) {
 		r.add(e)
 		if e.Resync && e.Key == (backend.Key{}) && !first {
 			overrun <- struct{}{}
+			<-held // and not by the gate, which the loop below may just be opening
+			return
 		}
 		first = false
 		<-gate
@@ -47,6 +49,7 @@ func TestNothingIsLostAfterOverrun(t *testing.T) {
 	gone := peer(subnet.IPv4, 1)[2]
 	require.NoError(t, ns.delete(gone))
 	r.forget()
+	close(held)
 	close(gate)
 	ok := waitUntil(time.Now().Add(5*time.Second), func() bool {
 		e, ok := r.last(gone.Key())
