@@ -48,15 +48,32 @@ func (t *Tables) Apply(ctx context.Context, changes []backend.Change) []error {
 		}
 		return errs
 	}
+	// A packet keeps to the rules of the generation that it has met first, but
+	// looks into the sets of the newest (nft_do_chain and nft_genmask_cur in
+	// net/netfilter). If elements went before the rules or with them, one under
+	// way would find no permit, and be dropped.
+	first := slices.IndexFunc(changes, unguards)
+	if first >= 0 {
+		t.try(ctx, tables, changes[first:first+1], errs[first:first+1])
+	}
+	t.inOrder(ctx, tables, changes[:max(0, first)], errs[:max(0, first)])
+	t.inOrder(ctx, tables, changes[first+1:], errs[first+1:])
+	if first >= 0 {
+		t.clear(ctx)
+	}
+	return errs
+}
+
+// unguards reports whether a change deletes a Guard.
+func unguards(c backend.Change) bool { return c.Want == nil && isGuard(c) }
+
+// inOrder applies changes as transactions.
+func (t *Tables) inOrder(ctx context.Context, tables []nfnetlink.Table, changes []backend.Change, errs []error) {
 	for i := 0; i < len(changes); {
 		n := transactionLength(changes[i:])
 		t.try(ctx, tables, changes[i:i+n], errs[i:i+n])
 		i += n
 	}
-	if slices.ContainsFunc(changes, func(c backend.Change) bool { return c.Want == nil && isGuard(c) }) {
-		t.clear(ctx)
-	}
-	return errs
 }
 
 // transactionLength returns how many of the first changes are one transaction.
