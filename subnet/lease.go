@@ -65,6 +65,7 @@ type Claim struct {
 	BackendType string
 	BackendData PerFamily[string]
 	Previous    PerFamily[netip.Prefix] // preferred while nobody holds them
+	InUse       bool                    // Previous were ours until now, and pods have addresses of them
 }
 
 // Announcement returns the lease that the claim makes of the subnets.

@@ -59,7 +59,7 @@ func (h *holder) run(ctx context.Context) error {
 			return err
 		}
 		h.log.WithFields(logrus.Fields{"lease": h.own.held.Key, "reason": lost.reason}).Warn("Our lease is not as we wrote it; acquiring it again")
-		h.claim.Previous = h.own.held.Lease.Subnets
+		h.claim.Previous, h.claim.InUse = h.own.held.Lease.Subnets, true
 		if time.Since(since) > retakeOK {
 			pace.Reset()
 			retakes = 0

@@ -45,7 +45,9 @@ func Parked(l subnet.Lease) subnet.Lease {
 
 // Choose decides from a complete list: the node's own record again, a
 // reservation first, if its subnets serve the config; else new subnets,
-// c.Previous preferred. The node's own are the records with its name; without
+// c.Previous preferred. While c.Previous are in use, and free, they come before
+// a record of ours with others: a store that was restored from a backup has
+// what we held once. The node's own are the records with its name; without
 // a name those with one of its public IPs (a flannel's on this machine, or a
 // reservation made for one); and of another name those with its machine ID and
 // public IP (this node before it was renamed).
@@ -71,11 +73,16 @@ func Choose(c subnet.Claim, records []subnet.Record) (Choice, error) {
 	}
 	slices.SortFunc(own, func(a, b subnet.Record) int { return preference(c, a, b) })
 
+	keep := false
+	if c.InUse {
+		got, err := subnet.Allocate(c.Config, c.Node, c.Previous, subnets(others))
+		keep = err == nil && got == c.Previous
+	}
 	var choice Choice
 	for _, r := range own {
 		err := serves(c, r, others)
 		switch {
-		case err == nil && !choice.Taken:
+		case err == nil && !choice.Taken && (!keep || r.Reserved || r.Lease.Subnets == c.Previous):
 			choice.Taken, choice.Own, choice.Key = true, r, r.Key
 			choice.Lease = c.Announcement(r.Lease.Subnets)
 			choice.Lease.Extra = r.Lease.Extra

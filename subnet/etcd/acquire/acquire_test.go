@@ -152,6 +152,35 @@ func TestPreviousSubnetsAreKept(t *testing.T) {
 	require.True(t, got.Lease.Subnets[subnet.IPv6].IsValid())
 }
 
+// A store that was restored from a backup has a record of ours of former times.
+func TestSubnetsInUseAreKept(t *testing.T) {
+	t.Parallel()
+	older := record(t, "10.5.9.0-24", `{"NodeName":"n1"}`, 1, false)
+	for name, tt := range map[string]struct {
+		inUse  bool
+		others []subnet.Record
+		key    string
+		delete []string
+	}{
+		"in use":               {true, nil, "10.5.7.0-24", []string{"10.5.9.0-24"}},
+		"from an earlier run":  {false, nil, "10.5.9.0-24", nil},
+		"another's by now":     {true, []subnet.Record{record(t, "10.5.7.0-24", `{"NodeName":"n2"}`, 1, false)}, "10.5.9.0-24", nil},
+		"a reservation beside": {true, []subnet.Record{record(t, "10.5.8.0-24", `{"NodeName":"n1"}`, 1, true)}, "10.5.8.0-24", []string{"10.5.9.0-24"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := subnet.Claim{
+				Node: "n1", BackendType: subnet.BackendVXLAN, Config: parse(t, `{"Network": "10.5.0.0/16"}`),
+				Previous: subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.5.7.0/24")}, InUse: tt.inUse,
+			}
+			got, err := acquire.Choose(c, append(tt.others, older))
+			require.NoError(t, err)
+			require.Equal(t, tt.key, got.Key)
+			require.ElementsMatch(t, tt.delete, keys(got.Delete))
+		})
+	}
+}
+
 func TestDuplicate(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
