@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"runtime"
 	"slices"
 	"sync/atomic"
@@ -163,4 +164,60 @@ func BenchmarkObserve(b *testing.B) {
 		}
 		b.ReportMetric(float64((cpu()-from).Microseconds())/float64(b.N), "cpu-us/op")
 	})
+}
+
+// One peer that comes and goes among others: a call of Apply each.
+func BenchmarkOnePeer(b *testing.B) {
+	inFreshNetns(func() {
+		k, _, err := withDevice(b.Context())
+		if !assert.NoError(b, err) {
+			return
+		}
+		defer unix.Close(int(k.netns))
+		defer k.Close()
+		assert.NoError(b, k.applyAll(b.Context(), leading(ways(1000, 0), nil)))
+		all, but := ways(1001, 0), ways(1000, 0)
+		come, leave := leading(all, but), leading(but, all)
+		from := cpu()
+		for b.Loop() {
+			assert.NoError(b, k.applyAll(b.Context(), come))
+			assert.NoError(b, k.applyAll(b.Context(), leave))
+		}
+		b.ReportMetric(float64((cpu()-from).Nanoseconds())/float64(b.N)/2, "cpu-ns/peer")
+	})
+}
+
+// What reading, comparing and writing take after a device with 5 000 peers went
+// down or away.
+func BenchmarkRepair(b *testing.B) {
+	for name, damage := range map[string]string{"down": "ip link set twill.1 down", "deleted": "ip link del twill.1"} {
+		b.Run(name, func(b *testing.B) {
+			inFreshNetns(func() { repair(b, damage) })
+		})
+	}
+}
+
+func repair(b *testing.B, damage string) {
+	k, _, err := withDevice(b.Context())
+	if !assert.NoError(b, err) {
+		return
+	}
+	defer unix.Close(int(k.netns))
+	defer k.Close()
+	assert.NoError(b, k.applyAll(b.Context(), leading(ways(5000, 0), nil)))
+	want, err := k.Observe(b.Context(), nil)
+	assert.NoError(b, err)
+	var spent time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		out, err := exec.Command("sh", "-c", damage).CombinedOutput()
+		assert.NoError(b, err, string(out))
+		b.StartTimer()
+		from := cpu()
+		have, err := k.Observe(b.Context(), nil)
+		assert.NoError(b, err)
+		assert.NoError(b, k.applyAll(b.Context(), backend.Diff(want, have)))
+		spent += cpu() - from
+	}
+	b.ReportMetric(float64(spent.Microseconds())/float64(b.N)/1000, "cpu-ms/op")
 }

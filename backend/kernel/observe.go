@@ -27,7 +27,13 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []string) (backend.State, 
 	}
 	name := func(index int) string { return names[index] }
 
-	state := backend.State{}
+	routes, err := k.routes(ctx, ours)
+	if err != nil {
+		return nil, err
+	}
+	// A route, a neighbour and an FDB entry for each peer: a map that grows to
+	// that leaves its former selves to the garbage collector.
+	state := make(backend.State, 3*len(routes)+len(devices))
 	for _, d := range devices {
 		if !d.ours {
 			continue
@@ -36,10 +42,6 @@ func (k *Kernel) Observe(ctx context.Context, sysctls []string) (backend.State, 
 		if err := k.observeOn(ctx, d, state); err != nil {
 			return nil, err
 		}
-	}
-	routes, err := k.routes(ctx, ours)
-	if err != nil {
-		return nil, err
 	}
 	for _, r := range routes {
 		if r.tos == 0 {
