@@ -5,16 +5,17 @@ import (
 	"time"
 )
 
-// A pass of so many changes leaves much behind that no later one needs, and
-// after so long without another all of it is done with.
+// A pass which changes or looks at so many objects leaves much behind that the
+// next one does not need, and after so long without another all of it is done with.
 const (
 	burstSize  = 1000
-	burstQuiet = 10 * time.Second
+	burstQuiet = 2 * time.Second
 )
 
-// burst notes a pass that made that many changes, or was the first to make all.
-func (a *Agent) burst(changes int, first bool) {
-	if changes < burstSize && !first {
+// burst notes a pass that changed or looked at that many objects, or was the
+// first to make all.
+func (a *Agent) burst(objects int, first bool) {
+	if objects < burstSize && !first {
 		return
 	}
 	select {
@@ -23,7 +24,7 @@ func (a *Agent) burst(changes int, first bool) {
 	}
 }
 
-// calm calls Config.Calm when a start or another burst is over.
+// calm calls Config.Calm when a burst is over.
 func (a *Agent) calm(ctx context.Context) error {
 	for {
 		select {

@@ -22,7 +22,7 @@ type Control struct {
 	BurstMod   []float64 // 1 000 leases changed
 	BurstDel   []float64 // 1 000 leases deleted
 	LeakedFDB  []float64 // entries that lead nowhere after the bursts
-	RSS        []float64 // MiB, after all of that
+	RSS        []float64 // MiB, 5 s after all of that
 	RSSAnon    []float64 // MiB
 	IdleCPU    []float64 // percent of a core, its children included
 	Children   []float64 // child processes, then
@@ -32,13 +32,16 @@ type Control struct {
 type ControlLimit struct {
 	Peers   int
 	List    []float64 // ms, one range read of etcd
-	Serial  []float64 // ms, the same entries by backend/kernel's Apply
+	Apply   []float64 // ms, the same entries by backend/kernel's Apply
 	Batched []float64 // ms, the same entries batched over one netlink socket
 	Put     []float64 // ms, 1 000 leases put at once where no daemon watches
 }
 
 // burst is how many peers come, change and go at once.
 const burst = 1000
+
+// calm is how long a daemon is left alone before its memory is looked at.
+const calm = 5 * time.Second
 
 // rest is how long everything is left alone between two measurements.
 const rest = 300 * time.Millisecond
@@ -100,7 +103,7 @@ func (b *bench) controlLimit(ctx context.Context, l *ControlLimit) error {
 		return err
 	}
 	l.Put = append(l.Put, float64(wrote.To-wrote.From)/1e6)
-	l.List, l.Serial = append(l.List, list), append(l.Serial, write.Serial)
+	l.List, l.Apply = append(l.List, list), append(l.Apply, write.Apply)
 	if write.Batched > 0 {
 		l.Batched = append(l.Batched, write.Batched)
 	}
@@ -251,7 +254,7 @@ func (b *bench) changes(ctx context.Context, c contender, r *Control, size Size)
 
 // idle leaves the daemon alone.
 func (b *bench) idle(ctx context.Context, d *running, r *Control, size Size) error {
-	pause(ctx, rest)
+	pause(ctx, calm)
 	before, err := d.usage(ctx)
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ type LimitArgs struct {
 // Limit is what the machine needs to write the ways to so many peers into the
 // kernel, with nothing else to do: milliseconds.
 type Limit struct {
-	Serial  float64 // backend/kernel's Apply: one socket, each message waits for its acknowledgement
+	Apply   float64 // backend/kernel's Apply, as the daemon calls it
 	Batched float64 // one socket, many messages in each send
 }
 
@@ -35,8 +35,8 @@ func (p *probe) Limit(a LimitArgs, l *Limit) error {
 	if err := p.Run(fmt.Sprintf(script, limitNetns), new(string)); err != nil {
 		return err
 	}
-	serial, err := p.applyAll(a.Peers)
-	l.Serial = serial
+	apply, err := p.applyAll(a.Peers)
+	l.Apply = apply
 	if err := errors.Join(err, p.Run("ip netns del "+limitNetns, new(string))); err != nil || a.Batcher == "" {
 		return err
 	}

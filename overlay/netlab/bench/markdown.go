@@ -59,7 +59,7 @@ func (l *ControlLimit) write() float64 {
 	if len(l.Batched) > 0 {
 		return median(l.Batched)
 	}
-	return median(l.Serial)
+	return median(l.Apply)
 }
 
 // total is what no daemon can beat: one range read, and the same entries
@@ -83,10 +83,10 @@ func (r *Report) controlTables(w io.Writer) {
 		return
 	}
 	fmt.Fprint(w, "## Control path\n\nThe limit: one range read of etcd, and the same entries (a neighbour, an FDB entry and a route for each peer) written over one netlink "+
-		"socket, in batches, or each with its own acknowledgement (backend/kernel). ms.\n\n")
-	limits := table{head: []string{"peers", "range read", "batched", "acknowledged", "limit (read + fastest)", "1 000 puts"}}
+		"socket, in batches; beside it backend/kernel's Apply, as the daemon calls it. ms.\n\n")
+	limits := table{head: []string{"peers", "range read", "batched", "by Apply", "limit (read + batched)", "1 000 puts"}}
 	for _, l := range r.Limits {
-		limits.add(fmt.Sprint(l.Peers), spread(l.List, 1), spread(l.Batched, 1), spread(l.Serial, 1), fmt.Sprintf("%.1f", l.total()), spread(l.Put, 0))
+		limits.add(fmt.Sprint(l.Peers), spread(l.List, 1), spread(l.Batched, 1), spread(l.Apply, 1), fmt.Sprintf("%.1f", l.total()), spread(l.Put, 0))
 	}
 	limits.write(w)
 	fmt.Fprint(w, "Cold start: process start to all routes, neighbours and FDB entries. Warm restart: process start to the way to the one peer that came meanwhile; "+

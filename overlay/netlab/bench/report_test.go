@@ -25,7 +25,7 @@ func TestReport(t *testing.T) {
 	t.Parallel()
 	r := &Report{
 		Load:   "0.1 0.2 0.3",
-		Limits: []*ControlLimit{{Peers: 1000, List: []float64{10}, Serial: []float64{50}, Batched: []float64{20}, Put: []float64{80}}, {Peers: 20000, List: []float64{100}, Serial: []float64{500}, Put: []float64{80}}},
+		Limits: []*ControlLimit{{Peers: 1000, List: []float64{10}, Apply: []float64{50}, Batched: []float64{20}, Put: []float64{80}}, {Peers: 20000, List: []float64{100}, Apply: []float64{500}, Put: []float64{80}}},
 		Control: []*Control{
 			{Daemon: "twill", Peers: 20000, Cold: []float64{2700}, Warm: []float64{600}, WarmWrites: []float64{0}, One: One{Event: []float64{1}, Add: []float64{1.5, 1.6, 1.7}}},
 			{Daemon: peerName, Peers: 20000, Cold: []float64{28000}, One: One{Event: []float64{1}, Add: []float64{4}}},
