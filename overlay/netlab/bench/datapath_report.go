@@ -67,10 +67,11 @@ func (r *Report) pathTable(w io.Writer) {
 	}
 	t.write(w)
 	fmt.Fprint(w, "What Twill costs over another, round by round (above 1: Twill is the slower one).\n\n")
-	costs := table{head: []string{"test", "over the hand-made", "over itself without hygiene", "over the peer daemon"}}
+	costs := table{head: []string{"test", "over the hand-made", "over itself without hygiene", "over the peer daemon", "without hygiene over the peer daemon"}}
 	for _, p := range r.Paths {
 		if p.Target == "twill" {
-			costs.add(p.Test, spread(p.over(r.path(handTarget, p.Test)), 3), spread(p.over(r.path(nakedTarget, p.Test)), 3), spread(p.over(r.path(peerName, p.Test)), 3))
+			naked, peer := r.path(nakedTarget, p.Test), r.path(peerName, p.Test)
+			costs.add(p.Test, spread(p.over(r.path(handTarget, p.Test)), 3), spread(p.over(naked), 3), spread(p.over(peer), 3), spread(naked.over(peer), 3))
 		}
 	}
 	costs.write(w)
