@@ -164,6 +164,13 @@ func (d *desired) peers() int {
 	return n
 }
 
+// objects returns how many objects we want.
+func (d *desired) objects() int {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.kernel.Len() + d.guard.Len()
+}
+
 // nodes returns for which nodes there are plans.
 func (d *desired) nodes() []string {
 	d.mu.RLock()

@@ -69,7 +69,11 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 		return true, true, true
 	}
 	settled := s.settled || s.inSync && s.full == everything
-	a.burst(len(steps), settled != s.settled)
+	objects := len(steps)
+	if !s.full.empty() {
+		objects = max(objects, a.desired.objects())
+	}
+	a.burst(objects, settled != s.settled)
 	s.settled = settled
 	guard = guard && !s.guardBroken
 	s.guardBroken = false
