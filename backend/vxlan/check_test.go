@@ -108,7 +108,7 @@ func TestRefusedByName(t *testing.T) {
 	} {
 		records = append(records, subnet.Record{Key: r.key, Lease: flannel(t, r.key, r.value), Created: int64(i)})
 	}
-	s := subnet.NewSnapshot("a", nil)
+	s := subnet.NewSnapshot("a")
 	s.SetOwn(a.lease, a.Check)
 	s.Replace(records)
 	require.Equal(t, []string{"192.0.2.2", "192.0.2.5", "nine"}, s.Peers())

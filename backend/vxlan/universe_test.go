@@ -30,7 +30,7 @@ func TestNoTwoWantOneKey(t *testing.T) {
 		under := underlay(pick(u, []string{"192.0.2.1"}, []string{"2001:db8::1"}, []string{"192.0.2.1", "2001:db8::1"})...)
 		under.OnLink = pick(u, nil, []backend.HostRoute{hostRoute("192.0.2.0/29", "", "eth0"), hostRoute("2001:db8::/125", "", "eth0")})
 		a := newNode(t, cfg, under, "a", 1)
-		s := subnet.NewSnapshot("a", nil)
+		s := subnet.NewSnapshot("a")
 		s.SetOwn(a.lease, a.Check)
 		s.Replace(u.records(t, cfg))
 		refused += len(s.Refused())

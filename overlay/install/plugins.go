@@ -85,7 +85,7 @@ func replace(source, target string) error {
 	if err != nil {
 		return err
 	}
-	defer out.Cleanup()
+	defer func() { _ = out.Cleanup() }() // nothing to do once it is in place
 	if _, err := io.Copy(out, in); err != nil {
 		return err
 	}

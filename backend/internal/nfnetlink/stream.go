@@ -41,7 +41,7 @@ func (s *stream) next(each func(netlink.Message) error) error {
 		n, failed = unix.Read(int(fd), s.buffer)
 		return !errors.Is(failed, unix.EAGAIN) && !errors.Is(failed, unix.EINTR)
 	})
-	if err = errors.Join(err, failed); err != nil {
+	if err := errors.Join(err, failed); err != nil {
 		return err
 	}
 	if n == len(s.buffer) {

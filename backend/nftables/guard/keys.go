@@ -32,10 +32,10 @@ func (k *keys) add(key []byte) {
 	if len(k.last)+size > maxList {
 		k.full, k.last = append(k.full, k.last), nil
 	}
-	b := appendAttribute(k.last, unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, size)
-	b = appendAttribute(b, unix.NFTA_SET_ELEM_KEY|unix.NLA_F_NESTED, size-header)
-	b = appendAttribute(b, unix.NFTA_DATA_VALUE, size-2*header)
-	k.last = append(b, key...)
+	k.last = appendAttribute(k.last, unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, size)
+	k.last = appendAttribute(k.last, unix.NFTA_SET_ELEM_KEY|unix.NLA_F_NESTED, size-header)
+	k.last = appendAttribute(k.last, unix.NFTA_DATA_VALUE, size-2*header)
+	k.last = append(k.last, key...)
 }
 
 // appendAttribute appends the head of an attribute: struct nlattr (netlink(7)).

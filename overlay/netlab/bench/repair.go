@@ -39,7 +39,7 @@ var damages = []damage{
 	{"MTU changed", `ip link set $DEV mtu 1300`, `grep -q $MTU /sys/class/net/$DEV/mtu`, false},
 	{"forwarding off", `echo 0 >/proc/sys/net/ipv4/ip_forward`, `grep -q 1 /proc/sys/net/ipv4/ip_forward`, false},
 	{"rp_filter strict", `echo 1 >/proc/sys/net/ipv4/conf/$DEV/rp_filter`, `grep -q $RPF /proc/sys/net/ipv4/conf/$DEV/rp_filter`, false},
-	{"nft flush ruleset", `nft flush ruleset`, `[ $(`+ourRules+`) -ge $RULES ]`, false},
+	{"nft flush ruleset", `nft flush ruleset`, `[ $(` + ourRules + `) -ge $RULES ]`, false},
 	{"link down", `ip link set $DEV down`, "", true},
 	{linkDeleted, `ip link del $DEV`, "", true},
 }

@@ -166,7 +166,8 @@ func (r *running) again(ctx context.Context, at *place, d daemon) (*running, err
 	if err != nil {
 		return r, err
 	}
-	return next, next.awaitReady(ctx, 30*time.Second)
+	err = next.awaitReady(ctx, 30*time.Second)
+	return next, err
 }
 
 // etcdAway kills etcd and starts it again much later. A peer comes as soon as

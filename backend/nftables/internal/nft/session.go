@@ -133,7 +133,7 @@ func portOf(socket *netlink.Conn) (port uint32, err error) {
 	var address unix.Sockaddr
 	var failed error
 	err = raw.Control(func(fd uintptr) { address, failed = unix.Getsockname(int(fd)) })
-	if err = errors.Join(err, failed); err != nil {
+	if err := errors.Join(err, failed); err != nil {
 		return 0, err
 	}
 	a, ok := address.(*unix.SockaddrNetlink)
