@@ -130,7 +130,7 @@ func BenchmarkNodes(b *testing.B) {
 	for _, nodes := range []int{100, 5000} {
 		b.Run(fmt.Sprint(nodes), func(b *testing.B) {
 			s := kubetest.Start(b, "--max-mutating-requests-inflight=1000")
-			s.Grant(b, least...)
+			s.Grant(b, least(b)...)
 			each(nodes, func(i int) { s.CreateNode(b, largeNode(i)) })
 			for b.Loop() {
 				measure(b, s, nodes)

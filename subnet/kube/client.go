@@ -127,7 +127,7 @@ func (e endings) WrappedRoundTripper() http.RoundTripper { return e.RoundTripper
 type ending struct{ io.ReadCloser }
 
 func (e ending) Read(p []byte) (n int, err error) {
-	if n, err = e.ReadCloser.Read(p); err != nil && err != io.EOF { //nolint:errorlint // as io.Reader says
+	if n, err = e.ReadCloser.Read(p); err != nil && err != io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err

@@ -92,11 +92,7 @@ func TestNoServerKnown(t *testing.T) {
 func waysToTheServer(t *testing.T, b backend) {
 	b.Join(t, "n1", "10.5.1.0/24")
 	b.Announce(t, peer(t, "n1", "10.5.1.0/24"))
-	account := t.TempDir()
-	ca, err := os.ReadFile(b.server.CA)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(account, "ca.crt"), ca, 0o600))
-	require.NoError(t, os.WriteFile(filepath.Join(account, "token"), []byte(kubetest.Daemon+"\n"), 0o600))
+	account := b.server.Account(t, kubetest.Daemon+"\n")
 	u, err := url.Parse(b.server.URL)
 	require.NoError(t, err)
 	nowhere := b.server.Kubeconfig(t, "https://127.0.0.1:1", kubetest.Daemon)

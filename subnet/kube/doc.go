@@ -10,7 +10,8 @@
 // further.
 //
 // All that is ever written is the node's own Node: annotations below our prefix,
-// and the condition NetworkUnavailable, both by patches of nodes/status.
+// and the condition NetworkUnavailable, both by patches of nodes/status. Rights
+// to list and watch nodes and to patch nodes/status are all that it needs.
 //
 // What takes long (WatchConfig, WatchLeases, WatchAddresses, Hold,
 // ReportNetwork) waits by itself for an API server that cannot be reached, or

@@ -154,7 +154,7 @@ func TestServerHangs(t *testing.T) {
 	b := backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json"), change: func(c *kube.Config) { c.Health = health.take }}
 	b.Join(t, "n1", "10.5.1.0/24")
 	store := b.open(t, "n1")
-	store.SetSilence(time.Second)
+	store.SetSilence(2 * time.Second) // the Reflector lists again when a stream is shorter than a second
 	h := hold(t, store, claim(t, "n1"))
 	h.next(t)
 	v := subnettest.Watch(t, store)
@@ -178,7 +178,7 @@ func progress(t *testing.T, b backend) {
 	b.SetConfig(t, []byte("{}"))
 	b.Join(t, "n1", "10.5.1.0/24")
 	store := b.open(t, "n1")
-	store.SetSilence(1500 * time.Millisecond)
+	store.SetSilence(2 * time.Second)
 	v := subnettest.Watch(t, store)
 	hold(t, store, claim(t, "n1")).next(t)
 	stop := during(t, func(ctx context.Context) { _ = store.WatchConfig(ctx, func([]byte) {}) })

@@ -1,6 +1,7 @@
 package kube_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,7 +16,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/kube"
@@ -34,17 +37,33 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// least is all that the daemon needs to be allowed.
-var least = []kubetest.Rule{
-	{Verbs: []string{"list", "watch"}, APIGroups: []string{""}, Resources: []string{"nodes"}},
-	{Verbs: []string{"patch"}, APIGroups: []string{""}, Resources: []string{"nodes/status"}},
+// shipped returns a file that we ship for clusters.
+func shipped(t testing.TB, name string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", "dist", "kubernetes", "base", name))
+	require.NoError(t, err)
+	return b
+}
+
+// least returns all that the shipped role allows.
+func least(t testing.TB) []rbacv1.PolicyRule {
+	t.Helper()
+	for doc := range bytes.SplitSeq(shipped(t, "rbac.yaml"), []byte("\n---\n")) {
+		var role rbacv1.ClusterRole
+		require.NoError(t, yaml.Unmarshal(doc, &role))
+		if role.Kind == "ClusterRole" {
+			return role.Rules
+		}
+	}
+	require.Fail(t, "no role is shipped")
+	return nil
 }
 
 // start runs an API server on which the daemon has the least rights.
 func start(t *testing.T, args ...string) *kubetest.Server {
 	t.Helper()
 	s := kubetest.Start(t, args...)
-	s.Grant(t, least...)
+	s.Grant(t, least(t)...)
 	return s
 }
 
@@ -53,7 +72,7 @@ func start(t *testing.T, args ...string) *kubetest.Server {
 func TestOneServer(t *testing.T) {
 	s := start(t)
 	fresh := func(t *testing.T) backend {
-		s.Grant(t, least...)
+		s.Grant(t, least(t)...)
 		s.DeleteNodes(t)
 		return backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json")}
 	}

@@ -158,7 +158,7 @@ func (s *Server) await() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for {
-		code, body, err := s.do(ctx, http.MethodGet, "/readyz", "", nil)
+		code, body, err := s.do(ctx, Admin, http.MethodGet, "/readyz", "", nil)
 		if err == nil && code == http.StatusOK {
 			return nil
 		}
@@ -181,13 +181,13 @@ func (s *Server) tail() string {
 	return string(bytes.Join(lines[max(0, len(lines)-5):], []byte("\n")))
 }
 
-// do makes one request as the administrator.
-func (s *Server) do(ctx context.Context, method, path, contentType string, body []byte) (int, []byte, error) {
+// do makes one request.
+func (s *Server) do(ctx context.Context, token, method, path, contentType string, body []byte) (int, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, s.URL+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, nil, err
 	}
-	req.Header.Set("Authorization", "Bearer "+Admin)
+	req.Header.Set("Authorization", "Bearer "+token)
 	req.Header.Set("Content-Type", contentType)
 	resp, err := s.http.Do(req)
 	if err != nil {

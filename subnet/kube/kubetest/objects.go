@@ -9,7 +9,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 const nodes = "/api/v1/nodes"
@@ -24,19 +23,13 @@ func (s *Server) request(t testing.TB, method, path, contentType string, body, i
 		b, err = json.Marshal(body)
 		require.NoError(t, err)
 	}
-	code, answer, err := s.do(t.Context(), method, path, contentType, b)
+	code, answer, err := s.do(t.Context(), Admin, method, path, contentType, b)
 	require.NoError(t, err)
 	require.Contains(t, ok, code, "%s %s: %s", method, path, answer)
 	if into != nil && code < 300 {
 		require.NoError(t, json.Unmarshal(answer, into))
 	}
 	return code
-}
-
-// Apply creates an object, by its JSON, and takes one that is there already.
-func (s *Server) Apply(t testing.TB, path string, object any) {
-	t.Helper()
-	s.request(t, http.MethodPost, path, "application/json", object, nil, http.StatusCreated, http.StatusConflict)
 }
 
 // CreateNode creates a Node with its status, as its kubelet does.
@@ -98,29 +91,4 @@ func (s *Server) DeleteNode(t testing.TB, name string) {
 func (s *Server) DeleteNodes(t testing.TB) {
 	t.Helper()
 	s.request(t, http.MethodDelete, nodes, "", nil, nil, http.StatusOK)
-}
-
-// Rule is what Grant allows, as in a ClusterRole.
-type Rule struct {
-	Verbs     []string `json:"verbs"`
-	APIGroups []string `json:"apiGroups"`
-	Resources []string `json:"resources"`
-}
-
-// Grant allows the daemon this and nothing else.
-func (s *Server) Grant(t testing.TB, rules ...Rule) {
-	t.Helper()
-	const roles, name = "/apis/rbac.authorization.k8s.io/v1/clusterroles", "twilld"
-	role := struct {
-		metav1.TypeMeta   `json:",inline"`
-		metav1.ObjectMeta `json:"metadata"`
-		Rules             []Rule `json:"rules"`
-	}{metav1.TypeMeta{APIVersion: "rbac.authorization.k8s.io/v1", Kind: "ClusterRole"}, metav1.ObjectMeta{Name: name}, rules}
-	if s.request(t, http.MethodPost, roles, "application/json", role, nil, http.StatusCreated, http.StatusConflict) == http.StatusConflict {
-		s.request(t, http.MethodPut, roles+"/"+name, "application/json", role, nil, http.StatusOK)
-	}
-	s.Apply(t, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", json.RawMessage(`{
-		"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "twilld"},
-		"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "twilld"},
-		"subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "twilld"}]}`))
 }
