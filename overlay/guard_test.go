@@ -158,6 +158,10 @@ func TestPodsAreHeldToTheirAddresses(t *testing.T) {
 	for _, link := range []string{"veth2", "veth3", "veth4", "veth5"} { // c4 answers by either veth with either address
 		require.Nil(t, b.guard.get(hygiene.Pod{Link: link}.Key()), link)
 	}
+	routed := func() bool { return b.guard.get(guardKey).(hygiene.Guard).Routed }
+	require.False(t, routed(), "all are on a bridge")
+	host(b.kernel, backend.Interface{Name: "veth6", Kind: "veth", Alias: "twill:cbr0/c6/eth0/10.244.1.6/"})
+	b.eventually("one is on none", routed)
 	host(b.kernel)
-	b.eventually("it is gone", func() bool { return b.guard.get(pod.Key()) == nil })
+	b.eventually("all are gone", func() bool { return b.guard.get(pod.Key()) == nil && !routed() })
 }
