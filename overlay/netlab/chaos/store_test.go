@@ -154,9 +154,23 @@ func (w *world) replaceData(ctx context.Context, change func(context.Context) er
 	if _, err := w.etcd.Put(ctx, netlab.ConfigKey, netConf); err != nil {
 		return err
 	}
+	has := map[string]string{} // keys of the nodes that are in the store only
 	for _, r := range records {
 		if strings.HasPrefix(r.NodeName, "peer") {
+			has[r.NodeName] = r.Key
 			if err := w.put(ctx, r.Key, r); err != nil {
+				return err
+			}
+		}
+	}
+	// A node that announces itself deletes what it had before.
+	now, err := netlabtest.Records(ctx, w.etcd)
+	if err != nil {
+		return err
+	}
+	for _, r := range now {
+		if key, ok := has[r.NodeName]; ok && key != r.Key {
+			if _, err := w.etcd.Delete(ctx, netlabtest.Leases+r.Key); err != nil {
 				return err
 			}
 		}
