@@ -17,15 +17,10 @@ import (
 	"k8s.io/klog/v2"
 )
 
-const (
-	// An API server sends a bookmark a minute where nothing else happens.
-	// Three missed ones: the stream has come to nothing, or its history is no
-	// more the store's.
-	silence = 3 * time.Minute
-	// pageSize is how many Nodes a server that cannot stream a list sends at a
-	// time: some 10 MB.
-	pageSize = 500
-)
+// silence is how long a stream may tell nothing. An API server sends a bookmark
+// a minute where nothing else happens. Three missed ones: the stream has come to
+// nothing, or its history is no more the store's.
+const silence = 3 * time.Minute
 
 var errSilent = errors.New("the API server does not answer")
 
@@ -77,14 +72,13 @@ func (f *follower[T]) watch(ctx context.Context, opts metav1.ListOptions) (w wat
 	return w, err
 }
 
-// list reads a page. Its Nodes are cut down to what matters at once.
+// list reads a page, for a server that cannot stream a list. What is most of a
+// Node goes at once.
 func (f *follower[T]) list(ctx context.Context, opts metav1.ListOptions) (list runtime.Object, err error) {
 	opts.FieldSelector = f.selector
 	if opts.ResourceVersion == "0" { // what some server happens to remember may be long ago
 		opts.ResourceVersion = ""
 	}
-	opts.ResourceVersionMatch = ""
-	opts.Limit = pageSize
 	err = f.persist(ctx, func() error {
 		l, err := f.nodes(ctx, opts)
 		list = l

@@ -198,3 +198,20 @@ func progress(t *testing.T, b backend) {
 	stop()
 	require.Len(t, store.Progress(), 2, "what has ended is not waited for")
 }
+
+// A server that cannot stream a list sends it in pages.
+func TestWithoutStreamedLists(t *testing.T) {
+	s := start(t, "--feature-gates=WatchList=false")
+	b := backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json")}
+	const nodes = 600 // a page has 500
+	each(nodes, func(i int) { s.CreateNode(t, largeNode(i)) })
+	v := subnettest.Watch(t, b.open(t, "n9"))
+	eventually(t, "the list is there", func() bool { return len(v.Updates()) > 0 })
+	require.Len(t, v.Records(), nodes)
+	b.annotate(t, "n7", map[string]any{prefix + "public-ip": "192.0.2.7"})
+	eventually(t, "a change is told", func() bool { return v.Records()["n7"].Lease.PublicIPs[subnet.IPv4].String() == "192.0.2.7" })
+	b.Leave(t, "n8")
+	eventually(t, "an end is told", func() bool { _, ok := v.Records()["n8"]; return !ok })
+	full, _ := fulls(v)
+	require.Zero(t, full)
+}
