@@ -129,6 +129,8 @@ func TestRestored(t *testing.T) {
 	h := hold(t, b.open(t, "n3"), claim(t, "n3"))
 	h.next(t)
 	eventually(t, "all are there", func() bool { return len(v.Records()) == 3 })
+	b.annotate(t, "n2", map[string]any{prefix + "public-ip": "192.0.2.2"}) // a stream that told something is resumed
+	eventually(t, "a change is told", func() bool { return v.Records()["n2"].Lease.PublicIPs[subnet.IPv4].String() == "192.0.2.2" })
 
 	s.Kill()
 	s.Etcd.Stop()
