@@ -113,6 +113,17 @@ func TestWhatGoesWithAReplacedLinkIsNoRepair(t *testing.T) {
 		l, ok := b.kernel.get(backend.Key{Kind: backend.KindLink, Name: "twill.1"}).(backend.Link)
 		return ok && l.VXLAN.Port == 4789
 	})
+	b.eventually("and its routes", func() bool {
+		b.kernel.mu.Lock()
+		defer b.kernel.mu.Unlock()
+		n := 0
+		for _, c := range b.kernel.applied {
+			if c.Key() == routeKey(2) {
+				n++
+			}
+		}
+		return n == 2
+	})
 	b.kernel.set(routeKey(2), nil)
 	b.eventually("the route is back", func() bool { return b.agent.Status().Repairs.Total > 0 })
 	require.Equal(t, map[string]int{"route": 1}, b.agent.Status().Repairs.ByKind)

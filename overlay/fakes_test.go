@@ -21,7 +21,8 @@ import (
 )
 
 // memKernel is a kernel of maps: it keeps what it is told, echoes each write
-// as a notification, and lets a test change things behind our back.
+// as a notification, but for those which the real one does not tell, and lets a
+// test change things behind our back.
 type memKernel struct {
 	order   sync.Mutex // of changes and their notifications, which is one in the real kernel too
 	mu      sync.Mutex
@@ -96,13 +97,15 @@ func (k *memKernel) apply(c backend.Change) error {
 		k.deleted = append(k.deleted, c.Key())
 	}
 	k.mu.Unlock()
-	k.set(c.Key(), c.Want)
+	k.change(c.Key(), c.Want, c.Key().Kind < backend.KindNeighbor || c.Key().Kind > backend.KindRoute)
 	return nil
 }
 
 // set changes one object, as anybody might, and notifies. A link that goes
 // takes everything on it along, silently, as the real one does with routes.
-func (k *memKernel) set(key backend.Key, o backend.Object) {
+func (k *memKernel) set(key backend.Key, o backend.Object) { k.change(key, o, true) }
+
+func (k *memKernel) change(key backend.Key, o backend.Object, told bool) {
 	k.order.Lock()
 	defer k.order.Unlock()
 	k.mu.Lock()
@@ -115,7 +118,7 @@ func (k *memKernel) set(key backend.Key, o backend.Object) {
 		k.state[key] = o
 	}
 	tell := k.tell
-	if k.deaf {
+	if k.deaf || !told {
 		tell = nil
 	}
 	k.mu.Unlock()

@@ -16,10 +16,12 @@ import (
 // kept: their owners announce themselves again within it.
 const removalDelay = 60 * time.Second
 
-// driftDelay lets what comes together arrive together: a link that goes is
-// announced after the entries that go with it.
+// What comes together is to arrive together. A link that goes down is announced,
+// and then each entry that went with it: one pass mends it all, and begins when
+// nothing more has come for driftDelay, but driftMost after the first at the latest.
 const (
 	driftDelay = 5 * time.Millisecond
+	driftMost  = 100 * time.Millisecond
 	hostDelay  = 20 * time.Millisecond
 )
 
@@ -33,13 +35,14 @@ type inbox struct {
 	mu       sync.Mutex
 	news     news
 	snapshot *subnet.Snapshot
-	inSync   bool                 // the first full list has arrived
-	own      *subnet.Held         // our lease as last told
-	told     uint64               // how often something came of the store
-	doubtful map[string]time.Time // keys a restored store lacks, and when they go
-	routesAt time.Time            // before which the host's routes are not looked at again
-	rulesN   uint64               // how often the rules were told of
-	suspects map[backend.Key]bool // see Agent.suspect
+	inSync   bool                            // the first full list has arrived
+	own      *subnet.Held                    // our lease as last told
+	told     uint64                          // how often something came of the store
+	doubtful map[string]time.Time            // keys a restored store lacks, and when they go
+	routesAt time.Time                       // before which the host's routes are not looked at again
+	drifting struct{ since, last time.Time } // when the drift that is waited for began (zero for none), and went on
+	rulesN   uint64                          // how often the rules were told of
+	suspects map[backend.Key]bool            // see Agent.suspect
 }
 
 // news is what the reconciler takes out of the inbox.
@@ -113,7 +116,7 @@ func (b *inbox) rules()         { b.put(func(n *news) { n.rules, b.rulesN = true
 func (b *inbox) event(e backend.Event, all scope) {
 	b.unsuspect(e, all)
 	if e.Resync {
-		b.put(func(n *news) { n.resync = n.resync.or(all) })
+		b.lookAt(all)
 	}
 	if e.Host {
 		b.hostChanged()
@@ -132,7 +135,7 @@ func (b *inbox) event(e backend.Event, all scope) {
 		// What hung on the link may have gone without a word: the kernel
 		// drops the IPv4 routes of a link that goes down silently
 		// (net/ipv4/fib_frontend.c, fib_disable_ip).
-		b.put(func(n *news) { n.resync = n.resync.or(all) })
+		b.lookAt(all)
 	default:
 		b.drifted(e)
 	}
@@ -220,11 +223,40 @@ func (b *inbox) rulesHeard() uint64 {
 func (b *inbox) drifted(e backend.Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.news.drift) == 0 {
+	if b.news.drift == nil {
 		b.news.drift = map[backend.Key]backend.Object{}
-		time.AfterFunc(driftDelay, b.poke)
 	}
 	b.news.drift[e.Key] = e.Object
+	b.drift()
+}
+
+// lookAt has these looked at as a whole.
+func (b *inbox) lookAt(all scope) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.news.resync = b.news.resync.or(all)
+	b.drift()
+}
+
+// drift has a pass begin once no more drift comes. Called with the lock held.
+func (b *inbox) drift() {
+	b.drifting.last = time.Now()
+	if b.drifting.since.IsZero() {
+		b.drifting.since = b.drifting.last
+		time.AfterFunc(driftDelay, b.settle)
+	}
+}
+
+func (b *inbox) settle() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	if left := driftDelay - now.Sub(b.drifting.last); left > 0 && now.Sub(b.drifting.since) < driftMost {
+		time.AfterFunc(left, b.settle)
+		return
+	}
+	b.drifting.since = time.Time{}
+	b.poke()
 }
 
 // leases takes what the store tells of its leases.

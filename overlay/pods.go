@@ -86,6 +86,10 @@ func (a *Agent) takePods(interfaces []backend.Interface) bool {
 	return true
 }
 
+// bridgeRetry is the time after which a change of a bridge that failed is tried
+// again, unless the host's network changes before.
+const bridgeRetry = 5 * time.Second
+
 // syncBridges gives the pods' bridges the gateway of our subnet, and names the
 // pods that are left in another one.
 func (a *Agent) syncBridges(ctx context.Context, now time.Time, host backend.Host) {
@@ -144,7 +148,7 @@ func (a *Agent) tellBridges(ctx context.Context, now time.Time, plan pods.Bridge
 		if a.board.problem(partBridge, errs[0]) {
 			a.cfg.Log.WithError(errs[0]).Warn("the pods' bridge could not be brought up to date, will retry")
 		}
-		a.state.host = true // the next full pass looks again
+		a.state.bridgeAt = now.Add(bridgeRetry)
 		return
 	}
 	a.board.problem(partBridge, nil)

@@ -142,6 +142,7 @@ func TestLostGatewayIsARepair(t *testing.T) {
 	})}
 	b.store.updates <- subnet.Update{Full: true}
 	b.eventually("the agent is ready", func() bool { return b.agent.Status().Ready })
+	b.eventually("the bridge was found in order", func() bool { return b.kernel.looked().interfaces > 0 })
 	mended := func() bool { have, _ := links.bridge(); return slices.Contains(have, "fd00:1::1/64") }
 	lose := func() { // as the kernel does when the bridge goes down
 		links.mu.Lock()

@@ -89,7 +89,8 @@ func (a *Agent) apply(ctx context.Context, now time.Time, steps []step) (done bo
 	for n < len(steps) && steps[n].Want != nil && kindOf(steps[n].Want) <= backend.KindLink {
 		n++
 	}
-	r := round{now: now, renewed: map[string]bool{}, missing: map[string]bool{}}
+	r := round{now: now, missing: map[string]bool{}, renewed: map[string]bool{}, readdressed: map[string]bool{}}
+	r.guard = slices.ContainsFunc(steps[:n], func(st step) bool { return st.repair && kindOf(st.Object()) == backend.KindGuard })
 	a.applyRound(ctx, &r, steps[:n])
 	rest := steps[n:]
 	if len(r.missing) > 0 {
@@ -102,9 +103,26 @@ func (a *Agent) apply(ctx context.Context, now time.Time, steps []step) (done bo
 
 // round is what became of the steps of one pass.
 type round struct {
-	now              time.Time
-	renewed, missing map[string]bool // links that were put, and that are not there
-	repairs          []repair
+	now         time.Time
+	missing     map[string]bool // links that are not there
+	renewed     map[string]bool // links that were put,
+	readdressed map[string]bool // and that got an address back
+	guard       bool            // the guard is made anew
+	repairs     []repair
+}
+
+// along reports whether an object went with another one that this round
+// repairs, too: if that is undone again and again, it is that one which is
+// contended.
+func (r *round) along(o backend.Object) bool {
+	on := backend.LinkOf(o)
+	switch kindOf(o) {
+	case backend.KindPermit, backend.KindPod:
+		return r.guard
+	case backend.KindNeighbor, backend.KindRoute: // the kernel drops them with the last address
+		return r.renewed[on] || r.readdressed[on]
+	}
+	return r.renewed[on]
 }
 
 func (a *Agent) applyRound(ctx context.Context, r *round, steps []step) {
@@ -134,12 +152,14 @@ func (a *Agent) applyRound(ctx context.Context, r *round, steps []step) {
 		if g, ok := st.Have.(hygiene.Guard); ok && g.Condition == hygiene.Broken && err != nil {
 			a.state.guardBroken = true // its tables go as a whole, permits included
 		}
-		a.applied(r, st, r.renewed[on], err)
-		switch {
+		a.applied(r, st, err)
+		switch _, isAddress := st.Want.(backend.Address); {
 		case isLink && err != nil:
 			r.missing[link.Name] = true
 		case isLink:
 			r.renewed[link.Name] = true
+		case isAddress && err == nil:
+			r.readdressed[on] = true
 		}
 	}
 }
@@ -308,9 +328,8 @@ type repair struct {
 	times int // how often lately
 }
 
-// applied notes what became of a step; along says that it went with its link,
-// which something else may keep undoing.
-func (a *Agent) applied(r *round, st step, along bool, err error) {
+// applied notes what became of a step.
+func (a *Agent) applied(r *round, st step, err error) {
 	s := a.state
 	k := st.Key()
 	if err != nil {
@@ -330,7 +349,7 @@ func (a *Agent) applied(r *round, st step, along bool, err error) {
 		return
 	}
 	done := repair{st.Change, 1}
-	if !along {
+	if !r.along(st.Object()) {
 		done.times = s.pace.repaired(k, r.now)
 	}
 	a.board.repaired(r.now, done)
