@@ -62,7 +62,9 @@ func TestOneDisasterIsOnePass(t *testing.T) {
 		// What is altered now is repaired in a later pass than all of that.
 		foreign := backend.Neighbor{Link: twill1.Name, IP: netip.MustParseAddr("10.244.250.9"), MAC: subnet.MAC{2}}
 		b.kernel.set(foreign.Key(), foreign)
-		b.eventually("all is told", func() bool { return b.kernel.get(foreign.Key()) == nil && b.agent.Status().Repairs.ByKind["neighbour"] > 200 })
+		b.eventually("all is told", func() bool {
+			return b.kernel.get(foreign.Key()) == nil && b.agent.Status().Repairs.ByKind["neighbour"] > 200
+		})
 		lost := 1 + 1 + 3*200 + 1 // link, address, ways, the foreign one
 		once = b.kernel.looked().observe == before+1 && b.agent.Status().Repairs.Total == repairs+lost
 		if once {
