@@ -88,6 +88,15 @@ func (b *inbox) take(now time.Time) news {
 	n := b.news
 	n.inSync = b.inSync
 	b.news = news{}
+	for k := range n.drift {
+		// What hung on a link that is another one may have gone without a word:
+		// the kernel drops the IPv4 routes of one that goes down silently
+		// (net/ipv4/fib_frontend.c, fib_disable_ip). One that we make is
+		// another one for a moment.
+		if k.Kind == backend.KindLink {
+			n.resync.kernel = true
+		}
+	}
 	if n.routes && now.Before(b.routesAt) {
 		n.routes, b.news.routes, n.again = false, true, b.routesAt
 	}
@@ -131,11 +140,6 @@ func (b *inbox) event(e backend.Event, all scope) {
 		b.mu.Lock()
 		delete(b.news.drift, e.Key) // it has been mended meanwhile
 		b.mu.Unlock()
-	case e.Key.Kind == backend.KindLink:
-		// What hung on the link may have gone without a word: the kernel
-		// drops the IPv4 routes of a link that goes down silently
-		// (net/ipv4/fib_frontend.c, fib_disable_ip).
-		b.lookAt(all)
 	default:
 		b.drifted(e)
 	}
