@@ -117,6 +117,10 @@ type Config struct {
 	RecallAfter time.Duration // for which the store is asked first
 	StoreName   string        // what is known is known of this store
 
+	// Position returns how far the store's history has come by what it has told,
+	// to be written to LastGood; nil where the store has no words for that.
+	Position func() string
+
 	PodLinks   PodLinks // nil: bridges and reserved addresses are left alone
 	CNIConfDir string   // of the runtimes' network configs
 
@@ -312,6 +316,9 @@ func (a *Agent) onConfig(raw []byte) {
 
 func (a *Agent) onLeases(u subnet.Update) {
 	a.board.problem(taskLeases, nil)
+	if u.WentBack && !a.inbox.isInSync() {
+		a.recollect()
+	}
 	a.inbox.leases(u)
 }
 

@@ -401,13 +401,22 @@ func (b *inbox) recall(s lastgood.State) (taken bool) {
 	return true
 }
 
+// recollect takes the records that an earlier run knew, before the first full
+// list.
+func (b *inbox) recollect(records []subnet.Record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.markNodes(b.snapshot.Replace(records))
+}
+
 // known returns our lease, the records of the store and the number of the last
-// news. There are no records before the first full list, or while our lease is
-// not ours.
+// news. There are no records before the first full list, while our lease is not
+// ours, or while some are doubtful: what was written before is of the store as it
+// was, by which another run doubts them, too.
 func (b *inbox) known() (s lastgood.State, records iter.Seq[subnet.Record], told uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.inSync || b.own == nil {
+	if !b.inSync || b.own == nil || len(b.doubtful) > 0 {
 		return s, nil, 0
 	}
 	s.Own = *b.own

@@ -65,6 +65,25 @@ func (a *Agent) recall(ctx context.Context) error {
 	return nil
 }
 
+// recollect takes the records that an earlier run knew as what the store's first
+// list is compared with, because that list is of an older store, or another one.
+func (a *Agent) recollect() {
+	if a.cfg.LastGood == "" {
+		return
+	}
+	s, err := lastgood.Read(a.cfg.LastGood)
+	if err == nil {
+		err = a.outdated(s, time.Now())
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		a.cfg.Log.WithError(err).Warn("what the store lost is not known: the ways to nodes that have not announced themselves again go")
+	default:
+		a.inbox.recollect(s.Records)
+	}
+}
+
 // outdated says why a state must not be used.
 func (a *Agent) outdated(s lastgood.State, now time.Time) error {
 	age := now.Sub(s.Saved).Round(time.Second)
@@ -123,12 +142,17 @@ func (a *Agent) remember(ctx context.Context) error {
 
 // rememberNow writes what has changed since the news of that number.
 func (a *Agent) rememberNow(written *uint64) {
+	position := ""
+	if a.cfg.Position != nil {
+		position = a.cfg.Position() // first: what is known may be newer, never older
+	}
 	s, records, at := a.inbox.known()
 	config := a.usable.Load()
 	if records == nil || config == nil || at == *written {
 		return
 	}
 	s.Saved, s.Node, s.Store, s.Config = time.Now(), a.cfg.Node, a.cfg.StoreName, *config
+	s.Position = position
 	err := lastgood.Write(a.cfg.LastGood, s, records)
 	if a.board.problem(partRemember, err) && err != nil {
 		a.cfg.Log.WithError(err).Warn("what we know could not be written down, will retry")

@@ -155,3 +155,75 @@ func TestRemembered(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, s.Saved.UnixNano(), again.Saved.UnixNano(), "it knew nothing new")
 }
+
+// Daemon and store were started anew, and the store has lost its data: the ways
+// to the nodes that have yet to announce themselves again stay for a while.
+func TestStoreWentBackBetweenRuns(t *testing.T) {
+	for name, recallAfter := range map[string]time.Duration{"first list": time.Hour, "first list, after a recall": time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			var path string
+			kernel := ranBefore(t, &path)
+			written := readFile(t, path)
+			require.Contains(t, written, `"position":"there"`)
+			if recallAfter < time.Second { // only a kernel without our devices is recalled to
+				kernel = backend.State{}
+			}
+			b := start(t, func(c *Config, k *memKernel) {
+				c.LastGood, c.LeaseTTL, c.RecallAfter = path, time.Hour, recallAfter
+				c.Position = func() string { return "elsewhere" }
+				k.state = kernel
+			})
+			if recallAfter < time.Second {
+				b.eventually("recalled", func() bool { return b.kernel.get(routeKey(3)) != nil })
+			}
+			b.store.configs <- []byte(netConf)
+			claim := <-b.store.claims
+			b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
+			b.store.updates <- subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{peer(4, "n4")}}
+			b.eventually("the list was taken", func() bool { return b.agent.Status().Ready && b.kernel.get(routeKey(4)) != nil })
+			b.store.updates <- subnet.Update{Put: []subnet.Record{peer(2, "n2")}}
+			b.store.updates <- subnet.Update{Put: []subnet.Record{peer(5, "n5")}} // in order behind the others
+			b.eventually("that was taken", func() bool { return b.kernel.get(routeKey(5)) != nil })
+			require.NotNil(t, b.kernel.get(routeKey(3)), "n3 has time to announce itself again")
+
+			var number uint64
+			b.agent.rememberNow(&number)
+			require.Equal(t, written, readFile(t, path), "another start within that time doubts the store, too")
+			b.agent.inbox.expire(time.Now().Add(removalDelay + time.Second))
+			b.agent.inbox.poke()
+			b.eventually("n3 did not", func() bool { return b.kernel.get(routeKey(3)) == nil })
+			require.NotNil(t, b.kernel.get(routeKey(2)))
+			require.NotContains(t, b.kernel.deleted, routeKey(2), "at no time")
+			b.agent.rememberNow(&number)
+			require.Contains(t, readFile(t, path), `"position":"elsewhere"`)
+		})
+	}
+}
+
+// ranBefore lets a run know the peers n2 and n3, and returns what it leaves: the
+// state of the kernel, and at path the file.
+func ranBefore(t *testing.T, path *string) (kernel backend.State) {
+	*path = filepath.Join(t.TempDir(), lastgood.FileName)
+	require.True(t, t.Run("run before", func(t *testing.T) {
+		b := start(t, func(c *Config, _ *memKernel) {
+			c.LastGood, c.LeaseTTL, c.RecallAfter = *path, time.Hour, time.Hour
+			c.Position = func() string { return "there" }
+		})
+		b.ready(peer(2, "n2"), peer(3, "n3"))
+		kernel = b.kernel.state
+	}))
+	return kernel
+}
+
+// What must not be used does not keep a way either.
+func TestWhatIsOutdatedIsNotDoubted(t *testing.T) {
+	state := remembered(25 * time.Hour)
+	path := keep(t, state)
+	b := start(t, func(c *Config, _ *memKernel) { c.LastGood, c.LeaseTTL, c.RecallAfter = path, 24*time.Hour, time.Hour })
+	b.store.configs <- []byte(netConf)
+	claim := <-b.store.claims
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
+	b.store.updates <- subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{peer(2, "n2")}}
+	b.eventually("the list was taken", func() bool { return b.agent.Status().Ready && b.kernel.get(routeKey(2)) != nil })
+	require.Nil(t, b.kernel.get(routeKey(3)))
+}

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -158,6 +159,10 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 		return usageError{err}
 	}
 	defer store.Close()
+	cfg.Position = store.Position
+	if err := resume(store, cfg); err != nil {
+		log.WithError(err).Warn("whether the store went back in time since the last run cannot be told")
+	}
 
 	tables := guard.New(guard.Config{})
 	cfg.PodLinks = k
@@ -167,6 +172,20 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 	agent := overlay.New(cfg, store, k, rules, tables)
 	log.WithFields(logrus.Fields{"version": version.Version, "node": cfg.Node}).Info("twilld starts")
 	return agent.Run(ctx, health)
+}
+
+// resume has the store compare itself with what an earlier run knew of it.
+func resume(store *etcd.Store, cfg overlay.Config) error {
+	s, err := lastgood.ReadHead(cfg.LastGood)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case s.Position == "" || s.Store != cfg.StoreName:
+		return nil
+	}
+	return store.Resume(s.Position)
 }
 
 // agent returns the validated config of the agent.

@@ -3,12 +3,19 @@ package main
 import (
 	"bytes"
 	"flag"
+	"net/netip"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/twill-net/twill/overlay"
+	"github.com/twill-net/twill/overlay/lastgood"
 	"github.com/twill-net/twill/overlay/version"
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/etcd"
 )
 
 // clear takes our variables out of the test's environment.
@@ -110,5 +117,32 @@ func TestPasswordStaysSecret(t *testing.T) {
 		var stdout, stderr bytes.Buffer
 		run(append(args, "--state-dir", t.TempDir()), &stdout, &stderr)
 		require.NotContains(t, stdout.String()+stderr.String(), secret)
+	}
+}
+
+// A store goes on from where an earlier run of ours left it, and from nowhere else.
+func TestResume(t *testing.T) {
+	for name, c := range map[string]struct{ store, position, at, err string }{
+		"ours":            {store: "s", position: `1f 7 6 "k"`, at: `1f 7 6 "k"`},
+		"another store's": {store: "other", position: `1f 7 6 "k"`},
+		"none":            {store: "s"},
+		"garbage":         {store: "s", position: "x", err: `taking up position "x" in etcd's history: it is not one that Position returned`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store, err := etcd.New(etcd.DefaultConfig())
+			require.NoError(t, err)
+			defer store.Close()
+			cfg := overlay.Config{LastGood: filepath.Join(t.TempDir(), lastgood.FileName), StoreName: "s"}
+			require.NoError(t, resume(store, cfg), "there is no file")
+			own := subnet.Lease{Subnets: subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")}}
+			state := lastgood.State{Store: c.store, Position: c.position, Config: []byte("{}"), Own: subnet.Held{Lease: own}}
+			require.NoError(t, lastgood.Write(cfg.LastGood, state, slices.Values[[]subnet.Record](nil)))
+			if err := resume(store, cfg); c.err != "" {
+				require.EqualError(t, err, c.err)
+			} else {
+				require.NoError(t, err)
+			}
+			require.Equal(t, c.at, store.Position())
+		})
 	}
 }

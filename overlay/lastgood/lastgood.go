@@ -29,25 +29,27 @@ const FileName = "last-good.json"
 
 // State is what a node knew.
 type State struct {
-	Saved   time.Time
-	Node    string
-	Store   string // which one: where it is, and where in it
-	Config  []byte // the network config as it was in the store
-	Own     subnet.Held
-	Records []subnet.Record // all that could be read, our own among them
+	Saved    time.Time
+	Node     string
+	Store    string // which one: where it is, and where in it
+	Position string // how far its history had come, in the store's own words; "": not known
+	Config   []byte // the network config as it was in the store
+	Own      subnet.Held
+	Records  []subnet.Record // all that could be read, our own among them
 }
 
 const version = 1
 
 // head is the first line.
 type head struct {
-	Version int             `json:"version"`
-	Saved   time.Time       `json:"saved"`
-	Node    string          `json:"node"`
-	Store   string          `json:"store"`
-	Config  json.RawMessage `json:"config"`
-	Own     json.RawMessage `json:"own"` // a line
-	Expires time.Time       `json:"expires,omitzero"`
+	Version  int             `json:"version"`
+	Saved    time.Time       `json:"saved"`
+	Node     string          `json:"node"`
+	Store    string          `json:"store"`
+	Position string          `json:"position,omitempty"`
+	Config   json.RawMessage `json:"config"`
+	Own      json.RawMessage `json:"own"` // a line
+	Expires  time.Time       `json:"expires,omitzero"`
 }
 
 // line is a record.
@@ -97,7 +99,7 @@ func fill(f *os.File, s State, records iter.Seq[subnet.Record]) error {
 	if err != nil {
 		return err
 	}
-	if err := enc.Encode(head{Version: version, Saved: s.Saved, Node: s.Node, Store: s.Store, Config: s.Config, Own: own, Expires: s.Own.Expires}); err != nil {
+	if err := enc.Encode(head{Version: version, Saved: s.Saved, Node: s.Node, Store: s.Store, Position: s.Position, Config: s.Config, Own: own, Expires: s.Own.Expires}); err != nil {
 		return err
 	}
 	n := 0
@@ -150,7 +152,15 @@ func appendLine(b []byte, r subnet.Record) ([]byte, error) {
 
 // Read reads the file. One that is not whole is an error, as is one of another
 // version; fs.ErrNotExist is in the chain when there is none.
-func Read(path string) (State, error) {
+func Read(path string) (State, error) { return open(path, read) }
+
+// ReadHead is Read without the records, nor a look at whether they are whole:
+// it costs the same however many there are.
+func ReadHead(path string) (State, error) {
+	return open(path, func(r io.Reader) (State, error) { return readHead(json.NewDecoder(r)) })
+}
+
+func open(path string, read func(io.Reader) (State, error)) (State, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return State{}, fmt.Errorf("reading the last good state: %w", err)
@@ -163,8 +173,7 @@ func Read(path string) (State, error) {
 	return s, nil
 }
 
-func read(r io.Reader) (State, error) {
-	dec := json.NewDecoder(bufio.NewReader(r))
+func readHead(dec *json.Decoder) (State, error) {
 	var h head
 	if err := dec.Decode(&h); err != nil {
 		return State{}, err
@@ -180,8 +189,16 @@ func read(r io.Reader) (State, error) {
 	if err != nil {
 		return State{}, fmt.Errorf("our own lease: %w", err)
 	}
-	s := State{Saved: h.Saved, Node: h.Node, Store: h.Store, Config: h.Config,
-		Own: subnet.Held{Lease: own.Lease, Key: own.Key, Created: own.Created, Expires: h.Expires}}
+	return State{Saved: h.Saved, Node: h.Node, Store: h.Store, Position: h.Position, Config: h.Config,
+		Own: subnet.Held{Lease: own.Lease, Key: own.Key, Created: own.Created, Expires: h.Expires}}, nil
+}
+
+func read(r io.Reader) (State, error) {
+	dec := json.NewDecoder(bufio.NewReader(r))
+	s, err := readHead(dec)
+	if err != nil {
+		return State{}, err
+	}
 	for {
 		var l struct {
 			line

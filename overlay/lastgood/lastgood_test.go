@@ -31,7 +31,7 @@ func record(i int) subnet.Record {
 func state() lastgood.State {
 	own := record(1)
 	s := lastgood.State{
-		Saved: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC), Node: "n1", Store: "etcd http://127.0.0.1:2379/network", Config: []byte(`{"Network":"10.0.0.0/8"}`),
+		Saved: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC), Node: "n1", Store: "etcd http://127.0.0.1:2379/network", Position: `1f 7 6 "/network/subnets/10.0.5.0-24"`, Config: []byte(`{"Network":"10.0.0.0/8"}`),
 		Own: subnet.Held{Lease: own.Lease, Key: own.Key, Created: 1, Expires: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)},
 	}
 	for i := range 5 {
@@ -88,6 +88,38 @@ func TestPartsAreRefused(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 		_, err := lastgood.Read(path)
 		require.Error(t, err, name)
+	}
+}
+
+// The head is read alone, whatever comes after it; and without a position it is
+// as files were before there was one.
+func TestHead(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), lastgood.FileName)
+	_, err := lastgood.ReadHead(path)
+	require.ErrorIs(t, err, fs.ErrNotExist)
+	for _, position := range []string{"here", ""} {
+		want := state()
+		want.Position = position
+		require.NoError(t, lastgood.Write(path, want, slices.Values(want.Records)))
+		whole, err := os.ReadFile(path)
+		require.NoError(t, err)
+		head, _, _ := strings.Cut(string(whole), "\n")
+		require.Equal(t, position != "", strings.Contains(head, `"position"`))
+		got, err := lastgood.Read(path)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+
+		require.NoError(t, os.WriteFile(path, []byte(head+"\nno record"), 0o600))
+		want.Records = nil
+		got, err = lastgood.ReadHead(path)
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+		for n := range len(head) {
+			require.NoError(t, os.WriteFile(path, []byte(head[:n]), 0o600))
+			_, err := lastgood.ReadHead(path)
+			require.Error(t, err, "%d bytes of %d", n, len(head))
+		}
 	}
 }
 

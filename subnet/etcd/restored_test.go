@@ -1,10 +1,12 @@
 package etcd_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/twill-net/twill/subnet/etcd"
 	"github.com/twill-net/twill/subnet/etcd/etcdtest"
 	"github.com/twill-net/twill/subnet/subnettest"
 )
@@ -99,4 +101,91 @@ func TestWentBackBetweenCalls(t *testing.T) {
 	v = subnettest.Watch(t, s)
 	v.Await(t, b)
 	require.True(t, v.Updates()[0].WentBack)
+}
+
+// What happens between two runs must not be lost either: the next one takes up
+// the position of the last.
+func TestWentBackBetweenRuns(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		restore  bool // to when it was empty
+		further  int  // writes
+		compact  bool
+		wentBack bool
+	}{
+		"as it was":               {},
+		"continued":               {further: 20},
+		"continued and compacted": {further: 20, compact: true},
+		"emptied":                 {restore: true, wentBack: true},
+		"emptied and caught up":   {restore: true, further: 20, wentBack: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBackend(t, etcdtest.Options{})
+			b.server.Stop()
+			empty := b.server.Backup()
+			b.server.Restart()
+			s := b.open(t)
+			require.Empty(t, s.Position())
+			v := subnettest.Watch(t, s)
+			b.Put(t, "10.5.1.0-24", peerA, false)
+			b.Delete(t, "10.5.1.0-24")
+			b.Put(t, "10.5.2.0-24", peerA, false) // by which the history is known again
+			v.Await(t, b)
+			require.NoError(t, v.Stop())
+			at := s.Position()
+			require.NotEmpty(t, at)
+			require.NoError(t, s.Close())
+
+			b.server.Stop()
+			if c.restore {
+				b.server.Restore(empty)
+			}
+			b.server.Restart()
+			for range c.further {
+				b.Put(t, "10.5.3.0-24", peerB, false)
+			}
+			if c.compact {
+				b.server.Compact()
+			}
+			s = b.open(t)
+			require.NoError(t, s.Resume(at))
+			require.Equal(t, at, s.Position())
+			v = subnettest.Watch(t, s)
+			v.Await(t, b)
+			eventually(t, "the list is told", func() bool { return len(v.Updates()) > 0 })
+			require.Equal(t, c.wentBack, v.Updates()[0].WentBack)
+			_, again := fulls(v)
+			require.Zero(t, again)
+		})
+	}
+}
+
+func TestAnotherClusterBetweenRuns(t *testing.T) {
+	t.Parallel()
+	b, other := newBackend(t, etcdtest.Options{}), newBackend(t, etcdtest.Options{})
+	s := b.open(t)
+	v := subnettest.Watch(t, s)
+	v.Await(t, b)
+	require.NoError(t, v.Stop())
+	other.SetConfig(t, []byte("{}"))
+	there := other.open(t)
+	require.NoError(t, there.Resume(s.Position()))
+	v = subnettest.Watch(t, there)
+	eventually(t, "the list is told", func() bool { return len(v.Updates()) > 0 })
+	require.True(t, v.Updates()[0].WentBack)
+}
+
+func TestResumeRefusesWhatIsNoPosition(t *testing.T) {
+	t.Parallel()
+	s, err := etcd.New(etcd.DefaultConfig())
+	require.NoError(t, err)
+	defer s.Close()
+	for _, at := range []string{"", "here", "1f 0 0 \"\"", "1f 7 6", "1f 7 6 key", "x 7 6 \"key\""} {
+		require.EqualError(t, s.Resume(at), fmt.Sprintf("taking up position %q in etcd's history: it is not one that Position returned", at))
+		require.Empty(t, s.Position())
+	}
+	const odd = `1f 7 6 "/network/subnets/a \"key\" of \xff"`
+	require.NoError(t, s.Resume(odd))
+	require.Equal(t, odd, s.Position())
 }

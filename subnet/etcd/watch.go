@@ -66,12 +66,18 @@ func (s *Store) WatchLeases(ctx context.Context, on func(subnet.Update)) error {
 			if err != nil {
 				return err
 			}
-			at, back, crowd = l.at, s.see(l.at) || back, len(l.records)
+			if !back {
+				if back, err = s.wentBack(ctx, l.at); err != nil {
+					return err
+				}
+			}
+			at, crowd = l.at, len(l.records)
 			good()
 			if back {
 				s.log.WithField("store", s.cfg.Endpoints).Warn("The store went back in time: it was restored from a backup, or is another one")
 			}
 			on(subnet.Update{Full: true, WentBack: back, Put: l.records})
+			s.see(at)
 			back = false
 		}
 		err := s.resume(ctx, &at, good, on)
@@ -100,13 +106,59 @@ func makeWay(ctx context.Context, crowd int) error {
 
 // see notes how far WatchLeases has come, for good: a later call begins with a
 // list, too, but must know that the list is older than what was told before.
-// It reports whether at is behind that.
-func (s *Store) see(at position) (wentBack bool) {
+func (s *Store) see(at position) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	wentBack = s.seen.rev != 0 && (at.cluster != s.seen.cluster || at.rev < s.seen.rev)
 	s.seen = at
-	return wentBack
+}
+
+// wentBack reports whether a list is of another history than what was told
+// before. A history that has been compacted meanwhile gets the benefit of the doubt.
+func (s *Store) wentBack(ctx context.Context, list position) (bool, error) {
+	s.mu.Lock()
+	seen := s.seen
+	s.mu.Unlock()
+	switch {
+	case seen.rev == 0:
+		return false, nil
+	case list.cluster != seen.cluster || list.rev < seen.rev:
+		return true, nil
+	}
+	err := s.verify(ctx, seen)
+	switch {
+	case errors.Is(err, errWentBack):
+		return true, nil
+	case errors.Is(err, rpctypes.ErrCompacted):
+		return false, nil
+	}
+	return false, err
+}
+
+// positionForm is that of a position in words: cluster, revision, the anchor's
+// revision and the anchor.
+const positionForm = "%x %d %d %q"
+
+// Position returns how far WatchLeases has come, for Resume; "" before its
+// first list.
+func (s *Store) Position() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen.rev == 0 {
+		return ""
+	}
+	return fmt.Sprintf(positionForm, s.seen.cluster, s.seen.rev, s.seen.anchorRev, s.seen.anchor)
+}
+
+// Resume takes the Position of an earlier run as how far WatchLeases has come:
+// its first list then says WentBack if the store is older than that, or another
+// one. It is to be called before WatchLeases.
+func (s *Store) Resume(at string) error {
+	var p position
+	if _, err := fmt.Sscanf(at, positionForm, &p.cluster, &p.rev, &p.anchorRev, &p.anchor); err != nil || p.rev <= 0 {
+		return fmt.Errorf("taking up position %q in etcd's history: it is not one that Position returned", at)
+	}
+	s.see(p)
+	return nil
 }
 
 var errWentBack = errors.New("the store went back in time")
