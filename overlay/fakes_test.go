@@ -254,6 +254,18 @@ func newMemGuard() *memGuard { return &memGuard{memKernel: newMemKernel()} }
 
 func (g *memGuard) Supported(context.Context) error { return g.lacking }
 
+// Apply as the real one: a guard that was broken takes all away first.
+func (g *memGuard) Apply(ctx context.Context, changes []backend.Change) []error {
+	for _, c := range changes {
+		if isBroken(c.Have) {
+			g.mu.Lock()
+			clear(g.state)
+			g.mu.Unlock()
+		}
+	}
+	return g.memKernel.Apply(ctx, changes)
+}
+
 func (g *memGuard) Each(ctx context.Context, found func(backend.Object)) error {
 	if err := g.unreadable.Load(); err != nil {
 		return *err

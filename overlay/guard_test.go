@@ -165,3 +165,29 @@ func TestPodsAreHeldToTheirAddresses(t *testing.T) {
 	host(b.kernel)
 	b.eventually("all are gone", func() bool { return b.guard.get(pod.Key()) == nil && !routed() })
 }
+
+// However often somebody breaks the guard, and however long it is put off for
+// that: when it is made anew, everybody whom it lets pass is in it.
+func TestBrokenGuardComesWithItsPermits(t *testing.T) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"))
+	b.eventually("the guard is there", func() bool { return b.guard.get(guardKey) != nil && b.permitted(2) })
+	broken := hygiene.Guard{Condition: hygiene.Broken}
+	for round := range 9 {
+		if round == 3 { // counts less than the others
+			b.store.updates <- subnet.Update{Put: []subnet.Record{peer(3, "n3")}}
+			b.eventually("another peer", func() bool { return b.permitted(3) })
+		}
+		b.guard.mu.Lock()
+		clear(b.guard.state) // one that is broken hides what its tables hold
+		b.guard.state[guardKey] = broken
+		b.guard.mu.Unlock()
+		b.agent.inbox.event(backend.Event{Resync: true}, scope{guard: true})
+		b.eventually("the guard is whole", func() bool {
+			g := b.guard.get(guardKey)
+			return g != nil && g != broken
+		})
+		require.True(t, b.permitted(2), "round %d", round)
+		require.True(t, round < 3 || b.permitted(3), "round %d", round)
+	}
+}

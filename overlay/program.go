@@ -44,6 +44,9 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 	s := a.state
 	guard = true
 	var steps []step
+	if p := s.pending[hygiene.Guard{}.Key()]; p != nil && isBroken(p.have) && !now.Before(p.at) {
+		s.full.guard = true // its tables go as a whole: what was in them must come along
+	}
 	if !s.full.empty() {
 		changes, looked, err := a.compare(ctx)
 		if err != nil {
@@ -56,10 +59,8 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 		guard = looked == s.full
 		steps = a.fullSteps(planned, changes, looked)
 	}
-	if dirty := a.dirtySteps(now, planned, drift); len(dirty) > 0 {
-		steps = append(steps, dirty...)
-		backend.Sort(steps, func(st step) backend.Change { return st.Change })
-	}
+	steps = append(steps, a.dirtySteps(now, planned, drift)...)
+	backend.Sort(steps, func(st step) backend.Change { return st.Change })
 	if s.alone {
 		a.suspect(now, steps, drift)
 	}
@@ -149,7 +150,7 @@ func (a *Agent) applyRound(ctx context.Context, r *round, steps []step) {
 			r.missing[on] = true
 			continue
 		}
-		if g, ok := st.Have.(hygiene.Guard); ok && g.Condition == hygiene.Broken && err != nil {
+		if k := st.Key().Kind; k == backend.KindGuard && st.Want != nil && err != nil {
 			a.state.guardBroken = true // its tables go as a whole, permits included
 		}
 		a.applied(r, st, err)
@@ -192,9 +193,7 @@ func (a *Agent) compare(ctx context.Context) (changes []backend.Change, looked s
 		looked.guard = false
 		return changes, looked, nil
 	}
-	changes = append(changes, more...)
-	backend.SortChanges(changes)
-	return changes, looked, nil
+	return append(changes, more...), looked, nil
 }
 
 // each passes on what was observed.
@@ -299,16 +298,28 @@ func (a *Agent) inTurn(now time.Time, steps []step) []step {
 	if len(s.pace) == 0 {
 		return steps
 	}
+	broken := slices.ContainsFunc(steps, func(st step) bool { return isBroken(st.Have) })
+	wait := broken && s.pace.turn(hygiene.Guard{}.Key(), now).After(now)
 	return slices.DeleteFunc(steps, func(st step) bool {
 		if !st.repair {
 			return false
 		}
-		at := s.pace.turn(st.Key(), now)
+		k := st.Key()
+		if broken && guarded(k.Kind) && k.Kind != backend.KindGuard {
+			return wait // what its tables hold is not known, and goes with them: all of it or nothing
+		}
+		at := s.pace.turn(k, now)
 		if at.After(now) {
 			s.later(st, at)
 		}
 		return at.After(now)
 	})
+}
+
+// isBroken reports whether an object is a Guard whose tables are to be made anew.
+func isBroken(o backend.Object) bool {
+	g, ok := o.(hygiene.Guard)
+	return ok && g.Condition == hygiene.Broken
 }
 
 // later keeps a step for a pass at that time.

@@ -71,9 +71,19 @@ func unguards(c backend.Change) bool { return c.Want == nil && isGuard(c) }
 func (t *Tables) inOrder(ctx context.Context, tables []nfnetlink.Table, changes []backend.Change, errs []error) {
 	for i := 0; i < len(changes); {
 		n := transactionLength(changes[i:])
-		t.try(ctx, tables, changes[i:i+n], errs[i:i+n])
+		if k := slices.IndexFunc(errs[:i], func(err error) bool { return err != nil }); k >= 0 && begins(changes[i]) {
+			errs[i] = fmt.Errorf("not before all that it looks into is there: %w", errs[k])
+		} else {
+			t.try(ctx, tables, changes[i:i+n], errs[i:i+n])
+		}
 		i += n
 	}
+}
+
+// begins reports whether a change puts a Guard where none is at work.
+func begins(c backend.Change) bool {
+	_, has := c.Want.(hygiene.Guard)
+	return has && (c.Have == nil || wasBroken(c))
 }
 
 // transactionLength returns how many of the first changes are one transaction.
