@@ -42,13 +42,13 @@ type Size struct {
 // Full returns what fits into a quarter of an hour.
 func Full() Options {
 	return Options{Limit: 15 * time.Minute, Reps: 8, Pods: 60, Sizes: []Size{
-		{100, 4, 80, 35 * time.Second}, {1000, 4, 80, 0}, {5000, 3, 100, 0}, {20000, 3, 100, 35 * time.Second},
+		{100, 3, 40, 20 * time.Second}, {1000, 3, 40, 0}, {5000, 2, 50, 0}, {20000, 2, 50, 20 * time.Second},
 	}}
 }
 
 // Quick returns what fits into three minutes.
 func Quick() Options {
-	return Options{Quick: true, Limit: 3 * time.Minute, Reps: 4, Pods: 20, Sizes: []Size{{100, 2, 40, 0}, {1000, 2, 40, 0}, {20000, 2, 40, 0}}}
+	return Options{Quick: true, Limit: 3 * time.Minute, Reps: 4, Pods: 20, Sizes: []Size{{100, 1, 30, 0}, {1000, 1, 30, 0}, {20000, 2, 30, 0}}}
 }
 
 // bench is one run.

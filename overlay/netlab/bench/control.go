@@ -64,7 +64,7 @@ func (b *bench) control(ctx context.Context) error {
 				return err
 			}
 			for i, c := range b.contenders {
-				if size.Peers > 1000 && rep > 0 && c.writes && b.opts.Quick {
+				if size.Peers > 1000 && rep > 0 && c.writes {
 					continue // half a minute each
 				}
 				if err := b.controlOnce(ctx, c, results[i], size); err != nil {

@@ -68,6 +68,9 @@ const repairTimes = 4
 
 func (b *bench) repair(ctx context.Context) error {
 	sizes := []int{10, 5000}
+	if b.opts.Quick {
+		sizes = sizes[1:]
+	}
 	for _, size := range sizes {
 		b.step("repair, %d peers", size)
 		if err := b.loadPeers(ctx, size); err != nil {
