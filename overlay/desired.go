@@ -44,12 +44,16 @@ func (d *desired) get(k backend.Key) backend.Object {
 	return d.index(k.Kind).Get(k)
 }
 
-// replace takes new plans for some nodes and returns what changes thereby, in
-// its order. All that the old plans wanted is taken out before the new ones go
+// replace takes new plans for some nodes and returns what changes thereby, in no
+// order. All that the old plans wanted is taken out before the new ones go
 // in: an object may move from one node to another.
 func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if len(d.byNode) == 0 { // a start: room is made once
+		d.byNode = make(map[string][]backend.Object, len(plans))
+		d.kernel, d.guard = backend.NewSet(3*len(plans)), backend.NewSet(2*len(plans))
+	}
 	before := backend.State{} // what was wanted under the keys that more than one plan, old or new, has
 	for node, objects := range plans {
 		if slices.Equal(d.byNode[node], objects) {
@@ -101,7 +105,6 @@ func (d *desired) replace(plans map[string][]backend.Object) []backend.Change {
 			changes = append(changes, backend.Change{Have: have, Want: want})
 		}
 	}
-	backend.SortChanges(changes)
 	return changes
 }
 
@@ -185,7 +188,8 @@ func (d *desired) nodes() []string {
 }
 
 // compare compares what we want of the kernel, or of the guard, with what read
-// finds there; without prune, what nobody wants is left alone. It holds up who
+// finds there, and returns what differs in no order; without prune, what nobody
+// wants is left alone. It holds up who
 // plans, and nobody else.
 func (d *desired) compare(with *backend.Set, prune bool, read func(found func(backend.Object)) error) ([]backend.Change, error) {
 	d.mu.RLock()

@@ -32,6 +32,13 @@ func (k *memKernel) hears() bool {
 	return !k.deaf
 }
 
+// within waits that long at the most.
+func (b *bench) within(d time.Duration, is func() bool) {
+	for from := time.Now(); !is() && time.Since(from) < d; {
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // A watch that has gone deaf is known by what a look finds, told, and opened
 // anew; it hears then.
 func TestDeafWatchIsOpenedAnew(t *testing.T) {
@@ -40,21 +47,24 @@ func TestDeafWatchIsOpenedAnew(t *testing.T) {
 		frequent(c, k)
 		log = logtest.NewLocal(c.Log.Logger)
 	})
-	b.ready(peer(2, "n2"))
+	b.ready(many()...)
 	b.eventually("the guard is there", func() bool { return b.permitted(2) })
 	for name, c := range map[string]struct {
 		of  *memKernel
-		key backend.Key
+		key func(i byte) backend.Key
 	}{
-		taskKernel: {b.kernel, routeKey(2)},
-		taskGuard:  {b.guard.memKernel, permits(2)[1].Key()},
+		taskKernel: {b.kernel, routeKey},
+		taskGuard:  {b.guard.memKernel, func(i byte) backend.Key { return permits(i)[1].Key() }},
 	} {
 		c.of.makeDeaf()
-		c.of.set(c.key, nil)
-		b.eventually("a look repairs it", func() bool { return c.of.get(c.key) != nil })
-		b.eventually("the watch hears again", c.of.hears)
+		for i := byte(2); !c.of.hears(); i++ { // a pass that has another reason, too, suspects nobody
+			c.of.set(c.key(i), nil)
+			b.eventually("a look repairs it", func() bool { return c.of.get(c.key(i)) != nil || c.of.hears() })
+			b.within(10*b.agent.cfg.FullPass, c.of.hears)
+		}
 		require.True(t, slices.ContainsFunc(log.AllEntries(), func(e *logrus.Entry) bool {
-			return e.Data["task"] == name && strings.HasPrefix(e.Data["error"].(error).Error(), c.key.String()+" was altered and nobody told")
+			err, ok := e.Data["error"].(error)
+			return ok && e.Data["task"] == name && strings.HasSuffix(err.Error(), " was altered and nobody told: it is opened anew")
 		}), name)
 	}
 	b.eventually("that is over", func() bool { return len(b.agent.Status().Problems) == 0 })
@@ -89,13 +99,17 @@ func TestWatchThatHearsIsLeftAlone(t *testing.T) {
 func TestDeafRuleWatchIsOpenedAnew(t *testing.T) {
 	b := start(t, frequent)
 	b.ready(peer(2, "n2"))
-	b.firewall.flush(false)
-	b.eventually("a look repairs them", b.firewall.mended)
-	b.eventually("the watch is opened anew", func() bool {
+	again := func() bool {
 		b.firewall.mu.Lock()
 		defer b.firewall.mu.Unlock()
-		return b.firewall.opened == 2
-	})
+		return b.firewall.opened > 1
+	}
+	for range contended - 1 {
+		b.firewall.flush(false)
+		b.eventually("a look repairs them", b.firewall.mended)
+		b.within(10*b.agent.cfg.FullPass, again)
+	}
+	require.True(t, again())
 }
 
 // A watch that is deaf and does not even end is what a restart mends.
