@@ -317,7 +317,7 @@ func (a *Agent) onConfig(raw []byte) {
 func (a *Agent) onLeases(u subnet.Update) {
 	a.board.problem(taskLeases, nil)
 	if u.WentBack && !a.inbox.isInSync() {
-		a.recollect()
+		a.recollect(u.Put)
 	}
 	a.inbox.leases(u)
 }

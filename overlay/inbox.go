@@ -4,6 +4,7 @@ import (
 	"iter"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -402,8 +403,16 @@ func (b *inbox) recall(s lastgood.State) (taken bool) {
 }
 
 // recollect takes the records that an earlier run knew, before the first full
-// list.
-func (b *inbox) recollect(records []subnet.Record) {
+// list. A node that the list has elsewhere is there: it may have moved since.
+func (b *inbox) recollect(records, list []subnet.Record) {
+	keys, nodes := make(map[string]bool, len(list)), make(map[string]bool, len(list))
+	for _, r := range list {
+		keys[r.Key] = true
+		if r.Invalid == "" && r.Lease.Active() {
+			nodes[r.Lease.ID()] = true
+		}
+	}
+	records = slices.DeleteFunc(records, func(r subnet.Record) bool { return nodes[r.Lease.ID()] && !keys[r.Key] })
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.markNodes(b.snapshot.Replace(records))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/overlay/lastgood"
+	"github.com/twill-net/twill/subnet"
 )
 
 // When what we know is written to disk, if it has changed: first soon after the
@@ -67,7 +68,7 @@ func (a *Agent) recall(ctx context.Context) error {
 
 // recollect takes the records that an earlier run knew as what the store's first
 // list is compared with, because that list is of an older store, or another one.
-func (a *Agent) recollect() {
+func (a *Agent) recollect(list []subnet.Record) {
 	if a.cfg.LastGood == "" {
 		return
 	}
@@ -80,7 +81,7 @@ func (a *Agent) recollect() {
 	case err != nil:
 		a.cfg.Log.WithError(err).Warn("what the store lost is not known: the ways to nodes that have not announced themselves again go")
 	default:
-		a.inbox.recollect(s.Records)
+		a.inbox.recollect(s.Records, list)
 	}
 }
 

@@ -179,8 +179,9 @@ func TestStoreWentBackBetweenRuns(t *testing.T) {
 			b.store.configs <- []byte(netConf)
 			claim := <-b.store.claims
 			b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
-			b.store.updates <- subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{peer(4, "n4")}}
+			b.store.updates <- subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{peer(4, "n4"), peer(7, "n6")}}
 			b.eventually("the list was taken", func() bool { return b.agent.Status().Ready && b.kernel.get(routeKey(4)) != nil })
+			b.eventually("n6 is where it announced itself", func() bool { return b.kernel.get(routeKey(7)) != nil && b.kernel.get(routeKey(6)) == nil })
 			b.store.updates <- subnet.Update{Put: []subnet.Record{peer(2, "n2")}}
 			b.store.updates <- subnet.Update{Put: []subnet.Record{peer(5, "n5")}} // in order behind the others
 			b.eventually("that was taken", func() bool { return b.kernel.get(routeKey(5)) != nil })
@@ -200,7 +201,7 @@ func TestStoreWentBackBetweenRuns(t *testing.T) {
 	}
 }
 
-// ranBefore lets a run know the peers n2 and n3, and returns what it leaves: the
+// ranBefore lets a run know the peers n2, n3 and n6, and returns what it leaves: the
 // state of the kernel, and at path the file.
 func ranBefore(t *testing.T, path *string) (kernel backend.State) {
 	*path = filepath.Join(t.TempDir(), lastgood.FileName)
@@ -209,7 +210,9 @@ func ranBefore(t *testing.T, path *string) (kernel backend.State) {
 			c.LastGood, c.LeaseTTL, c.RecallAfter = *path, time.Hour, time.Hour
 			c.Position = func() string { return "there" }
 		})
-		b.ready(peer(2, "n2"), peer(3, "n3"))
+		moved := peer(6, "n6")
+		moved.Modified = 9000
+		b.ready(peer(2, "n2"), peer(3, "n3"), moved)
 		kernel = b.kernel.state
 	}))
 	return kernel
