@@ -190,11 +190,9 @@ func (b *bench) etcdAway(ctx context.Context, pairs []*pair) (came int64, err er
 	if err := b.lab.Store.Restart(); err != nil {
 		return 0, err
 	}
-	if err := b.putSoon(ctx, fresh); err != nil {
-		return 0, err
-	}
+	came, err = b.putSoon(ctx, fresh)
 	b.loaded++
-	return now(), nil
+	return came, err
 }
 
 // etcdRestored gives etcd the data of an hour ago, as it were: the last peer is
@@ -205,7 +203,7 @@ func (b *bench) etcdRestored(ctx context.Context, _ []*pair) (came int64, err er
 		return 0, err
 	}
 	late := peers(b.loaded+1, 1, 0)[0]
-	if err := b.putSoon(ctx, late); err != nil {
+	if _, err := b.putSoon(ctx, late); err != nil {
 		return 0, err
 	}
 	if err := errors.Join(b.lab.Store.Kill(ctx), os.RemoveAll(data)); err != nil {
@@ -217,20 +215,20 @@ func (b *bench) etcdRestored(ctx context.Context, _ []*pair) (came int64, err er
 	if err := b.lab.Store.Restart(); err != nil {
 		return 0, err
 	}
-	err = b.putSoon(ctx, peers(b.loaded+2, 1, 0)[0]) // etcd serves
-	pause(ctx, 2*time.Second)                        // what a daemon makes of it
+	_, err = b.putSoon(ctx, peers(b.loaded+2, 1, 0)[0]) // etcd serves
+	pause(ctx, 2*time.Second)                           // what a daemon makes of it
 	return 0, err
 }
 
 // putSoon writes a peer's lease as soon as etcd takes it, with a client that
-// did not get used to its absence.
-func (b *bench) putSoon(ctx context.Context, p peer) error {
+// did not get used to its absence. It returns when that began.
+func (b *bench) putSoon(ctx context.Context, p peer) (began int64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	for {
-		err := b.putOnce(ctx, p)
-		if err == nil || ctx.Err() != nil {
-			return err
+		began = now()
+		if err = b.putOnce(ctx, p); err == nil || ctx.Err() != nil {
+			return began, err
 		}
 		pause(ctx, 20*time.Millisecond)
 	}
