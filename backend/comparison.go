@@ -50,11 +50,9 @@ func (c *Comparison) Found(have Object) {
 }
 
 // Changes returns the changes which lead from what was found to what is wanted,
-// in an order that can be applied: puts by ascending Kind, then deletes by
-// descending Kind, so that the new way is there before the old one goes. What
-// the kernel drops with a link that is replaced or gets another MAC counts as
-// absent; what it drops with a link that is deleted is not deleted one by one.
-// Sysctls are not deleted.
+// in no order; see SortChanges. What the kernel drops with a link that is
+// replaced or gets another MAC counts as absent; what it drops with a link that
+// is deleted is not deleted one by one. Sysctls are not deleted.
 func (c *Comparison) Changes() []Change {
 	if c.same == nil {
 		c.same = NewSet(0)
@@ -62,12 +60,12 @@ func (c *Comparison) Changes() []Change {
 	if len(c.other) == 0 && c.same.Len() == c.want.Len() {
 		return nil
 	}
-	var changes []Change
+	changes := make([]Change, 0, max(0, c.want.Len()-c.same.Len()))
+	nothing := len(c.other)+c.same.Len() == 0 // as at the first start of a node
 	for want := range c.want.All() {
-		k := want.Key()
-		have, ok := c.other[k]
-		if !ok {
-			have = c.same.Get(k)
+		var have Object
+		if !nothing {
+			have = c.found(want.Key())
 		}
 		if have != nil && c.lost(have) {
 			have = nil
@@ -81,8 +79,15 @@ func (c *Comparison) Changes() []Change {
 			changes = append(changes, Change{Have: have})
 		}
 	}
-	SortChanges(changes)
 	return changes
+}
+
+// found returns what was found under a key; nil for nothing.
+func (c *Comparison) found(k Key) Object {
+	if o, ok := c.other[k]; ok {
+		return o
+	}
+	return c.same.Get(k)
 }
 
 // lost reports whether the kernel drops an object with the link that it is on.

@@ -64,7 +64,7 @@ func (c Change) String() string {
 }
 
 // Diff returns the changes which lead from have to want, in an order that can
-// be applied; see Comparison. Nil is a set of nothing.
+// be applied: those of a Comparison, sorted. Nil is a set of nothing.
 func Diff(want, have Objects) []Change {
 	c := NewComparison(want)
 	if have != nil {
@@ -72,7 +72,9 @@ func Diff(want, have Objects) []Change {
 			c.Found(h)
 		}
 	}
-	return c.Changes()
+	changes := c.Changes()
+	SortChanges(changes)
+	return changes
 }
 
 // ranks bounds what rank returns.
@@ -90,8 +92,9 @@ func rank(c Change) uint8 {
 	return uint8(n)
 }
 
-// SortChanges puts changes into the order of application; see Diff. Changes
-// of one kind are in no particular, but a stable order, with one exception:
+// SortChanges puts changes into the order of application: puts by ascending
+// Kind, then deletes by descending Kind, so that the new way is there before the
+// old one goes. Changes of one kind are in no particular, but a stable order, with one exception:
 // forwarding is switched on after the other sysctls, which say what it leaves
 // alone.
 func SortChanges(changes []Change) { Sort(changes, func(c Change) Change { return c }) }

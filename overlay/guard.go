@@ -76,6 +76,7 @@ func (a *Agent) sweepGuard(ctx context.Context) {
 		return // the passes will try, and tell
 	}
 	if changes := c.Changes(); len(changes) > 0 {
+		backend.SortChanges(changes)
 		_ = errors.Join(a.guard.Apply(ctx, changes)...) // likewise
 		a.cfg.Log.Info("VTEP hygiene is switched off: what was left of it is swept")
 	}
