@@ -271,6 +271,9 @@ func (a *Agent) hold(ctx context.Context) error {
 		case next := <-a.claims: // also when ctx ends, done comes
 			cancel()
 			if err := <-done; err != nil {
+				if p := (*panicError)(nil); errors.As(err, &p) {
+					return err
+				}
 				a.cfg.Log.WithError(err).Debug("the lease was let go for another claim")
 			}
 			claim = next
