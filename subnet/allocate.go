@@ -52,6 +52,12 @@ func (r Range) Contains(p netip.Prefix) bool {
 		r.Network.Contains(p.Addr()) && r.Min.Compare(p.Addr()) <= 0 && p.Addr().Compare(r.Max) <= 0
 }
 
+// Covers reports whether p lies in the network, whatever its length: what
+// somebody else assigns need not be one that the range leases.
+func (r Range) Covers(p netip.Prefix) bool {
+	return r.Enabled() && p.IsValid() && p.Bits() >= r.Network.Bits() && r.Network.Contains(p.Addr())
+}
+
 // Capacity returns how many subnets the range leases; IPv6 ranges hold more
 // than 64 bits count.
 func (r Range) Capacity() *big.Int {

@@ -96,7 +96,7 @@ func (c Config) Covers(l Lease) error {
 		p, r := l.Subnets[f], c.Networks[f]
 		switch {
 		case !p.IsValid() || !r.Enabled():
-		case p.Bits() < r.Network.Bits() || !r.Network.Contains(p.Addr()):
+		case !r.Covers(p):
 			return fmt.Errorf("its subnet %s is not in the network %s", p, r.Network)
 		default:
 			fits = true

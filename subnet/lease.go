@@ -83,3 +83,14 @@ type Held struct {
 	Created int64     // as in Record
 	Expires time.Time // when the store would let it go, as of the last renewal; zero for a reservation
 }
+
+// Reserved reports whether somebody else chose the subnets: an operator, or
+// Kubernetes' controller-manager. They lie in the network, and SubnetLen, Min and
+// Max do not count.
+func (h Held) Reserved() bool { return h.Expires.IsZero() }
+
+// NetworkState is what a node says of its network to its cluster.
+type NetworkState struct {
+	Up      bool
+	Message string // why it is not up, or what it is
+}

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 
+	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/kube"
 	"github.com/twill-net/twill/subnet/kube/kubetest"
 	"github.com/twill-net/twill/subnet/subnettest"
@@ -132,10 +133,10 @@ func TestAdmission(t *testing.T) {
 	c := claim(t, "n1")
 	h := hold(t, store, c)
 	h.next(t)
-	states := make(chan kube.Network)
+	states := make(chan subnet.NetworkState)
 	during(t, func(ctx context.Context) { _ = store.ReportNetwork(ctx, states) })
 	for _, up := range []bool{true, false, true} {
-		states <- kube.Network{Up: up}
+		states <- subnet.NetworkState{Up: up}
 		want := corev1.ConditionTrue
 		if up {
 			want = corev1.ConditionFalse

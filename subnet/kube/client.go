@@ -40,6 +40,7 @@ type Store struct {
 	health health
 	http   *http.Client
 	api    rest.Interface
+	server string // its URL
 	own    own
 
 	progress progress
@@ -74,6 +75,7 @@ func New(cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.server = c.Host
 	if err := s.connect(c); err != nil {
 		return nil, fmt.Errorf("preparing the connection to the API server: %w", err)
 	}
@@ -100,6 +102,9 @@ func (s *Store) connect(c *rest.Config) (err error) {
 	s.api, err = rest.RESTClientForConfigAndClient(c, s.http)
 	return err
 }
+
+// Name tells this store from others: the server, and what of it is ours.
+func (s *Store) Name() string { return "kubernetes " + s.server + " " + s.names.prefix }
 
 // Close ends the connections. The node's lease stays, see Release.
 func (s *Store) Close() error {

@@ -7,13 +7,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-)
 
-// Network is what a Node's condition NetworkUnavailable is made of.
-type Network struct {
-	Up      bool
-	Message string // why it is not up, or what it is
-}
+	"github.com/twill-net/twill/subnet"
+)
 
 // The condition's reasons, when we wrote it.
 const (
@@ -26,7 +22,7 @@ const (
 // it is left as it is: a daemon that starts does not know yet. A condition that
 // says the same for another reason, a cloud's routes, is left to whom it is of.
 // With SetUnavailable off nothing is written. The error is always nil.
-func (s *Store) ReportNetwork(ctx context.Context, states <-chan Network) error {
+func (s *Store) ReportNetwork(ctx context.Context, states <-chan subnet.NetworkState) error {
 	if !s.cfg.SetUnavailable {
 		for {
 			select {
@@ -38,7 +34,7 @@ func (s *Store) ReportNetwork(ctx context.Context, states <-chan Network) error 
 	}
 	defer s.followOwn()()
 	defer s.health.set(taskCondition, nil)
-	var want *Network
+	var want *subnet.NetworkState
 	pace := newRepeat()
 	for {
 		n, known, changed := s.own.get()
@@ -56,8 +52,8 @@ func (s *Store) ReportNetwork(ctx context.Context, states <-chan Network) error 
 	}
 }
 
-func (s *Store) settleCondition(ctx context.Context, n ownNode, want Network, pace *repeat) {
-	c := want.condition(n.condition, time.Now())
+func (s *Store) settleCondition(ctx context.Context, n ownNode, want subnet.NetworkState, pace *repeat) {
+	c := condition(want, n.condition, time.Now())
 	if c == n.condition || !pace.turn(time.Now(), fmt.Sprint(n.uid, want)) {
 		return
 	}
@@ -73,7 +69,7 @@ func (s *Store) settleCondition(ctx context.Context, n ownNode, want Network, pa
 
 // condition returns the condition that says w; that is old where it says so
 // already.
-func (w Network) condition(old corev1.NodeCondition, now time.Time) corev1.NodeCondition {
+func condition(w subnet.NetworkState, old corev1.NodeCondition, now time.Time) corev1.NodeCondition {
 	c := corev1.NodeCondition{
 		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue, Reason: reasonDown, Message: w.Message,
 		LastHeartbeatTime: metav1.NewTime(now), LastTransitionTime: metav1.NewTime(now),

@@ -172,7 +172,7 @@ func anotherPrefix(t *testing.T, b backend) {
 
 func condition(t *testing.T, b backend) {
 	b.Join(t, "n1")
-	states := make(chan kube.Network)
+	states := make(chan subnet.NetworkState)
 	s := b.open(t, "n1")
 	during(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
 	reads := func(status corev1.ConditionStatus, message string) func() bool {
@@ -181,16 +181,16 @@ func condition(t *testing.T, b backend) {
 			return c.Status == status && c.Message == message && !c.LastTransitionTime.IsZero()
 		}
 	}
-	states <- kube.Network{Up: true, Message: "up"}
+	states <- subnet.NetworkState{Up: true, Message: "up"}
 	eventually(t, "it is False", reads(corev1.ConditionFalse, "up"))
 	since := unavailable(b.server.Node(t, "n1")).LastTransitionTime
-	states <- kube.Network{Message: "the lease is lost"}
+	states <- subnet.NetworkState{Message: "the lease is lost"}
 	eventually(t, "it is True", reads(corev1.ConditionTrue, "the lease is lost"))
-	states <- kube.Network{Message: "no route"}
+	states <- subnet.NetworkState{Message: "no route"}
 	eventually(t, "the reason is another", reads(corev1.ConditionTrue, "no route"))
 	later := unavailable(b.server.Node(t, "n1")).LastTransitionTime
 	require.False(t, later.Before(&since))
-	states <- kube.Network{Up: true, Message: "up"}
+	states <- subnet.NetworkState{Up: true, Message: "up"}
 	eventually(t, "it is False again", reads(corev1.ConditionFalse, "up"))
 	b.server.PatchStatus(t, "n1", `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True","reason":"Somebody"}]}}`)
 	eventually(t, "it is put right", reads(corev1.ConditionFalse, "up"))
@@ -212,28 +212,28 @@ func unavailable(n *corev1.Node) corev1.NodeCondition {
 func conditionOfOthers(t *testing.T, b backend) {
 	b.Join(t, "n1")
 	b.server.PatchStatus(t, "n1", `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"False","reason":"RouteCreated"}]}}`)
-	states := make(chan kube.Network)
+	states := make(chan subnet.NetworkState)
 	s := b.open(t, "n1")
 	seen := make(chan kube.Addresses, 1)
 	during(t, func(ctx context.Context) { _ = s.WatchAddresses(ctx, func(a kube.Addresses) { seen <- a }) })
 	next(t, seen)
 	during(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
 	for range 2 { // when the second is taken, the first is done with
-		states <- kube.Network{Up: true, Message: "up"}
+		states <- subnet.NetworkState{Up: true, Message: "up"}
 	}
 	require.Equal(t, "RouteCreated", unavailable(b.server.Node(t, "n1")).Reason)
-	states <- kube.Network{Message: "down"}
+	states <- subnet.NetworkState{Message: "down"}
 	eventually(t, "it is True", func() bool { return unavailable(b.server.Node(t, "n1")).Message == "down" })
 }
 
 func conditionOff(t *testing.T, b backend) {
 	b.change = func(c *kube.Config) { c.SetUnavailable = false }
 	b.Join(t, "n1")
-	states := make(chan kube.Network)
+	states := make(chan subnet.NetworkState)
 	s := b.open(t, "n1")
 	stop := during(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
-	states <- kube.Network{Up: true}
-	states <- kube.Network{}
+	states <- subnet.NetworkState{Up: true}
+	states <- subnet.NetworkState{}
 	stop()
 	require.Zero(t, unavailable(b.server.Node(t, "n1")))
 }

@@ -76,8 +76,8 @@ func TestOutage(t *testing.T) {
 	store := b.open(t, "n1")
 	h := hold(t, store, claim(t, "n1"))
 	v := subnettest.Watch(t, store)
-	states := make(chan kube.Network, 1)
-	states <- kube.Network{Up: true, Message: "up"}
+	states := make(chan subnet.NetworkState, 1)
+	states <- subnet.NetworkState{Up: true, Message: "up"}
 	during(t, func(ctx context.Context) { _ = store.ReportNetwork(ctx, states) })
 	for i := range 3 {
 		eventually(t, "the outage is told", func() bool { _, err := health.last(); return err != nil })
