@@ -15,6 +15,7 @@ import (
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/masq"
+	"github.com/twill-net/twill/overlay/install"
 	"github.com/twill-net/twill/overlay/underlay"
 	"github.com/twill-net/twill/subnet"
 )
@@ -32,6 +33,9 @@ type Store interface {
 	Hold(ctx context.Context, claim subnet.Claim, tell func(subnet.Held)) error
 	// Release gives up the lease that the last Hold told.
 	Release(ctx context.Context) error
+	// Progress returns when each watch that is under way last went on, by its
+	// name. To try in vain to reach the store is to go on.
+	Progress() map[string]time.Time
 }
 
 // StoreHealth is what a store says of its connection: a nil Err when it is
@@ -93,6 +97,7 @@ const (
 	taskMemory = "last good state"
 	taskRecall = "recall"
 	taskCalm   = "calm"
+	taskReport = "report to the cluster"
 )
 
 // Config is what an Agent is made of.
@@ -131,6 +136,12 @@ type Config struct {
 	// nil for nothing.
 	Calm func()
 
+	// ReportNetwork tells the cluster how the network of this node is, each
+	// time that turns, until the context ends; nil where nobody is to be told.
+	ReportNetwork func(ctx context.Context, states <-chan subnet.NetworkState) error
+
+	CNIConf *install.Conflist // put to its place while the node is ready; nil for none
+
 	HealthAddr netip.AddrPort // of /healthz, /readyz, /metrics; port 0: off
 	Socket     string         // of the status; "": off
 
@@ -154,7 +165,8 @@ type Agent struct {
 	panics   chan error // capacity 1
 
 	inbox   *inbox
-	claims  chan subnet.Claim // the newest claim that nobody took yet; capacity 1
+	network chan subnet.NetworkState // the newest that nobody took yet; capacity 1
+	claims  chan subnet.Claim        // the newest claim that nobody took yet; capacity 1
 	desired *desired
 	state   *state // of the reconciler; see reconcile.go
 	board   *board // what status, readiness and metrics show
@@ -164,7 +176,7 @@ type Agent struct {
 func New(cfg Config, store Store, kernel Kernel, firewall Firewall, guard Guard) *Agent {
 	a := &Agent{
 		cfg: cfg, store: store, kernel: kernel, firewall: firewall, guard: guard,
-		claims: make(chan subnet.Claim, 1), sweepNow: make(chan struct{}, 1), bursts: make(chan struct{}, 1), panics: make(chan error, 1),
+		claims: make(chan subnet.Claim, 1), network: make(chan subnet.NetworkState, 1), sweepNow: make(chan struct{}, 1), bursts: make(chan struct{}, 1), panics: make(chan error, 1),
 		desired: newDesired(),
 		state:   newState(),
 		board:   newBoard(cfg),
@@ -204,6 +216,9 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 	}
 	if a.cfg.PodLinks != nil {
 		tasks[taskSweep] = a.sweep
+	}
+	if a.cfg.ReportNetwork != nil {
+		tasks[taskReport] = func(ctx context.Context) error { return a.cfg.ReportNetwork(ctx, a.network) }
 	}
 	for name, task := range tasks {
 		a.run(g, name, func() error { return a.supervise(ctx, name, task) })
@@ -298,15 +313,19 @@ func (a *Agent) offer(c subnet.Claim) {
 }
 
 // publish hands a new claim to hold, in the place of one that waits.
-func (a *Agent) publish(c subnet.Claim) {
-	for { // hold may put the old one back between the two
+func (a *Agent) publish(c subnet.Claim) { newest(a.claims, c) }
+
+// newest puts a value into a channel of capacity 1, in the place of one that
+// waits there.
+func newest[T any](to chan T, v T) {
+	for { // somebody else may put one between the two
 		select {
-		case a.claims <- c:
+		case to <- v:
 			return
 		default:
 		}
 		select {
-		case <-a.claims:
+		case <-to:
 		default:
 		}
 	}

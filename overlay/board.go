@@ -57,6 +57,7 @@ const (
 	partBridge   = "pods' bridge"
 	partSweep    = "sweep of reserved addresses"
 	partCNI      = "CNI config"
+	partInstall  = "installing the CNI config"
 	partRemember = "last good state"
 )
 

@@ -21,7 +21,7 @@ func (a *Agent) takeConfig(raw []byte, recalled bool) bool {
 	s := a.state
 	next, err := subnet.ParseConfig(bytes.TrimSpace(raw))
 	if err == nil && s.held != nil && s.planner != nil && !s.configRecalled {
-		err = admissible(s.active, next, s.held.Lease)
+		err = admissible(s.active, next, *s.held)
 	}
 	a.board.configTaken(err)
 	if err != nil {
@@ -43,18 +43,22 @@ func (a *Agent) takeConfig(raw []byte, recalled bool) bool {
 
 // admissible says why a running node cannot take over a config: what would
 // need another lease, and so cut its pods off, wants a restart.
-func admissible(old, next subnet.Config, own subnet.Lease) error {
+func admissible(old, next subnet.Config, own subnet.Held) error {
 	if old.Backend.Type != next.Backend.Type {
 		return fmt.Errorf("network config: Backend.Type changed from %s to %s; it takes effect when twilld is restarted", old.Backend.Type, next.Backend.Type)
 	}
 	for _, f := range subnet.Families {
 		was, is := old.Networks[f], next.Networks[f]
+		fits := is.Contains
+		if own.Reserved() {
+			fits = is.Covers
+		}
 		switch {
 		case was.Enabled() != is.Enabled():
 			return fmt.Errorf("network config: %s was switched %s; it takes effect when twilld is restarted", f, onOff(is.Enabled()))
-		case is.Enabled() && !is.Contains(own.Subnets[f]):
+		case is.Enabled() && !fits(own.Lease.Subnets[f]):
 			return fmt.Errorf("network config: %s network %s no longer leases this node's subnet %s; it takes effect when twilld is restarted",
-				f, is.Network, own.Subnets[f])
+				f, is.Network, own.Lease.Subnets[f])
 		}
 	}
 	return nil

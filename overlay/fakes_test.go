@@ -283,11 +283,15 @@ type script struct {
 	updates chan subnet.Update
 	claims  chan subnet.Claim
 	helds   chan subnet.Held
-	lose    chan error // Hold fails
+	lose    chan error                // Hold fails
+	stands  atomic.Pointer[time.Time] // when it last made progress; nil: none is told
 }
 
 func newScript() *script {
-	return &script{make(chan []byte), make(chan subnet.Update), make(chan subnet.Claim, 16), make(chan subnet.Held), make(chan error)}
+	return &script{
+		configs: make(chan []byte), updates: make(chan subnet.Update), claims: make(chan subnet.Claim, 16),
+		helds: make(chan subnet.Held), lose: make(chan error),
+	}
 }
 
 func relay[T any](ctx context.Context, from <-chan T, tell func(T)) error {
@@ -325,6 +329,13 @@ func (s *script) Hold(ctx context.Context, c subnet.Claim, tell func(subnet.Held
 }
 
 func (s *script) Release(context.Context) error { return errors.ErrUnsupported }
+
+func (s *script) Progress() map[string]time.Time {
+	if at := s.stands.Load(); at != nil {
+		return map[string]time.Time{"watching the leases": *at}
+	}
+	return nil
+}
 
 // bench is an agent with everything around it.
 type bench struct {

@@ -55,6 +55,9 @@ func (a *Agent) conclude(now time.Time, read, links, rules bool) {
 	if !s.settled {
 		reasons = append(reasons, "the first full list of peers is not programmed")
 	}
+	if len(reasons) == 0 {
+		a.putCNIConf()
+	}
 	if !a.showReadiness(reasons) {
 		return
 	}
@@ -75,7 +78,40 @@ func (a *Agent) showReadiness(reasons []string) (turned bool) {
 		}
 		m.Status(line + a.board.storeAway())
 	}
+	a.report(reasons)
 	return a.board.readiness(reasons)
+}
+
+// report tells the cluster that the node is ready, and then each time that
+// this turns. A node that starts does not know yet: what is there goes on. Why
+// it is ready never changes, as each word is a write to the API server.
+func (a *Agent) report(reasons []string) {
+	s := a.state
+	next := subnet.NetworkState{Up: len(reasons) == 0, Message: strings.Join(reasons, "; ")}
+	if next.Up {
+		next.Message = "the overlay network is up"
+	}
+	if a.cfg.ReportNetwork == nil || next.Up == s.network.Up {
+		return
+	}
+	s.network = next
+	newest(a.network, next)
+}
+
+// putCNIConf has the runtime find the node's network, which it may use now.
+func (a *Agent) putCNIConf() {
+	s := a.state
+	if a.cfg.CNIConf == nil || s.cniConf {
+		return
+	}
+	changed, err := a.cfg.CNIConf.Put()
+	if a.board.problem(partInstall, err) && err != nil {
+		a.cfg.Log.WithError(err).Warn("CNI config could not be installed, will retry")
+	}
+	if changed {
+		a.cfg.Log.WithField("file", a.cfg.CNIConf.Path).Info("CNI config installed")
+	}
+	s.cniConf = true // until the next full pass
 }
 
 // missing names what there must be before anything can be programmed.

@@ -46,6 +46,8 @@ type state struct {
 	bridgeAt    time.Time                      // and when that is to be tried again; zero for not
 	interfaces  []backend.Interface            // that matter to the underlay, as last seen
 	env         bool                           // subnet.env says what is so
+	cniConf     bool                           // the runtime's network config is in its place
+	network     subnet.NetworkState            // as the cluster was told
 	foreign     []backend.HostRoute            // the host's own, in the overlay network
 	inSync      bool                           // the first full list is planned for: what nobody wants may go
 	settled     bool                           // all peers of the first full list were programmed once
@@ -86,7 +88,7 @@ func (a *Agent) reconcile(ctx context.Context) {
 			return
 		case <-full.C:
 			a.state.alone = a.state.full.empty() && !a.state.dirtyRules
-			a.state.full, a.state.routes, a.state.dirtyRules, a.state.env = everything, true, true, false
+			a.state.full, a.state.routes, a.state.dirtyRules, a.state.env, a.state.cniConf = everything, true, true, false, false
 		case <-a.inbox.wake:
 		case <-due.C:
 		}

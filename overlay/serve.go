@@ -103,9 +103,13 @@ func (a *Agent) healthMux() http.Handler {
 	return mux
 }
 
+// storeSilence is how long a store may take to find out that a connection has
+// come to nothing: there is no progress until then, and nothing hangs.
+const storeSilence = 3 * time.Minute
+
 // dead says why the daemon is not alive, "" while it is. The reconciler comes
 // round at least once in each FullPass, and the watches of this host work; a
-// store that does not answer is waited for, which is alive.
+// store that does not answer is asked again and again, which is progress.
 func (a *Agent) dead(now time.Time) string {
 	patience := 4*a.cfg.FullPass + 10*time.Second
 	if quiet := now.Sub(a.board.lastReadBack()); quiet > patience {
@@ -114,6 +118,11 @@ func (a *Agent) dead(now time.Time) string {
 	for name, w := range map[string]*watch{taskKernel: &a.watches.kernel, taskGuard: &a.watches.guard, taskRules: &a.watches.rules} {
 		if why := w.dead(now, patience); why != "" {
 			return fmt.Sprintf("the %s %s%s", name, why, a.board.because(name))
+		}
+	}
+	for what, at := range a.store.Progress() {
+		if quiet := now.Sub(at); quiet > patience+storeSilence {
+			return fmt.Sprintf("the store's watch of %s has made no progress for %s", strings.TrimPrefix(what, "watching "), quiet.Round(time.Second))
 		}
 	}
 	return ""
