@@ -14,8 +14,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -32,7 +30,6 @@ import (
 	"github.com/twill-net/twill/overlay/sdnotify"
 	"github.com/twill-net/twill/overlay/statedir"
 	"github.com/twill-net/twill/overlay/version"
-	"github.com/twill-net/twill/subnet/etcd"
 )
 
 // fullPass is the time between two looks at everything, for what sends no
@@ -55,7 +52,7 @@ func main() {
 func run(args []string, stdout, stderr io.Writer) int {
 	var o options
 	fs := o.flags()
-	if err := parse(fs, args); errors.Is(err, flag.ErrHelp) {
+	if err := o.parse(fs, args); errors.Is(err, flag.ErrHelp) {
 		usage(stdout, fs)
 		return 0
 	} else if err != nil {
@@ -97,8 +94,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 // envPrefix is that of the variables which stand for flags.
 const envPrefix = "TWILLD"
 
-func parse(fs *flag.FlagSet, args []string) error {
-	return envflag.Parse(fs, envPrefix, args, os.LookupEnv)
+func (o *options) parse(fs *flag.FlagSet, args []string) error {
+	if err := envflag.Parse(fs, envPrefix, args, os.LookupEnv); err != nil {
+		return err
+	}
+	named := false
+	fs.Visit(func(f *flag.Flag) { named = named || f.Name == "node-name" })
+	o.inCluster(named)
+	return nil
 }
 
 // variable returns the variable that stands for a flag.
@@ -145,16 +148,7 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 	defer k.Close()
 	cfg.Route = func(a netip.Addr) (string, netip.Addr, error) { return k.RouteGet(ctx, a) }
 
-	health := make(chan overlay.StoreHealth, 1) // the store is made before the agent which takes its health
-	o.etcd.Logger = log
-	o.etcd.Health = func(err error) {
-		select {
-		case <-health: // what is new counts
-		default:
-		}
-		health <- overlay.StoreHealth{Err: err}
-	}
-	store, err := etcd.New(o.etcd)
+	store, health, err := o.open(&cfg, log)
 	if err != nil {
 		return usageError{err}
 	}
@@ -201,6 +195,10 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 	if o.nodeName == "" {
 		return overlay.Config{}, errors.New("--node-name is empty, and this host has no name either")
 	}
+	cniConf, err := o.cniConf()
+	if err != nil {
+		return overlay.Config{}, err
+	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return overlay.Config{
@@ -208,11 +206,10 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 		Underlay: u, Host: backend.HostOptions{Blackhole: o.ipBlackholeRoute},
 		Masquerade: o.ipMasq, RandomFull: !o.ipMasqFullyRandomDisable, Forward: o.forwardRules, Hygiene: o.vtepHygiene,
 		LastGood: filepath.Join(o.stateDir, lastgood.FileName), LeaseTTL: o.etcd.LeaseTTL, RecallAfter: recallAfter,
-		StoreName:  "etcd " + strings.Join(slices.Sorted(slices.Values(o.etcd.Endpoints)), ",") + " " + o.etcd.Prefix,
 		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
 		HealthAddr: health, Socket: o.socket,
 		Log: log, Metrics: reg, Manager: sdnotify.New(log),
-		CNIConfDir: o.cniConfDir, Calm: calm(os.LookupEnv),
+		CNIConfDir: o.cniConfDir, CNIConf: cniConf, Calm: calm(os.LookupEnv),
 	}, nil
 }
 
@@ -232,5 +229,5 @@ func (o *options) clean(ctx context.Context, log *logrus.Entry) error {
 	for _, object := range removed {
 		log.WithField("object", object).Info("removed")
 	}
-	return errors.Join(err, dir.Remove())
+	return errors.Join(err, o.uninstall(log), dir.Remove())
 }

@@ -50,6 +50,8 @@ func TestUsageErrors(t *testing.T) {
 		{"resync without a pause", []string{"--iptables-resync=0"}, [2]string{}, "twilld: invalid value \"0\" for flag -iptables-resync: it must be a number of seconds or a duration such as 5s, from 1s to 1h; see twilld --help\n"},
 		{"forward rules", []string{"--iptables-forward-rules=some"}, [2]string{}, "twilld: invalid boolean value \"some\" for -iptables-forward-rules: parse error; see twilld --help\n"},
 		{"variable", nil, [2]string{"TWILLD_HEALTHZ_PORT", "http"}, "twilld: environment variable TWILLD_HEALTHZ_PORT: \"http\": parse error; see twilld --help\n"},
+		{"Kubernetes", []string{"--kube-subnet-mgr", "--node-name=n1", "--kube-api-url=x"}, [2]string{}, "twilld: --kube-api-url is no URL such as https://192.0.2.1:6443, or has a user or a query in it\n"},
+		{"CNI config", []string{"--cni-conf-install=/nonexistent"}, [2]string{}, "twilld: --cni-conf-install: reading the CNI config to install: open /nonexistent: no such file or directory\n"},
 		{"etcd", []string{"--etcd-endpoints=ftp://x"}, [2]string{}, "twilld: --etcd-endpoints: \"ftp://x\" is no URL such as http://127.0.0.1:2379 or https://etcd.example.com:2379\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -79,7 +81,7 @@ func TestFlagWinsOverVariable(t *testing.T) {
 	t.Setenv("TWILLD_IFACE", "eth1,eth2")
 	t.Setenv("TWILLD_PUBLIC_IP", "192.0.2.1")
 	var o options
-	require.NoError(t, parse(o.flags(), []string{"-public-ip", "192.0.2.2"}))
+	require.NoError(t, o.parse(o.flags(), []string{"-public-ip", "192.0.2.2"}))
 	require.Equal(t, list{"eth1", "eth2"}, o.ifaces, "a repeatable flag takes a comma list")
 	require.Equal(t, "192.0.2.2", o.publicIPs[0])
 }
@@ -87,7 +89,7 @@ func TestFlagWinsOverVariable(t *testing.T) {
 func TestRepeatedFlagsAdd(t *testing.T) {
 	clear(t)
 	var o options
-	require.NoError(t, parse(o.flags(), []string{"--iface=eth0", "--iface", "eth1, 192.0.2.7"}))
+	require.NoError(t, o.parse(o.flags(), []string{"--iface=eth0", "--iface", "eth1, 192.0.2.7"}))
 	require.Equal(t, list{"eth0", "eth1", "192.0.2.7"}, o.ifaces)
 }
 
@@ -96,11 +98,11 @@ func TestResync(t *testing.T) {
 	clear(t)
 	for value, want := range map[string]time.Duration{"5": 5 * time.Second, "1m30s": 90 * time.Second, "3600": time.Hour} {
 		var o options
-		require.NoError(t, parse(o.flags(), []string{"--iptables-resync", value}))
+		require.NoError(t, o.parse(o.flags(), []string{"--iptables-resync", value}))
 		require.Equal(t, seconds(want), o.iptablesResync)
 	}
 	var o options
-	require.NoError(t, parse(o.flags(), nil))
+	require.NoError(t, o.parse(o.flags(), nil))
 	require.Equal(t, "5s", o.iptablesResync.String())
 	require.True(t, o.forwardRules)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -16,16 +17,19 @@ import (
 
 	"github.com/twill-net/twill/backend/nftables"
 	"github.com/twill-net/twill/overlay/firewall"
+	"github.com/twill-net/twill/overlay/install"
 	"github.com/twill-net/twill/overlay/journal"
 	"github.com/twill-net/twill/overlay/pods/confdir"
 	"github.com/twill-net/twill/overlay/underlay"
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/etcd"
+	"github.com/twill-net/twill/subnet/kube"
 )
 
 // options are the flags as given.
 type options struct {
 	etcd etcd.Config
+	kube kube.Config
 
 	nodeName, stateDir, subnetFile, socket string
 
@@ -40,6 +44,7 @@ type options struct {
 	forwardRules   bool
 	vtepHygiene    bool
 	cniConfDir     string
+	cniConfInstall string
 
 	healthzIP   string
 	healthzPort int
@@ -72,7 +77,9 @@ func (o *options) flags() *flag.FlagSet {
 	o.etcd = etcd.DefaultConfig()
 	o.etcd.RegisterFlags(fs)
 	o.etcd.RegisterLeaseFlags(fs)
-	fs.StringVar(&o.nodeName, "node-name", hostname, "`name` of this node, its identity: who has it gets its subnet back")
+	o.kube = kube.DefaultConfig()
+	o.kube.RegisterFlags(fs)
+	fs.StringVar(&o.nodeName, "node-name", hostname, "`name` of this node, its identity: who has it gets its subnet back; with --kube-subnet-mgr its Node's, and NODE_NAME is taken before the host's name")
 	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/twill", "`directory` kept over restarts")
 	fs.StringVar(&o.subnetFile, "subnet-file", "/run/twill/subnet.env", "`file` in which the CNI plugin finds this node's subnet")
 	fs.StringVar(&o.socket, "socket", "/run/twill/twilld.sock", "unix `socket` on which twill status asks")
@@ -90,6 +97,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.Var(&o.iptablesResync, "iptables-resync", "time between two looks at rules of iptables-legacy, which tells no changes, as `seconds` or a duration, from 1s to 1h")
 	fs.BoolVar(&o.vtepHygiene, "vtep-hygiene", true, "drop VXLAN that is not from a peer, or is from a peer and not from its subnet, and what pods send that is not from their own address")
 	fs.StringVar(&o.cniConfDir, "cni-conf-dir", confdir.Default, "`directory` from which the container runtime takes its CNI configs; ours tell where the addresses of pods are reserved")
+	fs.StringVar(&o.cniConfInstall, "cni-conf-install", "", "`file` put to 10-twill.conflist in --cni-conf-dir when this node first becomes ready, and kept there; --cleanup with this flag removes it (default: none)")
 	fs.StringVar(&o.healthzIP, "healthz-ip", "0.0.0.0", "`address` for /healthz, /readyz and /metrics")
 	fs.IntVar(&o.healthzPort, "healthz-port", 0, "`port` for /healthz, /readyz and /metrics; 0: not served")
 	fs.StringVar(&o.logLevel, "log-level", "info", "`level`: debug, info, warn or error")
@@ -156,6 +164,34 @@ func (o *options) rules() (*firewall.Firewall, error) {
 		return nil, fmt.Errorf("--firewall %q is %w", o.firewall, err)
 	}
 	return firewall.New(firewall.Config{Asked: asked, Resync: time.Duration(o.iptablesResync)}, nftables.New(), nftables.NewForeign()), nil
+}
+
+// conflist is where the runtime finds the network config that we install.
+func (o *options) conflist() string { return filepath.Join(o.cniConfDir, "10-twill.conflist") }
+
+// cniConf returns the network config to install; nil for none.
+func (o *options) cniConf() (*install.Conflist, error) {
+	if o.cniConfInstall == "" {
+		return nil, nil
+	}
+	c, err := install.ReadConflist(o.cniConfInstall, o.conflist())
+	if err != nil {
+		return nil, fmt.Errorf("--cni-conf-install: %w", err)
+	}
+	return c, nil
+}
+
+// uninstall removes the network config that was installed. One that an
+// administrator put there stays.
+func (o *options) uninstall(log *logrus.Entry) error {
+	if o.cniConfInstall == "" {
+		return nil
+	}
+	removed, err := install.RemoveConflist(o.conflist())
+	if removed {
+		log.WithField("object", "file "+o.conflist()).Info("removed")
+	}
+	return err
 }
 
 // health returns where the health checks are served; port 0 for nowhere.

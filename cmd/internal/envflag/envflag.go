@@ -32,7 +32,7 @@ func Apply(fs *flag.FlagSet, prefix string, given func(flag string) bool, lookup
 		if !ok || value == "" || given(f.Name) {
 			return
 		}
-		if err := f.Value.Set(value); err != nil {
+		if err := fs.Set(f.Name, value); err != nil {
 			errs = append(errs, fmt.Errorf("environment variable %s: %q: %w", name, value, err))
 		}
 	})
