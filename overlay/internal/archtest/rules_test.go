@@ -61,10 +61,32 @@ var rules = []rule{{
 	never: []string{"go.etcd.io/etcd/server", "go.etcd.io/bbolt"},
 	reach: transitive,
 }, {
-	name:  "the daemon takes its flags from the standard library, and needs no lab",
+	name:  "the daemon takes its flags from the standard library",
+	bound: []string{"cmd/twilld", "subnet/...", "backend/..."}, // client-go's kubeconfig brings pflag along
+	never: []string{"github.com/spf13"},
+}, {
+	name:  "the daemon needs no lab",
 	bound: []string{"cmd/twilld"},
-	never: []string{"github.com/spf13", module + "/overlay/netlab"},
+	never: []string{"github.com/spf13/cobra", module + "/overlay/netlab"},
 	reach: transitive,
+}, {
+	name:  "nobody links client-go's typed clientset: it alone doubles a binary",
+	bound: []string{"..."},
+	never: []string{"k8s.io/client-go/kubernetes"},
+	reach: transitive,
+}, {
+	name:  "the stores know no kernel",
+	bound: []string{"subnet/..."},
+	never: []string{"github.com/vishvananda/netlink", "github.com/mdlayher/netlink", "github.com/google/nftables"},
+	reach: transitive,
+}, {
+	name:  "the Kubernetes store knows no etcd",
+	bound: []string{"subnet/kube"},
+	never: []string{"go.etcd.io"},
+}, {
+	name:  "what installs files knows neither the agent nor a store",
+	bound: []string{"overlay/install"},
+	never: []string{module + "/overlay", module + "/subnet", module + "/backend", "github.com/vishvananda/netlink"},
 }, {
 	name:  "the CNI plugin stays small: it is started twice for each pod",
 	bound: []string{"cmd/twill-cni"},
