@@ -38,6 +38,7 @@ type follower[T any] struct {
 	replace func(all []T, wentBack bool)
 	put     func(T)
 	gone    func(name string)
+	moved   func(version string) // all of the history up to there was told; nil for nobody to know
 
 	mu      sync.Mutex
 	version string      // resource version of the last news
@@ -195,6 +196,9 @@ func (f *follower[T]) UpdateResourceVersion(version string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.version = version
+	if f.moved != nil {
+		f.moved(version)
+	}
 }
 
 // alive notes that the stream told something.
@@ -234,6 +238,9 @@ func (f *follower[T]) Replace(list []any, version string) error {
 	f.back, f.version = false, version
 	f.mu.Unlock()
 	f.replace(all, back)
+	if f.moved != nil {
+		f.moved(version)
+	}
 	return nil
 }
 

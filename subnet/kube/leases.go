@@ -2,8 +2,10 @@ package kube
 
 import (
 	"context"
+	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/twill-net/twill/subnet"
 )
@@ -66,8 +68,27 @@ func (s *Store) WatchLeases(ctx context.Context, on func(subnet.Update)) error {
 			}
 		},
 	}
-	f.run(ctx, s.lastSeen())
-	s.see(f.version)
+	f.moved = s.see
+	f.run(ctx, s.Position())
+	return nil
+}
+
+// Position returns how far WatchLeases has come, for Resume; "" before its first
+// list. It is a resource version.
+func (s *Store) Position() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen
+}
+
+// Resume takes the Position of an earlier run as how far WatchLeases has come:
+// its first list then says WentBack if the API server's store is older than
+// that. It is to be called before WatchLeases.
+func (s *Store) Resume(at string) error {
+	if _, err := resourceversion.CompareResourceVersion(at, at); err != nil {
+		return fmt.Errorf("taking up position %q in the API server's history: it is not one that Position returned: %w", at, err)
+	}
+	s.see(at)
 	return nil
 }
 
@@ -76,14 +97,6 @@ func (s *Store) WatchLeases(ctx context.Context, on func(subnet.Update)) error {
 func same(a, b subnet.Record) bool {
 	a.Modified = b.Modified
 	return a == b
-}
-
-// lastSeen returns how far an earlier WatchLeases came: a list from before that
-// is one of a store that went back in time.
-func (s *Store) lastSeen() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.seen
 }
 
 func (s *Store) see(version string) {

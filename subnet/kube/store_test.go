@@ -93,6 +93,7 @@ func TestOneServer(t *testing.T) {
 		"a watch that is cut":              cutWatch,
 		"ways to the server":               waysToTheServer,
 		"progress":                         progress,
+		"position":                         position,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
 	}
