@@ -169,7 +169,7 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 }
 
 // resume has the store compare itself with what an earlier run knew of it.
-func resume(store *etcd.Store, cfg overlay.Config) error {
+func resume(store store, cfg overlay.Config) error {
 	s, err := lastgood.ReadHead(cfg.LastGood)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

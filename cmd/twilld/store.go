@@ -15,6 +15,10 @@ import (
 // store is a store as main needs it.
 type store interface {
 	overlay.Store
+	// Position returns how far the store's history has come by what it has
+	// told, and Resume takes that of an earlier run.
+	Position() string
+	Resume(position string) error
 	Close() error
 }
 
