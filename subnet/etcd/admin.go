@@ -109,22 +109,31 @@ func (s *Store) Reserve(ctx context.Context, node string, ips subnet.PerFamily[n
 func (s *Store) reserve(ctx context.Context, want subnet.Lease, list listing) error {
 	key := subnet.EncodeKey(want.Subnets)
 	choice := acquire.Choice{Key: key, Lease: want}
+	// What is reserved already may have been so a moment ago only, by somebody
+	// who is about to yield to an older one.
+	var own subnet.Record
+	done := false
+	for _, r := range list.records {
+		if r.Key == key && sameNode(r.Lease, want) && r.Reserved && r.Invalid == "" {
+			own, done = r, true
+		}
+	}
 	for _, r := range list.records {
 		switch {
 		case r.Key == key && sameNode(r.Lease, want):
-			if r.Reserved && r.Invalid == "" {
-				return nil
-			}
 			choice.Taken, choice.Own = true, r
 			choice.Own.Reserved = true
 			if r.Invalid == "" {
 				choice.Lease = r.Lease
 				choice.Lease.Node = cmp.Or(r.Lease.Node, want.Node)
 			}
-		case acquire.Overlap(r.Lease, want):
+		case acquire.Overlap(r.Lease, want) && !(done && r.Created > own.Created): // else that one yields
 			return fmt.Errorf("reserving %s for %s: it overlaps %s, which %s holds; release that first, or choose another subnet",
 				key, want.ID(), r.Key, holderOf(r))
 		}
+	}
+	if done {
+		return nil
 	}
 	_, err := s.write(ctx, choice, owned{held: subnet.Held{Lease: choice.Lease, Key: key}, mod: choice.Own.Modified}, list.at.rev)
 	return err
