@@ -19,9 +19,9 @@ import (
 // first list, so that a node that has just joined has something, but not in the
 // midst of programming it; then from time to time.
 const (
-	rememberQuiet    = 5 * time.Second  // in which the store has told nothing,
+	rememberQuiet    = 2 * time.Second  // in which the store has told nothing,
 	rememberBound    = 30 * time.Second // or since it told the first
-	rememberInterval = time.Minute      // and at least
+	rememberInterval = 10 * time.Second // and at least
 	rememberShare    = 500              // times as long as writing took
 )
 
