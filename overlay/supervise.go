@@ -52,11 +52,15 @@ const panicGrace = 5 * time.Second
 
 // wait returns when all tasks have ended.
 func (a *Agent) wait(g *errgroup.Group) error {
-	ended := make(chan error, 1)
-	go func() { ended <- g.Wait() }()
+	var all error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		all = g.Wait()
+	}()
 	select {
-	case err := <-ended:
-		return err
+	case <-ended:
+		return all
 	case err := <-a.panics:
 		select {
 		case <-ended:

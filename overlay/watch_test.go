@@ -34,8 +34,10 @@ func (k *memKernel) hears() bool {
 
 // within waits that long at the most.
 func (b *bench) within(d time.Duration, is func() bool) {
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
 	for from := time.Now(); !is() && time.Since(from) < d; {
-		time.Sleep(time.Millisecond)
+		<-poll.C
 	}
 }
 

@@ -264,16 +264,21 @@ func (w wire) stream(n int, d time.Duration) ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(l)
+	open := []int{l}
+	defer func() {
+		for _, fd := range open {
+			unix.Close(fd)
+		}
+	}()
 	for i := range pumps {
 		if pumps[i].client, err = w.connect(unix.SOCK_STREAM); err != nil {
 			return nil, err
 		}
-		defer unix.Close(pumps[i].client)
+		open = append(open, pumps[i].client)
 		if pumps[i].server, _, err = unix.Accept(l); err != nil {
 			return nil, err
 		}
-		defer unix.Close(pumps[i].server)
+		open = append(open, pumps[i].server)
 	}
 	buffer := make([]byte, 128<<10)
 	total, cpu := 0, clock(unix.CLOCK_THREAD_CPUTIME_ID)
