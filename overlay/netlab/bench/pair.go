@@ -99,14 +99,6 @@ func (p *pair) signal(ctx context.Context, sig syscall.Signal) error {
 	return nil
 }
 
-func (p *pair) stop(ctx context.Context) {
-	for _, r := range p.runs {
-		if r != nil {
-			_ = r.stop(ctx)
-		}
-	}
-}
-
 // netns returns the network namespaces of the two pods, or of the two nodes.
 func (p *pair) netns(pods bool) (paths [2]string) {
 	for i, at := range p.places {
