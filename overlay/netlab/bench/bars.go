@@ -32,6 +32,11 @@ func (r *Report) bars() []bar {
 			all = append(all, p.bar())
 		}
 	}
+	for _, s := range r.Soaks {
+		if s.Daemon != peerName && len(s.RSSAnon) > 1 {
+			all = append(all, s.bar())
+		}
+	}
 	for _, s := range r.Survival {
 		if s.Daemon == peerName {
 			continue

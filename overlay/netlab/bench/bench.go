@@ -66,15 +66,17 @@ type bench struct {
 // part can be chosen by its name.
 type part struct {
 	name string
+	long bool // only when it is asked for
 	run  func(*bench, context.Context) error
 }
 
 var parts = []part{
-	{"control", (*bench).control},
-	{"repair", (*bench).repair},
-	{"survival", (*bench).survival},
-	{"datapath", (*bench).datapath},
-	{"cni", (*bench).cni},
+	{"control", false, (*bench).control},
+	{"repair", false, (*bench).repair},
+	{"survival", false, (*bench).survival},
+	{"datapath", false, (*bench).datapath},
+	{"cni", false, (*bench).cni},
+	{"soak", true, (*bench).soak},
 }
 
 // Run measures, and returns what came out; when it fails or ctx ends, what it
@@ -90,7 +92,7 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Limit)
 	defer cancel()
 	for _, part := range parts {
-		if len(o.Only) > 0 && !slices.Contains(o.Only, part.name) {
+		if len(o.Only) > 0 && !slices.Contains(o.Only, part.name) || len(o.Only) == 0 && part.long {
 			continue
 		}
 		if err := b.inLab(ctx, part.run); err != nil {

@@ -40,6 +40,7 @@ func (r *Report) Markdown(w io.Writer) {
 	r.controlTables(w)
 	r.repairTable(w)
 	r.survivalTable(w)
+	r.soakTable(w)
 	r.pathTable(w)
 	r.cniTable(w)
 	r.barTable(w)

@@ -27,6 +27,7 @@ type Report struct {
 	Control  []*Control      `json:",omitempty"`
 	Repairs  []*Repair       `json:",omitempty"`
 	Survival []*Survival     `json:",omitempty"`
+	Soaks    []*Soak         `json:",omitempty"`
 	Paths    []*Path         `json:",omitempty"`
 	CNI      []*Attach       `json:",omitempty"`
 }
