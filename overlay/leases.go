@@ -1,0 +1,240 @@
+package overlay
+
+import (
+	"iter"
+	"net/netip"
+	"time"
+	"slices"
+
+	"github.com/twill-net/twill/overlay/lastgood"
+	"github.com/twill-net/twill/subnet"
+)
+
+// removalDelay is how long leases that a restored store no longer has are
+// kept: their owners announce themselves again within it.
+const removalDelay = 60 * time.Second
+
+// leases takes what the store tells of its leases.
+func (b *inbox) leases(u subnet.Update) {
+	defer b.poke()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.told++
+	b.news.refusals = true
+	var dirty []string
+	for _, r := range u.Put {
+		delete(b.doubtful, r.Key)
+	}
+	if u.Full {
+		list := u.Put
+		if u.WentBack || len(b.doubtful) > 0 {
+			list = b.keepDoubtful(list, u.WentBack)
+		}
+		dirty = b.snapshot.Replace(list)
+		b.inSync = true
+		b.news.resync = everything
+	} else {
+		for _, r := range u.Put {
+			dirty = append(dirty, b.announced(r)...)
+			dirty = append(dirty, b.snapshot.Put(r)...)
+		}
+		for _, key := range u.Gone {
+			dirty = append(dirty, b.snapshot.Delete(key)...)
+		}
+	}
+	b.markNodes(dirty)
+}
+
+// keepDoubtful adds to the list the records that a restored store lacked when
+// it was first seen, for as long as they are kept. Called with the lock held.
+func (b *inbox) keepDoubtful(list []subnet.Record, wentBack bool) []subnet.Record {
+	listed := make(map[string]bool, len(list))
+	for _, r := range list {
+		listed[r.Key] = true
+	}
+	until := time.Now().Add(removalDelay)
+	for _, r := range b.snapshot.Records() {
+		_, doubtful := b.doubtful[r.Key]
+		if listed[r.Key] || !doubtful && !wentBack {
+			continue
+		}
+		list = append(list, r)
+		if !doubtful {
+			b.doubtful[r.Key] = until
+		}
+	}
+	return list
+}
+
+// announced lets go the doubtful records of a node that has announced itself
+// again: theirs are the higher revisions, of a history that is no more. Called
+// with the lock held.
+func (b *inbox) announced(r subnet.Record) (dirty []string) {
+	if len(b.doubtful) == 0 {
+		return nil
+	}
+	for _, key := range b.snapshot.KeysOf(r.Lease.ID()) {
+		if _, ok := b.doubtful[key]; ok && key != r.Key {
+			delete(b.doubtful, key)
+			dirty = append(dirty, b.snapshot.Delete(key)...)
+		}
+	}
+	return dirty
+}
+
+// expire lets the doubtful records go whose time has come, and returns when
+// the next one's will; zero for none.
+func (b *inbox) expire(now time.Time) (next time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key, until := range b.doubtful {
+		switch {
+		case !now.Before(until):
+			delete(b.doubtful, key)
+			b.markNodes(b.snapshot.Delete(key))
+			b.news.refusals = true
+		case next.IsZero() || until.Before(next):
+			next = until
+		}
+	}
+	return next
+}
+
+// markNodes notes nodes to plan again. Called with the lock held.
+func (b *inbox) markNodes(ids []string) {
+	if len(ids) > 0 && b.news.nodes == nil {
+		b.news.nodes = make(map[string]bool, len(ids))
+	}
+	for _, id := range ids {
+		b.news.nodes[id] = true
+	}
+}
+
+// setOwn settles the leases for our own and another backend, and returns the
+// IDs of all nodes.
+func (b *inbox) setOwn(own subnet.Lease, check subnet.Check) map[string]bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	dirty := map[string]bool{}
+	for _, id := range b.snapshot.SetOwn(own, check) {
+		dirty[id] = true
+	}
+	return dirty
+}
+
+// peer returns the lease of a node that is a peer.
+func (b *inbox) peer(id string) (subnet.Lease, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.snapshot.Peer(id)
+}
+
+// heard returns how often something came of the store.
+func (b *inbox) heard() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.told
+}
+
+// recall takes what an earlier run knew, unless the store has told something
+// meanwhile. It is no full list of the store's, so that nothing is deleted for
+// it.
+func (b *inbox) recall(s lastgood.State) (taken bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.told > 0 {
+		return false
+	}
+	b.news.config, b.news.held = s.Config, &s.Own
+	b.news.configRecalled, b.news.heldRecalled, b.news.refusals = true, true, true
+	b.markNodes(b.snapshot.Replace(s.Records))
+	b.poke()
+	return true
+}
+
+// recollect takes the records that an earlier run knew, before the first full
+// list. A node that the list has elsewhere is there: it may have moved since.
+func (b *inbox) recollect(records, list []subnet.Record) {
+	keys, nodes := make(map[string]bool, len(list)), make(map[string]bool, len(list))
+	for _, r := range list {
+		keys[r.Key] = true
+		if r.Invalid == "" && r.Lease.Active() {
+			nodes[r.Lease.ID()] = true
+		}
+	}
+	records = slices.DeleteFunc(records, func(r subnet.Record) bool { return nodes[r.Lease.ID()] && !keys[r.Key] })
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.markNodes(b.snapshot.Replace(records))
+}
+
+// known returns our lease, the records of the store and the number of the last
+// news. There are no records before the first full list, while our lease is not
+// ours, or while some are doubtful: what was written before is of the store as it
+// was, by which another run doubts them, too.
+func (b *inbox) known() (s lastgood.State, records iter.Seq[subnet.Record], told uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.inSync || b.own == nil || len(b.doubtful) > 0 {
+		return s, nil, 0
+	}
+	s.Own = *b.own
+	keys := b.snapshot.Keys()
+	return s, func(yield func(subnet.Record) bool) {
+		for _, key := range keys {
+			b.mu.Lock()
+			r, ok := b.snapshot.Record(key)
+			b.mu.Unlock()
+			if ok && !yield(r) {
+				return
+			}
+		}
+	}, b.told
+}
+
+// taken reports whether a peer has a subnet that overlaps p.
+func (b *inbox) taken(p netip.Prefix) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, id := range b.snapshot.Peers() {
+		if l, ok := b.snapshot.Peer(id); ok && l.Subnets[subnet.FamilyOf(p.Addr())].Overlaps(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// isInSync reports whether the store's first full list has arrived, before
+// which nothing is deleted.
+func (b *inbox) isInSync() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.inSync
+}
+
+// refused returns the records that do not count.
+func (b *inbox) refused() []subnet.Refusal {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.snapshot.Refused()
+}
+
+// counts returns how many peers and refused records there are.
+func (b *inbox) counts() (peers, refused int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.snapshot.Count()
+}
+
+// leasesSeen returns the peers' leases and the records that do not count.
+func (b *inbox) leasesSeen() ([]subnet.Lease, []subnet.Refusal) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var peers []subnet.Lease
+	for _, id := range b.snapshot.Peers() {
+		if l, ok := b.snapshot.Peer(id); ok {
+			peers = append(peers, l)
+		}
+	}
+	return peers, b.snapshot.Refused()
+}
