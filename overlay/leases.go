@@ -3,8 +3,8 @@ package overlay
 import (
 	"iter"
 	"net/netip"
-	"time"
 	"slices"
+	"time"
 
 	"github.com/twill-net/twill/overlay/lastgood"
 	"github.com/twill-net/twill/subnet"
