@@ -51,10 +51,11 @@ func (t *Tables) Apply(ctx context.Context, changes []backend.Change) []error {
 	// A packet keeps to the rules of the generation that it has met first, but
 	// looks into the sets of the newest (nft_do_chain and nft_genmask_cur in
 	// net/netfilter). If elements went before the rules or with them, one under
-	// way would find no permit, and be dropped.
+	// way would find no permit, and be dropped. It is waited for.
 	first := slices.IndexFunc(changes, unguards)
 	if first >= 0 {
 		t.try(ctx, tables, changes[first:first+1], errs[first:first+1])
+		underWay()
 	}
 	t.inOrder(ctx, tables, changes[:max(0, first)], errs[:max(0, first)])
 	t.inOrder(ctx, tables, changes[first+1:], errs[first+1:])
@@ -63,6 +64,15 @@ func (t *Tables) Apply(ctx context.Context, changes []backend.Change) []error {
 	}
 	return errs
 }
+
+// underWay waits until the packets that the kernel works on at this moment are
+// done with: membarrier(2) waits for a grace period of RCU, some 10 ms, and
+// packets pass the rules within one. Where it is forbidden nothing is lost but
+// that certainty.
+func underWay() { _, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0) }
+
+// membarrierGlobal is MEMBARRIER_CMD_GLOBAL of linux/membarrier.h.
+const membarrierGlobal = 1
 
 // unguards reports whether a change deletes a Guard.
 func unguards(c backend.Change) bool { return c.Want == nil && isGuard(c) }

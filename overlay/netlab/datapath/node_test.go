@@ -82,8 +82,8 @@ func TestWhoIsSeen(t *testing.T) {
 			require.Equal(t, pod.Addrs[f], c.sourceSeen(&pod.Host, &two.Host, two.Addrs[f]), f)
 			require.Equal(t, pod.Addrs[f], c.sourceSeen(&pod.Host, &remote.Host, remote.Addrs[f]), f)
 		}
-		require.NotContains(t, c.on(&one.Host, "nft", "list", "table", "inet", "twill"), "masquerade")
-		require.Contains(t, c.on(&two.Host, "nft", "list", "table", "inet", "twill"), "masquerade")
+		require.NotContains(t, c.on(&one.Host, "nft", "list", "ruleset"), "masquerade")
+		require.Contains(t, c.on(&two.Host, "nft", "list", "ruleset"), "masquerade")
 		traffic.RequireNoLoss(c.t)
 		c.run(nil, one)
 		for _, f := range subnet.Families {
