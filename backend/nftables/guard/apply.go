@@ -57,18 +57,9 @@ func (t *Tables) Apply(ctx context.Context, changes []backend.Change) []error {
 		t.try(ctx, tables, changes[first:first+1], errs[first:first+1])
 		underWay()
 	}
-	// And one that is between two look-ups when a pod's elements come would find
-	// its interface, having missed its address: rules begin after all of them.
-	last := slices.IndexFunc(changes, begins)
-	apart := max(first, last)
-	t.inOrder(ctx, tables, changes[:max(0, apart)], errs[:max(0, apart)])
-	t.inOrder(ctx, tables, changes[apart+1:], errs[apart+1:])
-	switch failed := errors.Join(errs...); {
-	case last >= 0 && failed != nil:
-		errs[last] = fmt.Errorf("not before all that it looks into is there: %w", failed)
-	case last >= 0:
-		t.try(ctx, tables, changes[last:last+1], errs[last:last+1])
-	case first >= 0:
+	t.inOrder(ctx, tables, changes[:max(0, first)], errs[:max(0, first)])
+	t.inOrder(ctx, tables, changes[first+1:], errs[first+1:])
+	if first >= 0 {
 		t.clear(ctx)
 	}
 	return errs
@@ -90,7 +81,11 @@ func unguards(c backend.Change) bool { return c.Want == nil && isGuard(c) }
 func (t *Tables) inOrder(ctx context.Context, tables []nfnetlink.Table, changes []backend.Change, errs []error) {
 	for i := 0; i < len(changes); {
 		n := transactionLength(changes[i:])
-		t.try(ctx, tables, changes[i:i+n], errs[i:i+n])
+		if k := slices.IndexFunc(errs[:i], func(err error) bool { return err != nil }); k >= 0 && begins(changes[i]) {
+			errs[i] = fmt.Errorf("not before all that it looks into is there: %w", errs[k])
+		} else {
+			t.try(ctx, tables, changes[i:i+n], errs[i:i+n])
+		}
 		i += n
 	}
 }
