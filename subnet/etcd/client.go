@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
+
+	"github.com/twill-net/twill/subnet/internal/tasks"
 )
 
 // How soon a dead connection is noticed and a new one made. etcd refuses pings
@@ -31,9 +33,9 @@ type Store struct {
 	root   string // prefix of all keys
 	leases string // prefix of the leases' keys
 	log    *logrus.Entry
-	health health
+	health tasks.Health
 
-	progress progress
+	progress tasks.Progress
 	quiet    time.Duration // see quietMost
 
 	life context.Context // ends with Close
@@ -59,7 +61,7 @@ func New(cfg Config) (*Store, error) {
 	if _, err := cfg.tlsConfig(); err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, root: cfg.root(), log: cfg.Logger, health: health{tell: cfg.Health}, quiet: quietMost}
+	s := &Store{cfg: cfg, root: cfg.root(), log: cfg.Logger, health: tasks.Health{Tell: cfg.Health}, quiet: quietMost}
 	s.leases = s.root + "/subnets/"
 	if s.log == nil {
 		quiet := logrus.New()

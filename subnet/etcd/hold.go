@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/internal/tasks"
 )
 
 // How often a lease that is lost again and again is taken anew.
@@ -47,7 +48,7 @@ type holder struct {
 }
 
 func (h *holder) run(ctx context.Context) error {
-	pace := newPace(retakeMin, retakeMax)
+	pace := tasks.NewPace(retakeMin, retakeMax)
 	for retakes := 0; ; retakes++ {
 		if err := h.take(ctx); err != nil {
 			return err

@@ -3,16 +3,13 @@ package etcd
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
-	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/twill-net/twill/subnet/internal/tasks"
 )
 
 var (
@@ -37,42 +34,33 @@ const refresh = 10 * time.Second
 // not mend, or ctx ends. run calls good as soon as it is certain that etcd
 // answers; health is told of all else.
 func (s *Store) persist(ctx context.Context, task string, run func(ctx context.Context, good func()) error) error {
-	pace := newPace(reconnectMin, reconnectMax)
+	pace := tasks.NewPace(reconnectMin, reconnectMax)
 	for {
 		err := run(ctx, func() {
 			pace.Reset()
-			s.health.set(task, nil)
+			s.health.Set(task, nil)
 		})
 		switch {
 		case ctx.Err() != nil:
-			s.health.forget(task)
+			s.health.Set(task, nil)
 			return ctx.Err()
 		case err == nil:
-			s.health.set(task, nil)
+			s.health.Set(task, nil)
 			return nil
 		case errors.Is(err, errAgain):
 		case transient(err):
-			s.health.set(task, err)
+			s.health.Set(task, err)
 		case refused(err):
-			s.health.set(task, err)
+			s.health.Set(task, err)
 			return err
 		default:
-			s.health.forget(task)
+			s.health.Set(task, nil)
 			return err
 		}
 		if pause(ctx, pace.NextBackOff()) == nil && !errors.Is(err, errAgain) {
 			s.awaitConnection(ctx, refresh)
 		}
 	}
-}
-
-// newPace returns delays that double from first to most, each with ±50 %, so
-// that nodes which lost one etcd together do not come back together.
-func newPace(first, most time.Duration) *backoff.ExponentialBackOff {
-	b := backoff.NewExponentialBackOff()
-	b.InitialInterval, b.MaxInterval, b.Multiplier = first, most, 2
-	b.Reset()
-	return b
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -135,46 +123,4 @@ func refused(err error) bool {
 	e := rpctypes.EtcdError{}
 	_, ok := status.FromError(err)
 	return ok || errors.As(err, &e)
-}
-
-// health merges what the tasks know into one state, and tells of its changes.
-type health struct {
-	tell func(error)
-	mu   sync.Mutex
-	bad  map[string]error
-	told string
-}
-
-func (h *health) set(task string, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.bad == nil {
-		h.bad = map[string]error{}
-	}
-	delete(h.bad, task)
-	if err != nil {
-		h.bad[task] = fmt.Errorf("%s: %w", task, err)
-	}
-	h.report()
-}
-
-// forget drops what an ended task had to say.
-func (h *health) forget(task string) { h.set(task, nil) }
-
-// report tells the state if it is another than before. One task speaks for
-// all: it is one etcd.
-func (h *health) report() {
-	var worst error
-	text := ""
-	if tasks := slices.Sorted(maps.Keys(h.bad)); len(tasks) > 0 {
-		worst = h.bad[tasks[0]]
-		text = worst.Error()
-	}
-	if text == h.told {
-		return
-	}
-	h.told = text
-	if h.tell != nil {
-		h.tell(worst)
-	}
 }

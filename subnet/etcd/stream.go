@@ -58,7 +58,7 @@ func (s *Store) stream(ctx context.Context, task, key, end string, from int64, o
 		p.waits.Store(time.Now().UnixNano())
 		resp, err := watch.Recv()
 		p.waits.Store(0)
-		s.progress.beat(task)
+		s.progress.Beat(task)
 		if err == nil && (ours < 0 || resp.WatchId == ours) {
 			err = canceled(resp)
 		}

@@ -20,6 +20,8 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
+
+	"github.com/twill-net/twill/subnet/internal/tasks"
 )
 
 const (
@@ -37,13 +39,13 @@ type Store struct {
 	cfg    Config
 	names  names
 	log    *logrus.Entry
-	health health
+	health tasks.Health
 	http   *http.Client
 	api    rest.Interface
 	server string // its URL
 	own    own
 
-	progress progress
+	progress tasks.Progress
 	silence  time.Duration // see silence
 
 	mu   sync.Mutex
@@ -59,8 +61,8 @@ func New(cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, log: cfg.Logger, health: health{tell: cfg.Health, bad: map[string]error{}}}
-	s.progress.at, s.silence = map[string]time.Time{}, silence
+	s := &Store{cfg: cfg, log: cfg.Logger, health: tasks.Health{Tell: cfg.Health}}
+	s.silence = silence
 	s.own.changed = make(chan struct{})
 	if s.log == nil {
 		quiet := logrus.New()

@@ -33,7 +33,7 @@ func (s *Store) ReportNetwork(ctx context.Context, states <-chan subnet.NetworkS
 		}
 	}
 	defer s.followOwn()()
-	defer s.health.set(taskCondition, nil)
+	defer s.health.Set(taskCondition, nil)
 	var want *subnet.NetworkState
 	pace := newRepeat()
 	for {
@@ -61,7 +61,7 @@ func (s *Store) settleCondition(ctx context.Context, n ownNode, want subnet.Netw
 	p.Metadata.UID = n.uid
 	p.Status.Conditions = []corev1.NodeCondition{c}
 	err := s.patch(ctx, p)
-	s.health.set(taskCondition, err)
+	s.health.Set(taskCondition, err)
 	if err != nil {
 		pace.failed()
 	}

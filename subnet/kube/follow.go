@@ -15,6 +15,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"github.com/twill-net/twill/subnet/internal/tasks"
 )
 
 // silence is how long a stream may tell nothing. An API server sends a bookmark
@@ -53,8 +55,8 @@ func (f *follower[T]) run(ctx context.Context, version string) {
 	lw := &cache.ListWatch{ListWithContextFunc: f.list, WatchFuncWithContext: f.watch}
 	r := cache.NewReflectorWithOptions(lw, &corev1.Node{}, f, cache.ReflectorOptions{Name: f.task})
 	r.RunWithContext(klog.NewContext(ctx, f.klog()))
-	f.health.set(f.task, nil)
-	f.progress.forget(f.task)
+	f.health.Set(f.task, nil)
+	f.progress.Forget(f.task)
 }
 
 // watch opens a stream, with a list of all at its beginning if opts ask for
@@ -94,18 +96,18 @@ func (f *follower[T]) list(ctx context.Context, opts metav1.ListOptions) (list r
 // persist runs ask until it succeeds, or fails in a way that the Reflector has
 // to know of, or ctx ends.
 func (f *follower[T]) persist(ctx context.Context, ask func() error) error {
-	pace := newPace(reconnectMin, reconnectMax)
+	pace := tasks.NewPace(reconnectMin, reconnectMax)
 	for {
-		f.progress.beat(f.task)
+		f.progress.Beat(f.task)
 		err := ask()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if err == nil || forReflector(err) {
-			f.health.set(f.task, nil)
+			f.health.Set(f.task, nil)
 			return err
 		}
-		f.health.set(f.task, err)
+		f.health.Set(f.task, err)
 		if !pause(ctx, pace.NextBackOff()) {
 			return ctx.Err()
 		}
@@ -203,7 +205,7 @@ func (f *follower[T]) UpdateResourceVersion(version string) {
 
 // alive notes that the stream told something.
 func (f *follower[T]) alive() {
-	f.progress.beat(f.task)
+	f.progress.Beat(f.task)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.alarm.Reset(f.silence)

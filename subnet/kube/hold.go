@@ -25,7 +25,7 @@ import (
 func (s *Store) Hold(ctx context.Context, claim subnet.Claim, held func(subnet.Held)) error {
 	defer s.followOwn()()
 	h := &holder{Store: s, claim: claim, held: held, log: s.log.WithField("node", s.cfg.Node), pace: newRepeat()}
-	defer s.health.set(taskHold, nil)
+	defer s.health.Set(taskHold, nil)
 	for {
 		n, known, changed := s.own.get()
 		if known {
@@ -69,13 +69,13 @@ func (h *holder) settle(ctx context.Context, n ownNode) error {
 		var p nodePatch
 		p.Metadata.UID, p.Metadata.Annotations = n.uid, diff
 		err := h.patch(ctx, p)
-		h.health.set(taskHold, err)
+		h.health.Set(taskHold, err)
 		if err != nil {
 			h.pace.failed()
 			return nil
 		}
 	}
-	h.health.set(taskHold, nil)
+	h.health.Set(taskHold, nil)
 	h.mu.Lock()
 	h.lack, h.announced = "", announcement{uid: n.uid, annotations: want}
 	h.mu.Unlock()
@@ -90,7 +90,7 @@ func (h *holder) settle(ctx context.Context, n ownNode) error {
 // without returns why there is no lease, once; the same reason again is waited
 // out.
 func (h *holder) without(why error) error {
-	h.health.set(taskHold, nil)
+	h.health.Set(taskHold, nil)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.lack == why.Error() {

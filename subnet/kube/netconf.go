@@ -18,9 +18,9 @@ import (
 func (s *Store) WatchConfig(ctx context.Context, on func(raw []byte)) error {
 	var last []byte
 	var trouble string
-	defer s.progress.forget(taskConfig)
+	defer s.progress.Forget(taskConfig)
 	for {
-		s.progress.beat(taskConfig)
+		s.progress.Beat(taskConfig)
 		raw, err := os.ReadFile(s.cfg.NetworkConfig)
 		switch {
 		case err == nil:

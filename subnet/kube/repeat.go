@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/twill-net/twill/subnet/internal/tasks"
 )
 
 // How often what is not as it shall be is written again.
@@ -23,7 +25,7 @@ type repeat struct {
 	due  bool      // one waits for that
 }
 
-func newRepeat() *repeat { return &repeat{pace: newPace(rewriteMin, rewriteMax)} }
+func newRepeat() *repeat { return &repeat{pace: tasks.NewPace(rewriteMin, rewriteMax)} }
 
 // turn reports whether it is time to write this; else wait tells when.
 func (r *repeat) turn(now time.Time, what string) bool {
