@@ -47,8 +47,13 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// exitUsage is EX_USAGE (sysexits.h): a flag or variable that cannot be used,
+// which no restart mends. It is not 2: that is how Go ends a program that
+// panicked, which a restart does mend.
+const exitUsage = 64
+
 // run returns the exit code: 0 after a stop or a clean-up, 1 when that failed,
-// 2 for wrong usage.
+// exitUsage.
 func run(args []string, stdout, stderr io.Writer) int {
 	var o options
 	fs := o.flags()
@@ -57,7 +62,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return 0
 	} else if err != nil {
 		fmt.Fprintf(stderr, "twilld: %v; see twilld --help\n", err)
-		return 2
+		return exitUsage
 	}
 	if o.version {
 		fmt.Fprintf(stdout, "twilld %s\n", version.Version)
@@ -65,12 +70,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if fs.NArg() > 0 {
 		fmt.Fprintf(stderr, "twilld: argument %q is not a flag; see twilld --help\n", fs.Arg(0))
-		return 2
+		return exitUsage
 	}
 	log, err := o.logger(stderr)
 	if err != nil {
 		fmt.Fprintf(stderr, "twilld: %v\n", err)
-		return 2
+		return exitUsage
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -83,7 +88,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	switch {
 	case errors.As(err, &usage):
 		fmt.Fprintf(stderr, "twilld: %v\n", err)
-		return 2
+		return exitUsage
 	case err != nil:
 		log.WithError(err).Error("stopped")
 		return 1

@@ -61,7 +61,7 @@ func TestUsageErrors(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			code := run(append([]string{"--state-dir", t.TempDir()}, c.args...), &stdout, &stderr)
 			require.Equal(t, c.want, stderr.String())
-			require.Equal(t, 2, code)
+			require.Equal(t, 64, code)
 			require.Empty(t, stdout.String())
 		})
 	}
