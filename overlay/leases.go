@@ -93,6 +93,7 @@ func (b *inbox) expire(now time.Time) (next time.Time) {
 			delete(b.doubtful, key)
 			b.markNodes(b.snapshot.Delete(key))
 			b.news.refusals = true
+			b.told++ // it is to be remembered
 		case next.IsZero() || until.Before(next):
 			next = until
 		}
@@ -168,15 +169,22 @@ func (b *inbox) recollect(records, list []subnet.Record) {
 	b.markNodes(b.snapshot.Replace(records))
 }
 
-// known returns our lease, the records of the store and the number of the last
-// news. There are no records before the first full list, while our lease is not
-// ours, or while some are doubtful: what was written before is of the store as it
-// was, by which another run doubts them, too.
-func (b *inbox) known() (s lastgood.State, records iter.Seq[subnet.Record], told uint64) {
+// knows reports whether there is something worth to be remembered: a full list
+// and our lease.
+func (b *inbox) knows() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.inSync || b.own == nil || len(b.doubtful) > 0 {
-		return s, nil, 0
+	return b.inSync && b.own != nil
+}
+
+// known returns our lease, the records of the store, the number of the last
+// news, and whether some of the records are doubtful. There are no records
+// before the first full list, nor while our lease is not ours.
+func (b *inbox) known() (s lastgood.State, records iter.Seq[subnet.Record], told uint64, doubts bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.inSync || b.own == nil {
+		return s, nil, 0, false
 	}
 	s.Own = *b.own
 	keys := b.snapshot.Keys()
@@ -189,7 +197,7 @@ func (b *inbox) known() (s lastgood.State, records iter.Seq[subnet.Record], told
 				return
 			}
 		}
-	}, b.told
+	}, b.told, len(b.doubtful) > 0
 }
 
 // taken reports whether a peer has a subnet that overlaps p.

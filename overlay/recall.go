@@ -19,10 +19,10 @@ import (
 // first list, so that a node that has just joined has something, but not in the
 // midst of programming it; then from time to time.
 const (
-	rememberQuiet    = 2 * time.Second  // in which the store has told nothing,
-	rememberBound    = 30 * time.Second // or since it told the first
-	rememberInterval = 10 * time.Second // and at least
-	rememberShare    = 500              // times as long as writing took
+	rememberLook     = 250 * time.Millisecond // between two looks for the first list,
+	rememberSoon     = time.Second            // and after it
+	rememberInterval = 10 * time.Second       // and then at least
+	rememberShare    = 500                    // times as long as writing took
 )
 
 // clockError is how far a clock may go back without making what was written
@@ -115,50 +115,70 @@ func (a *Agent) forget() {
 
 // remember writes what we know to disk from time to time, and at the end.
 func (a *Agent) remember(ctx context.Context) error {
-	var written, seen uint64
-	var since time.Time // when the store told the first
-	due := time.NewTimer(rememberQuiet)
+	m := &memory{position: a.rememberedPosition()}
+	var since time.Time // when there was something to write
+	due := time.NewTimer(rememberLook)
 	defer due.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			a.rememberNow(&written)
+			a.rememberNow(m)
 			return nil
 		case <-due.C:
 		}
-		next := rememberQuiet
-		now, told := time.Now(), a.inbox.heard()
-		if since.IsZero() && told > 0 {
+		next, now := rememberLook, time.Now()
+		if since.IsZero() && a.inbox.knows() {
 			since = now
 		}
-		if written > 0 || told == seen || now.Sub(since) >= rememberBound {
-			a.rememberNow(&written)
+		if m.written > 0 || !since.IsZero() && now.Sub(since) >= rememberSoon {
+			a.rememberNow(m)
 		}
-		if seen = told; written > 0 {
+		if m.written > 0 {
 			next = max(rememberInterval, rememberShare*time.Since(now))
 		}
 		due.Reset(next)
 	}
 }
 
-// rememberNow writes what has changed since the news of that number.
-func (a *Agent) rememberNow(written *uint64) {
+// memory is what is on disk of what we know.
+type memory struct {
+	written  uint64 // the number of the last news in it; 0: nothing of this run
+	position string // the store's, when nothing in it was doubtful; "" where none is known
+}
+
+// rememberedPosition returns how far the store had come in an earlier run.
+func (a *Agent) rememberedPosition() string {
+	s, err := lastgood.ReadHead(a.cfg.LastGood)
+	if err != nil || s.Store != a.cfg.StoreName {
+		return ""
+	}
+	return s.Position
+}
+
+// rememberNow writes what has changed since it was last written. While records
+// are doubtful it goes with the position from before the store went back, by
+// which another run doubts them, too; where that is not known, what is on disk
+// stays.
+func (a *Agent) rememberNow(m *memory) {
 	position := ""
 	if a.cfg.Position != nil {
 		position = a.cfg.Position() // first: what is known may be newer, never older
 	}
-	s, records, at := a.inbox.known()
+	s, records, at, doubts := a.inbox.known()
 	config := a.usable.Load()
-	if records == nil || config == nil || at == *written {
+	if records == nil || config == nil || at == m.written || doubts && m.position == "" {
 		return
 	}
+	if !doubts {
+		m.position = position
+	}
 	s.Saved, s.Node, s.Store, s.Config = time.Now(), a.cfg.Node, a.cfg.StoreName, *config
-	s.Position = position
+	s.Position = m.position
 	err := lastgood.Write(a.cfg.LastGood, s, records)
 	if a.board.problem(partRemember, err) && err != nil {
 		a.cfg.Log.WithError(err).Warn("what we know could not be written down, will retry")
 	}
 	if err == nil {
-		*written = at
+		m.written = at
 	}
 }

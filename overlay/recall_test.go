@@ -187,18 +187,66 @@ func TestStoreWentBackBetweenRuns(t *testing.T) {
 			b.eventually("that was taken", func() bool { return b.kernel.get(routeKey(5)) != nil })
 			require.NotNil(t, b.kernel.get(routeKey(3)), "n3 has time to announce itself again")
 
-			var number uint64
-			b.agent.rememberNow(&number)
-			require.Equal(t, written, readFile(t, path), "another start within that time doubts the store, too")
+			m := &memory{position: b.agent.rememberedPosition()}
+			b.agent.rememberNow(m)
+			require.Contains(t, readFile(t, path), `"position":"there"`, "another start within that time doubts the store, too")
+			require.ElementsMatch(t, []string{"n2", "n3", "n4", "n5", "n6"}, rememberedNodes(t, path), "and knows who is new")
 			b.agent.inbox.expire(time.Now().Add(removalDelay + time.Second))
 			b.agent.inbox.poke()
 			b.eventually("n3 did not", func() bool { return b.kernel.get(routeKey(3)) == nil })
 			require.NotNil(t, b.kernel.get(routeKey(2)))
 			require.NotContains(t, b.kernel.deleted, routeKey(2), "at no time")
-			b.agent.rememberNow(&number)
+			b.agent.rememberNow(m)
 			require.Contains(t, readFile(t, path), `"position":"elsewhere"`)
+			require.ElementsMatch(t, []string{"n2", "n4", "n5", "n6"}, rememberedNodes(t, path))
 		})
 	}
+}
+
+func rememberedNodes(t *testing.T, path string) (nodes []string) {
+	t.Helper()
+	s, err := lastgood.Read(path)
+	require.NoError(t, err)
+	for _, r := range s.Records {
+		nodes = append(nodes, r.Lease.Node)
+	}
+	return nodes
+}
+
+// A node that is killed seconds after it joined knows what it was told.
+func TestRememberedSoonAfterTheFirstList(t *testing.T) {
+	path := filepath.Join(t.TempDir(), lastgood.FileName)
+	b := start(t, func(c *Config, _ *memKernel) {
+		c.LastGood, c.LeaseTTL, c.RecallAfter = path, time.Hour, time.Hour
+		c.Position = func() string { return "there" }
+	})
+	b.ready(peer(2, "n2"))
+	for i := byte(3); ; i++ { // the store goes on telling
+		b.store.updates <- subnet.Update{Put: []subnet.Record{peer(3+i%100, "n3")}}
+		if _, err := os.Stat(path); err == nil {
+			break
+		}
+		require.Less(t, time.Since(b.agent.Status().Started), rememberInterval, "it waits for quiet")
+	}
+	require.Contains(t, rememberedNodes(t, path), "n2")
+}
+
+// Where no position is known from before the store went back, what is doubtful
+// is not written: the next run would take it for what the store holds.
+func TestDoubtsWithoutAPosition(t *testing.T) {
+	path := filepath.Join(t.TempDir(), lastgood.FileName)
+	b := start(t, func(c *Config, _ *memKernel) {
+		c.LastGood, c.LeaseTTL, c.RecallAfter = path, time.Hour, time.Hour
+		c.Position = func() string { return "elsewhere" }
+	})
+	b.ready(peer(2, "n2"), peer(3, "n3"))
+	m := &memory{}
+	b.store.updates <- subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{peer(2, "n2")}}
+	b.store.updates <- subnet.Update{Put: []subnet.Record{peer(4, "n4")}}
+	b.eventually("both were taken", func() bool { return b.kernel.get(routeKey(4)) != nil })
+	require.NoError(t, os.RemoveAll(path))
+	b.agent.rememberNow(m)
+	require.NoFileExists(t, path)
 }
 
 // ranBefore lets a run know the peers n2, n3 and n6, and returns what it leaves: the
