@@ -30,13 +30,25 @@ type flow struct {
 	mu   sync.Mutex
 	seq  uint64
 	sent map[uint64]*request
-	last error // of sending
 }
 
 type request struct {
 	at       time.Time
 	size     int // of the IP packet
 	answered bool
+	unsent   error // why it has not left
+}
+
+func (r *request) String() string {
+	switch {
+	case r == nil:
+		return "forgotten"
+	case r.answered:
+		return "answered"
+	case r.unsent != nil:
+		return fmt.Sprintf("not sent (%v)", r.unsent)
+	}
+	return "lost"
 }
 
 // interval is the time between two pings of a steady flow.
@@ -88,10 +100,11 @@ func (fl *flow) close() {
 
 // send sends one request; what cannot be sent counts as lost.
 func (fl *flow) send(size int) (seq uint64) {
+	r := &request{at: time.Now(), size: size}
 	fl.mu.Lock()
 	fl.seq++
 	seq = fl.seq
-	fl.sent[seq] = &request{at: time.Now(), size: size}
+	fl.sent[seq] = r
 	fl.mu.Unlock()
 	message := fl.message(seq, size)
 	var err error
@@ -100,7 +113,7 @@ func (fl *flow) send(size int) (seq uint64) {
 	}
 	if err != nil {
 		fl.mu.Lock()
-		fl.last = err
+		r.unsent = err
 		fl.mu.Unlock()
 	}
 	return seq
@@ -186,23 +199,14 @@ func (fl *flow) probe(ctx context.Context) error {
 	}
 	fl.mu.Lock()
 	defer fl.mu.Unlock()
-	return fmt.Errorf("%s: small %s, full size (%d) %s; last error of sending: %w", fl,
-		outcome(fl.sent[seqs[0]]), full, outcome(fl.sent[seqs[1]]), cmp.Or(fl.last, errNone))
-}
-
-var errNone = errors.New("none")
-
-func outcome(r *request) string {
-	if r != nil && r.answered {
-		return "answered"
-	}
-	return "lost"
+	return fmt.Errorf("%s: small %s, full size (%d) %s", fl, fl.sent[seqs[0]], full, fl.sent[seqs[1]])
 }
 
 // loss tells of the steady requests sent in a span of time.
 type loss struct {
 	sent, lost  int
 	first, last time.Time // when lost ones were sent
+	unsent      error     // why one of them has not left
 }
 
 func (fl *flow) loss(since, until time.Time) (l loss) {
@@ -217,6 +221,7 @@ func (fl *flow) loss(since, until time.Time) (l loss) {
 			continue
 		}
 		l.lost++
+		l.unsent = cmp.Or(l.unsent, r.unsent)
 		if l.first.IsZero() || r.at.Before(l.first) {
 			l.first = r.at
 		}

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -187,6 +188,8 @@ func (w *world) talk(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+var errNone = errors.New("none")
+
 // losses judges the packets sent in a span of time: those of flows that were not
 // touched must all be answered. It returns for how long packets were lost of
 // those that were.
@@ -211,8 +214,8 @@ func (w *world) losses(ctx context.Context, since, until time.Time, faults []fau
 		case touched(fl):
 			outage = max(outage, l.last.Sub(l.first))
 		default:
-			errs = append(errs, fmt.Errorf("%s lost %d of %d packets, from %v to %v after the step began", fl, l.lost, l.sent,
-				l.first.Sub(since).Round(time.Millisecond), l.last.Sub(since).Round(time.Millisecond)))
+			errs = append(errs, fmt.Errorf("%s lost %d of %d packets, from %v to %v after the step began, the first at %s; not sent: %w", fl, l.lost, l.sent,
+				l.first.Sub(since).Round(time.Millisecond), l.last.Sub(since).Round(time.Millisecond), l.first.UTC().Format("15:04:05.000"), cmp.Or(l.unsent, errNone)))
 		}
 		fl.forget(until)
 	}

@@ -91,11 +91,16 @@ func (w *world) disconnect() {
 	}
 }
 
-// hosts are the lan and all nodes.
+// hosts are the lan, all nodes and their pods.
 func (w *world) hosts() []*netlab.Host {
 	hosts := []*netlab.Host{w.Lan}
-	for _, n := range w.Nodes {
-		hosts = append(hosts, &n.Host)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range w.members {
+		hosts = append(hosts, &m.Host)
+		for _, p := range m.pods {
+			hosts = append(hosts, &p.Host)
+		}
 	}
 	return hosts
 }
