@@ -118,7 +118,7 @@ type Config struct {
 	Release    bool          // give the lease up when stopped
 
 	LastGood    string        // file in which what we know outlives us; "": none
-	LeaseTTL    time.Duration // for which that may be used
+	LeaseTTL    time.Duration // for which that may be used; 0: for ever, where leases have no end
 	RecallAfter time.Duration // for which the store is asked first
 	StoreName   string        // what is known is known of this store
 

@@ -32,7 +32,7 @@ func (a *Agent) hold(ctx context.Context) error {
 		case err := <-done:
 			cancel()
 			a.offer(claim) // for the next try, unless there is a newer one
-			if errors.Is(err, subnet.ErrDuplicate) || errors.Is(err, subnet.ErrExhausted) {
+			if errors.Is(err, subnet.ErrDuplicate) || errors.Is(err, subnet.ErrExhausted) || errors.Is(err, subnet.ErrNoLease) {
 				a.forget()
 				a.inbox.lost(err) // unlike an etcd that refuses: nobody else has the lease then
 			}

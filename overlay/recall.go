@@ -95,7 +95,7 @@ func (a *Agent) outdated(s lastgood.State, now time.Time) error {
 		return fmt.Errorf("%s is of another store, %s; this one is %s", a.cfg.LastGood, s.Store, a.cfg.StoreName)
 	case age < -clockError:
 		return fmt.Errorf("%s is from %s ahead of now: the clock went back", a.cfg.LastGood, -age)
-	case age >= a.cfg.LeaseTTL:
+	case a.cfg.LeaseTTL > 0 && age >= a.cfg.LeaseTTL:
 		return fmt.Errorf("%s is %s old, which is longer than leases last (--lease-ttl %s)", a.cfg.LastGood, age, a.cfg.LeaseTTL)
 	case !s.Own.Expires.IsZero() && !now.Before(s.Own.Expires):
 		return fmt.Errorf("our lease in %s ended at %s", a.cfg.LastGood, s.Own.Expires.Format(time.RFC3339))

@@ -88,6 +88,15 @@ func TestWhatIsOutdatedIsNotRecalled(t *testing.T) {
 	}
 }
 
+// Where leases have no end, as in a cluster, there is none to what was known.
+func TestWhatIsOldIsRecalledWhereLeasesHaveNoEnd(t *testing.T) {
+	state := remembered(90 * 24 * time.Hour)
+	state.Own.Expires = time.Time{}
+	path := keep(t, state)
+	b := start(t, func(c *Config, _ *memKernel) { c.LastGood = path })
+	b.eventually("the ways to the peers are there", func() bool { return b.kernel.get(routeKey(2)) != nil })
+}
+
 // Where the daemon alone was started anew, the kernel is newer than the file.
 func TestTheKernelKnowsBetter(t *testing.T) {
 	moved := backend.FDB{Link: "twill.1", MAC: subnet.MAC{2, 0, 0, 0, 0, 2}, Dst: netip.MustParseAddr("192.168.0.99")}

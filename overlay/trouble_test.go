@@ -22,6 +22,7 @@ func TestLostLeaseIsNotReady(t *testing.T) {
 	for _, why := range []error{
 		fmt.Errorf("the node name \"n1\" belongs to two machines: %w", subnet.ErrDuplicate),
 		fmt.Errorf("acquiring a lease: %w", subnet.ErrExhausted),
+		fmt.Errorf("Node n1 has no podCIDRs: %w", subnet.ErrNoLease),
 	} {
 		b := start(t, nil)
 		b.ready(peer(2, "n2"))

@@ -14,6 +14,10 @@ import (
 // ErrExhausted is wrapped when a network has no free subnet left.
 var ErrExhausted = errors.New("no free subnet is left")
 
+// ErrNoLease is wrapped where somebody else assigns the subnets, and has not
+// assigned this node one that it could hold.
+var ErrNoLease = errors.New("no subnet is assigned to this node")
+
 // ErrDuplicate is wrapped when another machine holds a lease under our node's
 // name.
 var ErrDuplicate = errors.New("another machine has this node's name")

@@ -210,7 +210,7 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 		Node: o.nodeName, MachineID: statedir.MachineID("/etc/machine-id"), Version: version.Version,
 		Underlay: u, Host: backend.HostOptions{Blackhole: o.ipBlackholeRoute},
 		Masquerade: o.ipMasq, RandomFull: !o.ipMasqFullyRandomDisable, Forward: o.forwardRules, Hygiene: o.vtepHygiene,
-		LastGood: filepath.Join(o.stateDir, lastgood.FileName), LeaseTTL: o.etcd.LeaseTTL, RecallAfter: recallAfter,
+		LastGood: filepath.Join(o.stateDir, lastgood.FileName), RecallAfter: recallAfter,
 		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
 		HealthAddr: health, Socket: o.socket,
 		Log: log, Metrics: reg, Manager: sdnotify.New(log),

@@ -57,6 +57,7 @@ func (o *options) openEtcd(cfg *overlay.Config, log *logrus.Entry, health func(e
 	if err != nil {
 		return nil, err
 	}
+	cfg.LeaseTTL = o.etcd.LeaseTTL
 	cfg.StoreName = "etcd " + strings.Join(slices.Sorted(slices.Values(o.etcd.Endpoints)), ",") + " " + o.etcd.Prefix
 	return s, nil
 }

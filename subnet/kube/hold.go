@@ -19,7 +19,7 @@ import (
 // It does not expire. One call at a time.
 //
 // Hold returns when there is no lease: with an error that wraps
-// subnet.ErrExhausted where there is no such Node, or no podCIDRs, or none that
+// subnet.ErrNoLease where there is no such Node, or no podCIDRs, or none that
 // fit the network config, and with one that wraps subnet.ErrDuplicate. Called
 // again, it waits until that has changed.
 func (s *Store) Hold(ctx context.Context, claim subnet.Claim, held func(subnet.Held)) error {
@@ -113,8 +113,8 @@ type NoLeaseError struct{ Node, Reason string }
 
 func (e *NoLeaseError) Error() string { return fmt.Sprintf("Node %s: %s", e.Node, e.Reason) }
 
-// Is makes it a subnet.ErrExhausted.
-func (e *NoLeaseError) Is(target error) bool { return target == subnet.ErrExhausted }
+// Is makes it a subnet.ErrNoLease.
+func (e *NoLeaseError) Is(target error) bool { return target == subnet.ErrNoLease }
 
 // lease returns our lease, as the Node and the claim make it.
 func (h *holder) lease(n ownNode) (subnet.Lease, error) {

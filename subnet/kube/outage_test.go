@@ -140,7 +140,7 @@ func TestRestored(t *testing.T) {
 	eventually(t, "the restored list is told as such", func() bool { _, back := fulls(v); return back == 1 })
 	require.Contains(t, log.String(), "went back in time")
 	require.Len(t, v.Records(), 1)
-	require.ErrorIs(t, next(t, h.done), subnet.ErrExhausted, "our Node is not there any more")
+	require.ErrorIs(t, next(t, h.done), subnet.ErrNoLease, "our Node is not there any more")
 	b.Join(t, "n2", "10.5.2.0/24")
 	b.Announce(t, peer(t, "n2", "10.5.2.0/24"))
 	eventually(t, "what comes after is told", func() bool { return len(v.Records()) == 2 })

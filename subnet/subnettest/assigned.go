@@ -238,7 +238,7 @@ func assignedAnnounces(t *testing.T, a Assigning) {
 func waits(t *testing.T, store Store, c subnet.Claim, reason string) *holder {
 	t.Helper()
 	err := hold(t, store, c).err(t)
-	require.ErrorIs(t, err, subnet.ErrExhausted)
+	require.ErrorIs(t, err, subnet.ErrNoLease)
 	require.ErrorContains(t, err, reason)
 	h := hold(t, store, c)
 	select {
@@ -271,7 +271,7 @@ func assignedDeleted(t *testing.T, a Assigning) {
 		h := hold(t, store, c)
 		require.Equal(t, prefixes("10.5.1.0/24"), h.next(t).Lease.Subnets)
 		a.Leave(t, "n1")
-		require.ErrorIs(t, h.err(t), subnet.ErrExhausted)
+		require.ErrorIs(t, h.err(t), subnet.ErrNoLease)
 	}
 }
 
@@ -281,7 +281,7 @@ func assignedAnew(t *testing.T, a Assigning) {
 	h := hold(t, store, c)
 	require.Equal(t, prefixes("10.5.1.0/24"), h.next(t).Lease.Subnets)
 	a.Leave(t, "n1")
-	require.ErrorIs(t, h.err(t), subnet.ErrExhausted)
+	require.ErrorIs(t, h.err(t), subnet.ErrNoLease)
 	h = hold(t, store, c)
 	a.Join(t, "n1")
 	require.ErrorContains(t, h.err(t), "no IPv4 subnet", "there it is, without a subnet")
@@ -335,7 +335,7 @@ func assignedDuplicate(t *testing.T, a Assigning) {
 	// Once the other is gone, the name is free.
 	h = hold(t, store, c)
 	a.Leave(t, "n1")
-	require.ErrorIs(t, h.err(t), subnet.ErrExhausted)
+	require.ErrorIs(t, h.err(t), subnet.ErrNoLease)
 	h = hold(t, store, c)
 	a.Join(t, "n1", "10.5.1.0/24")
 	require.Equal(t, "another", h.next(t).Lease.MachineID)
