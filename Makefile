@@ -33,6 +33,10 @@ build: ## bin/twilld, bin/twill, bin/twill-cni and the reference CNI plugins in 
 packages: ## Debian packages in bin/packages; GOARCH=arm64 for another architecture
 	@dist/make/packages
 
+.PHONY: image
+image: ## the container image for amd64 and arm64, as bin/image/twill-VERSION.oci.tar
+	@dist/make/image
+
 .PHONY: demo
 demo: build ## three nodes, one overlay, on this machine: shown, repaired, taken down (root)
 	@dist/make/deps lab
