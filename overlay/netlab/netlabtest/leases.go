@@ -38,12 +38,17 @@ type VTEP struct {
 	VtepMAC string
 }
 
-// MAC returns the VTEP's MAC in the tunnel of a family.
+// MAC returns the VTEP's MAC in the tunnel of a family; empty where the record
+// has none, as while a node's uplink has no address of that family.
 func (r Record) MAC(f subnet.Family) string {
+	data := r.BackendData
 	if f == subnet.IPv6 {
-		return r.BackendV6Data.VtepMAC
+		data = r.BackendV6Data
 	}
-	return r.BackendData.VtepMAC
+	if data == nil {
+		return ""
+	}
+	return data.VtepMAC
 }
 
 // Announced returns the public IP of a family, as written; empty where there is
