@@ -105,6 +105,7 @@ func (s *socket) ask(m *messages, each func(request int, answer message)) error 
 		for len(b) > 0 {
 			var answer message
 			if answer, b, err = cut(b); err != nil {
+				s.drain()
 				return err
 			}
 			request := int(answer.seq - first) // else of one that broke off: not ours any more
