@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 	"syscall"
@@ -141,7 +142,7 @@ func (s *stage) start() (stop func()) {
 		LastGood: filepath.Join(s.dir, "last-good"), LeaseTTL: conf.LeaseTTL,
 		SubnetFile: filepath.Join(s.dir, "subnet.env"), FullPass: 30 * time.Second,
 		HealthAddr: netip.MustParseAddrPort(health),
-		Log:        entry, Metrics: prometheus.NewRegistry(), PodLinks: k, CNIConfDir: s.dir,
+		Log:        entry, Metrics: prometheus.NewRegistry(), PodLinks: k, CNIConfDir: s.dir, Calm: debug.FreeOSMemory,
 	}, store, k, rules, guard.New(guard.Config{}))
 	done := make(chan error, 1)
 	go func() { done <- agent.Run(ctx, make(chan overlay.StoreHealth)) }()
@@ -218,6 +219,20 @@ func BenchmarkWarmStart(b *testing.B) {
 	})
 }
 
+// listens reports whether a process has a netlink socket that gets
+// notifications: a row of /proc/net/netlink with its PID and a mask of groups.
+func listens(b *testing.B, pid int) bool {
+	b.Helper()
+	text, err := os.ReadFile("/proc/thread-self/net/netlink")
+	require.NoError(b, err)
+	for row := range strings.Lines(string(text)) {
+		if words := strings.Fields(row); len(words) > 3 && words[2] == fmt.Sprint(pid) && strings.Trim(words[3], "0") != "" {
+			return true
+		}
+	}
+	return false
+}
+
 // One peer comes, and goes again: from put to route, twice. The witness is
 // another process, so that a profile shows the agent alone.
 func BenchmarkOnePeer(b *testing.B) {
@@ -230,6 +245,9 @@ func BenchmarkOnePeer(b *testing.B) {
 		require.NoError(b, err)
 		require.NoError(b, witness.Start())
 		defer func() { _ = witness.Process.Kill(); _ = witness.Wait() }()
+		for !listens(b, witness.Process.Pid) {
+			runtime.Gosched()
+		}
 		lines := bufio.NewScanner(out)
 		p := peer{size + 1, 0}
 		await := func() {
