@@ -149,7 +149,7 @@ func (p *Planner) Host(own subnet.Lease) []backend.Object {
 			})
 		for _, f := range subnet.Families {
 			if addr := own.Subnets[f].Addr(); addr.IsValid() && p.cfg.Networks[f].Enabled() {
-				objects = append(objects, settings(tun.device, f)...)
+				objects = append(objects, Settings(tun.device, f)...)
 				objects = append(objects, backend.Address{Link: tun.device, Prefix: netip.PrefixFrom(addr, addr.BitLen())})
 			}
 		}
@@ -157,8 +157,8 @@ func (p *Planner) Host(own subnet.Lease) []backend.Object {
 	return objects
 }
 
-// settings returns what a device needs to carry pods of a family.
-func settings(device string, f subnet.Family) []backend.Object {
+// Settings returns the sysctls that a device needs to carry pods of a family.
+func Settings(device string, f subnet.Family) []backend.Object {
 	if f == subnet.IPv6 {
 		return []backend.Object{
 			// Some distributions switch IPv6 off for new devices.

@@ -45,6 +45,6 @@ func newRoot() *cobra.Command {
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.AddCommand(newLab(), newStore(), newStatus(), newLeases(), newReserve(), newRelease(), newConfig(), newCNI())
+	root.AddCommand(newLab(), newStore(), newStatus(), newLeases(), newReserve(), newRelease(), newConfig(), newCNI(), newHost())
 	return root
 }

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/twill-net/twill/backend/kernel"
+	"github.com/twill-net/twill/overlay/install"
+	"github.com/twill-net/twill/subnet"
+)
+
+func newHost() *cobra.Command {
+	c := &cobra.Command{Use: "host", Short: "Prepare a host for a daemon in a container"}
+	c.AddCommand(newHostPrepare())
+	return c
+}
+
+func newHostPrepare() *cobra.Command {
+	var config, root string
+	c := &cobra.Command{
+		Use:   "prepare",
+		Short: "Set the sysctls and load the module that an unprivileged daemon needs",
+		Long: "Load br_netfilter where it is not built in, and set the sysctls that twilld would set if it were allowed to: forwarding of the\n" +
+			"families in use, router advertisements on the uplink, and that rules see what crosses the pods' bridge. It prints what it\n" +
+			"changed. What is right already is not written.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			raw, err := os.ReadFile(config)
+			if err != nil {
+				return fmt.Errorf("reading the network config: %w", err)
+			}
+			cfg, err := subnet.ParseConfig(raw)
+			if err != nil {
+				return fmt.Errorf("the network config %s cannot be used: %w", config, err)
+			}
+			k, err := kernel.New(kernel.Config{})
+			if err != nil {
+				return err
+			}
+			defer k.Close()
+			changed, err := install.Preparation{Config: cfg, LoadModule: install.LoadModule(root)}.Run(cmd.Context(), k)
+			for _, what := range changed {
+				fmt.Fprintln(cmd.OutOrStdout(), what)
+			}
+			return err
+		},
+	}
+	c.Flags().StringVar(&config, "net-config-path", "/etc/kube-flannel/net-conf.json", "`file` with the network config, as twilld's")
+	c.Flags().StringVar(&root, "host-root", "/", "`directory` that is the host's root, whose modprobe is run")
+	return c
+}

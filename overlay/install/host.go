@@ -1,0 +1,189 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/vxlan"
+	"github.com/twill-net/twill/overlay/underlay"
+	"github.com/twill-net/twill/subnet"
+)
+
+// Kernel is where a host's settings are; backend/kernel has it.
+type Kernel interface {
+	Host(ctx context.Context) (backend.Host, error)
+	Observe(ctx context.Context, sysctls []string) (backend.State, error)
+	Apply(ctx context.Context, changes []backend.Change) []error
+}
+
+// Preparation is what a host needs before a daemon runs on it that may change
+// neither sysctls nor load modules, as in a container which is not privileged.
+type Preparation struct {
+	Config     subnet.Config
+	LoadModule func(ctx context.Context, name string) error
+	SysctlRoot string // "": /proc/sys
+}
+
+// bridgeModule lets the host's rules see what crosses a bridge.
+const bridgeModule = "br_netfilter"
+
+// BridgeSysctls are the settings with which the rules of kube-proxy see what
+// one pod sends to another over the bridge that both hang on: a Service's
+// answers come back by its address. They are there once br_netfilter is loaded.
+func BridgeSysctls(cfg subnet.Config) []backend.Object {
+	names := subnet.PerFamily[string]{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"}
+	var objects []backend.Object
+	for _, f := range subnet.Families {
+		if cfg.Networks[f].Enabled() {
+			objects = append(objects, backend.Sysctl{Name: names[f], Value: "1"})
+		}
+	}
+	return objects
+}
+
+// Run loads the module and sets the sysctls, those which the daemon would set
+// and BridgeSysctls, and returns what it changed. It goes on where something
+// fails. What is right already is not written.
+func (p Preparation) Run(ctx context.Context, k Kernel) (changed []string, err error) {
+	var errs []error
+	switch loaded, err := p.module(ctx); {
+	case err != nil:
+		errs = append(errs, err)
+	case loaded:
+		changed = append(changed, "module "+bridgeModule+": loaded")
+	}
+	host, err := k.Host(ctx)
+	if err != nil {
+		return changed, errors.Join(append(errs, err)...)
+	}
+	want := p.sysctls(host)
+	if err := errors.Join(errs...); err != nil { // without the module its settings are not there
+		want = slices.DeleteFunc(want, func(o backend.Object) bool {
+			return slices.Contains(BridgeSysctls(p.Config), o)
+		})
+	}
+	done, err := set(ctx, k, want)
+	return append(changed, done...), errors.Join(append(errs, err)...)
+}
+
+// module loads bridgeModule unless it is there, built in perhaps.
+func (p Preparation) module(ctx context.Context) (loaded bool, err error) {
+	root := p.SysctlRoot
+	if root == "" {
+		root = "/proc/sys"
+	}
+	there := func() error { _, err := os.Stat(filepath.Join(root, "net/bridge")); return err }
+	if err := there(); !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	if err := p.LoadModule(ctx, bridgeModule); err != nil {
+		return false, fmt.Errorf("loading the module %s, without which pods of one node do not reach each other by a Service: %w", bridgeModule, err)
+	}
+	if err := there(); err != nil {
+		return false, fmt.Errorf("loading the module %s: it is loaded, but has no settings in this network namespace: %w", bridgeModule, err)
+	}
+	return true, nil
+}
+
+// sysctls are the settings that the host is to have.
+func (p Preparation) sysctls(host backend.Host) []backend.Object {
+	want := BridgeSysctls(p.Config)
+	add := func(objects ...backend.Object) {
+		for _, o := range objects {
+			if _, ok := o.(backend.Sysctl); ok && !slices.Contains(want, o) {
+				want = append(want, o)
+			}
+		}
+	}
+	add(backend.HostObjects(p.Config, subnet.Lease{}, backend.Underlay{}, backend.HostOptions{})...)
+	for _, uplink := range uplinks(host) {
+		add(backend.HostObjects(p.Config, subnet.Lease{}, backend.Underlay{Interface: uplink, TakesRA: true}, backend.HostOptions{})...)
+	}
+	if p.Config.Networks[subnet.IPv6].Enabled() {
+		// The daemon's devices, and the pods' bridge, begin with what is here.
+		add(backend.Sysctl{Name: "net/ipv6/conf/default/disable_ipv6", Value: "0"})
+	}
+	for _, tunnel := range subnet.Families {
+		device := vxlan.Device(tunnel, p.Config.Backend.VXLAN.VNI)
+		if !slices.ContainsFunc(host.Interfaces, func(i backend.Interface) bool { return i.Name == device }) {
+			continue
+		}
+		for _, f := range subnet.Families {
+			if p.Config.Networks[f].Enabled() {
+				add(vxlan.Settings(device, f)...)
+			}
+		}
+	}
+	return want
+}
+
+// uplinks are the interfaces that would stop to take router advertisements when
+// the host forwards, and must not: those with a default route of IPv6, and the
+// one that the daemon would choose to face its peers.
+func uplinks(host backend.Host) []string {
+	chosen, _ := underlay.Options{}.Select(host, nil, backend.Underlay{}) // none is found: then the daemon is told by flags
+	var names []string
+	for _, i := range host.Interfaces {
+		hasDefault := slices.ContainsFunc(host.Routes, func(r backend.HostRoute) bool {
+			return r.Link == i.Name && r.Dst.Addr().Is6() && r.Dst.Bits() == 0
+		})
+		if i.AcceptRA == 1 && !i.ForwardsIP6 && (hasDefault || i.Name == chosen.Interface) {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
+// set makes the kernel have what is wanted, and looks whether it has.
+func set(ctx context.Context, k Kernel, want []backend.Object) (changed []string, err error) {
+	have, err := sysctlsOf(ctx, k, want)
+	if err != nil {
+		return nil, err
+	}
+	changes := backend.Diff(backend.NewState(want...), have)
+	var errs []error
+	for i, err := range k.Apply(ctx, changes) {
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		was := "(none)"
+		if s, ok := changes[i].Have.(backend.Sysctl); ok {
+			was = s.Value
+		}
+		now := changes[i].Want.(backend.Sysctl)
+		changed = append(changed, fmt.Sprintf("sysctl %s: %s → %s", now.Name, was, now.Value))
+	}
+	if len(errs) > 0 {
+		return changed, errors.Join(errs...)
+	}
+	have, err = sysctlsOf(ctx, k, want)
+	for _, c := range backend.Diff(backend.NewState(want...), have) {
+		errs = append(errs, fmt.Errorf("setting %s: the kernel took it, and has another value: something else sets it back", c.Want))
+	}
+	return changed, errors.Join(append(errs, err)...)
+}
+
+// sysctlsOf is what the kernel has of them.
+func sysctlsOf(ctx context.Context, k Kernel, want []backend.Object) (backend.State, error) {
+	names := make([]string, len(want))
+	for i, o := range want {
+		names[i] = o.(backend.Sysctl).Name
+	}
+	have, err := k.Observe(ctx, names)
+	if err != nil {
+		return nil, err
+	}
+	for key := range have {
+		if key.Kind != backend.KindSysctl {
+			delete(have, key)
+		}
+	}
+	return have, nil
+}
