@@ -22,13 +22,21 @@ import (
 // ten seconds only, and what the kernel does not tell of, within thirty.
 const patience = 45 * time.Second
 
+// doubt is how long a daemon keeps what it knew of before the store lost data,
+// and keeps it again when it is started meanwhile.
+const doubt = 60 * time.Second
+
 // timers is what of the kernel's state moves by itself, or with forwarding.
 var timers = regexp.MustCompile(`(?m) [a-z_]+_timer +[0-9.]+| expires \d+sec|^(anycast|multicast) .*\n`)
 
 // settle waits until the invariants hold; that two nodes have one subnet is
 // not waited out.
 func (w *world) settle(ctx context.Context, faults []fault) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	bound := patience
+	if time.Since(w.replaced) < 2*doubt {
+		bound += doubt
+	}
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	var fatal error
 	err := poll(ctx, 50*time.Millisecond, func() error {

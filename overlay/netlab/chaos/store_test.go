@@ -145,6 +145,7 @@ func (w *world) replaceData(ctx context.Context, change func(context.Context) er
 	if err := w.killStore(ctx); err != nil {
 		return err
 	}
+	w.replaced = time.Now()
 	if err := change(ctx); err != nil {
 		return err
 	}

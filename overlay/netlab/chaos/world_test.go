@@ -31,8 +31,9 @@ type world struct {
 	traffic traffic
 	shape   string // of a node's rules, with blanks where nodes differ; see rules
 
-	saved bool             // there is a snapshot of the store
-	moved map[*member]bool // whose lease may be another than in the snapshot
+	saved    bool             // there is a snapshot of the store
+	moved    map[*member]bool // whose lease may be another than in the snapshot
+	replaced time.Time        // when the store last lost data
 
 	mu sync.Mutex // over the members' pods
 }
