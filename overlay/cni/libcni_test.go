@@ -42,7 +42,7 @@ func (i inside) ExecPlugin(ctx context.Context, path string, stdin []byte, envir
 }
 
 // conflist returns the example of dist/ with the host's directories, and more
-// keys for plugins by their place.
+// keys for plugins by their place; those past its end are added to it.
 func (h host) conflist(t *testing.T, name string, more map[int]conf) []byte {
 	t.Helper()
 	text, err := os.ReadFile("../../dist/cni-conf/10-twill.conflist")
@@ -54,6 +54,10 @@ func (h host) conflist(t *testing.T, name string, more map[int]conf) []byte {
 	}
 	plugins := list["plugins"].([]any)
 	set := func(i int, c conf) {
+		if i == len(plugins) {
+			plugins = append(plugins, map[string]any{})
+			list["plugins"] = plugins
+		}
 		p := plugins[i].(map[string]any)
 		for k, v := range c {
 			if d, ok := p[k].(map[string]any); ok && k == "delegate" {
@@ -66,22 +70,21 @@ func (h host) conflist(t *testing.T, name string, more map[int]conf) []byte {
 		}
 	}
 	set(0, conf{"subnetFile": h.subnetFile, "ipam": conf{"dataDir": h.ipamDir}})
-	set(3, conf{"dataDir": filepath.Join(h.dataDir, "tuning")})
 	for i, c := range more {
 		set(i, c)
 	}
 	return must(json.Marshal(list))
 }
 
-// The list of dist/, driven as containerd and CRI-O do it: every verb, with
-// every plugin of the chain doing something.
+// The list of dist/ and a plugin more, driven as containerd and CRI-O do it:
+// every verb, with every plugin of the chain doing something.
 func TestConflist(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, dualEnv)
 	h.device(t, "twill.1", 1, "10.5.52.0/32")
 	ctx := t.Context()
 	list, err := libcni.NetworkConfFromBytes(h.conflist(t, "", map[int]conf{
-		3: {"sysctl": conf{"net.ipv4.ip_unprivileged_port_start": "80"}, "mtu": 1400},
+		3: {"type": "tuning", "dataDir": filepath.Join(h.dataDir, "tuning"), "sysctl": conf{"net.ipv4.ip_unprivileged_port_start": "80"}, "mtu": 1400},
 	}))
 	require.NoError(t, err)
 	require.Equal(t, "1.1.0", list.CNIVersion, "a runtime of today chooses the newest version; an older one reads cniVersion")
