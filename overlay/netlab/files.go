@@ -43,6 +43,9 @@ func (l *Lab) prepareFiles() error {
 		return err
 	}
 	l.record = record{Owner: owner, Hosts: map[string]identity{}}
+	if l.opts.Machine != nil {
+		l.record.Cgroup = l.opts.Machine.Cgroup
+	}
 	if err := l.record.write(l.opts.Dir); err != nil {
 		return err
 	}
@@ -104,7 +107,14 @@ func (l *Lab) makeDisk(name string) error {
 			return err
 		}
 	}
-	return nil
+	if l.opts.Machine == nil || name == lanName || name == outsideName {
+		return nil
+	}
+	// Such a node gets its plugins and their configuration as a real one does.
+	if err := os.Remove(filepath.Join(disk, "etc-cni/net.d/10-twill.conflist")); err != nil {
+		return err
+	}
+	return l.opts.Machine.prepareDisk(disk)
 }
 
 // hostsFile lets people say node2 in the lab; hosts(5).

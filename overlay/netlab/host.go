@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -68,9 +69,14 @@ func (h *Host) Exec(ctx context.Context, args ...string) (string, error) {
 
 // ExecInput is Exec with text on the standard input.
 func (h *Host) ExecInput(ctx context.Context, input string, args ...string) (string, error) {
+	return h.ExecReader(ctx, strings.NewReader(input), args...)
+}
+
+// ExecReader is Exec with a standard input; a file is handed over as it is.
+func (h *Host) ExecReader(ctx context.Context, input io.Reader, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := h.command(ctx, args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = input, &stdout, &stderr
 	err := cmd.Run()
 	if ctx.Err() != nil {
 		err = ctx.Err()

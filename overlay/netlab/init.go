@@ -1,6 +1,8 @@
 package netlab
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -64,12 +66,24 @@ func NodeInit(name, dir string) error {
 // nodes see the same end of file, so that what they still write ends soon.
 func abandon(above *os.Root, base string) error {
 	_ = unix.Kill(-1, unix.SIGKILL) // etcd, that is: everything in this PID namespace
+	group := abandonedCgroup(above, base)
 	deadline := time.Now().Add(10 * time.Second)
 	err := above.RemoveAll(base)
 	for err != nil && time.Now().Before(deadline) {
 		err = above.RemoveAll(base)
 	}
-	return err
+	return errors.Join(err, removeCgroup(context.Background(), group))
+}
+
+// abandonedCgroup returns the lab's cgroup, before the directory goes that
+// knows it.
+func abandonedCgroup(above *os.Root, base string) string {
+	var r record
+	text, err := above.ReadFile(filepath.Join(base, "lab.json"))
+	if err != nil || json.Unmarshal(text, &r) != nil {
+		return ""
+	}
+	return r.Cgroup
 }
 
 // reap waits for the orphans that the kernel hands to the first process of a
@@ -99,20 +113,32 @@ func furnish(name, dir string) error {
 		return fmt.Errorf("making mounts private: %w", err)
 	}
 	disk := filepath.Join(dir, name)
+	machine, err := readMachine(disk)
+	if err != nil {
+		return err
+	}
 	kept := []keptMount{ // what survives a restart of the node
 		{source: filepath.Join(disk, "var-lib-twill"), target: "/var/lib/twill"},
 		{source: filepath.Join(disk, "var-lib-cni"), target: "/var/lib/cni"},
 		{source: filepath.Join(disk, "etc-cni"), target: "/etc/cni"},
-		{source: filepath.Join(dir, "cni-bin"), target: "/opt/cni/bin"},
+	}
+	if machine != nil {
+		kept = append(kept, machine.mounts(disk)...)
+	} else {
+		kept = append(kept, keptMount{source: filepath.Join(dir, "cni-bin"), target: "/opt/cni/bin"})
 	}
 	files := map[string][]byte{"hostname": nil, "hosts": nil, "machine-id": nil}
+	if machine != nil {
+		for f := range machine.Etc {
+			files[f] = nil
+		}
+	}
 	for i := range kept {
 		if err := kept[i].open(); err != nil {
 			return err
 		}
 	}
 	for f := range files {
-		var err error
 		if files[f], err = os.ReadFile(filepath.Join(disk, "etc", f)); err != nil {
 			return err
 		}
@@ -134,7 +160,10 @@ func furnish(name, dir string) error {
 	if err := mountKernelFS(); err != nil {
 		return err
 	}
-	return setSysctls()
+	if err := setSysctls(); err != nil || machine == nil {
+		return err
+	}
+	return machine.furnish()
 }
 
 // writeEtc writes files of /etc.

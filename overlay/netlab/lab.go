@@ -68,6 +68,12 @@ func New(ctx context.Context, o Options) (_ *Lab, err error) {
 		return nil, err
 	}
 	l.step("underlay: %s", l.underlaySummary())
+	if o.Machine != nil {
+		// Before the nodes make theirs in it, all at once.
+		if err := makeCgroup(o.Machine.Cgroup); err != nil {
+			return nil, err
+		}
+	}
 	if err := l.eachNode(ctx, (*Node).boot); err != nil {
 		return nil, err
 	}
@@ -155,10 +161,11 @@ func (l *Lab) Close() error {
 	l.mu.Unlock()
 	l.end(spaces...)
 	l.running.Wait()
-	if err := os.RemoveAll(l.opts.Dir); err != nil {
-		return fmt.Errorf("removing the lab's directory: %w", err)
+	err := removeCgroup(context.Background(), l.record.Cgroup)
+	if e := os.RemoveAll(l.opts.Dir); e != nil {
+		err = errors.Join(err, fmt.Errorf("removing the lab's directory: %w", e))
 	}
-	return nil
+	return err
 }
 
 // end ends hosts, and what runs on them.

@@ -39,6 +39,11 @@ func (l *Lab) newNode(number int) *Node {
 
 // boot starts the node and connects it to the underlay.
 func (n *Node) boot(ctx context.Context) error {
+	if m := n.lab.opts.Machine; m != nil {
+		if err := m.freshCgroup(ctx, n.Name); err != nil {
+			return err
+		}
+	}
 	s, err := n.lab.startHost(n.Name)
 	if err != nil {
 		return err

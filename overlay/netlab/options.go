@@ -53,6 +53,7 @@ type Options struct {
 	Overlay  Stack     // dual; the families of the default NetConf
 	NetConf  string    // network config to put into etcd; see DefaultNetConf
 	Binaries Binaries  // Twill is needed, the others when they are used
+	Machine  *Machine  // what nodes have for a container runtime and a kubelet: nothing
 	Dir      string    // the lab's directory, made here and removed by Close: a temporary one
 	Log      io.Writer // progress, a line for each step: nowhere
 }

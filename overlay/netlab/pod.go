@@ -62,6 +62,14 @@ func (n *Node) AddPod(ctx context.Context, name string) (*Pod, error) {
 	return p, n.lab.record.write(n.lab.opts.Dir)
 }
 
+// Inside returns a network namespace on the node that something else has made,
+// a container runtime perhaps; netns is its path there.
+func (n *Node) Inside(name, netns string, addrs subnet.PerFamily[netip.Addr]) *Host {
+	h := n.Host
+	h.Name, h.netns, h.Addrs = n.Name+"/"+name, netns, addrs
+	return &h
+}
+
 func (p *Pod) wire(ctx context.Context) error {
 	const setUp = "ip link set lo up; for i in all default; do f=/proc/sys/net/ipv6/conf/$i/accept_dad; [ ! -e $f ] || echo 0 >$f; done"
 	if _, err := p.Exec(ctx, "sh", "-c", setUp); err != nil {

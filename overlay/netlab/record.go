@@ -17,6 +17,8 @@ type record struct {
 	Hosts map[string]identity `json:"hosts"` // first processes
 	Pods  []podRecord         `json:"pods"`
 	Etcd  []string            `json:"etcd"` // its URLs in the lab
+
+	Cgroup string `json:"cgroup,omitempty"` // of a lab of Machines
 }
 
 type podRecord struct {

@@ -61,7 +61,7 @@ var ErrIsUp = errors.New("the lab is up")
 // is where Command and Down find it again; what a dead lab has left there is
 // removed.
 func Up(ctx context.Context, o Options, podsPerNode int) error {
-	if err := checkFree(o.Dir); err != nil {
+	if err := CheckFree(o.Dir); err != nil {
 		return err
 	}
 	l, err := New(ctx, o)
@@ -81,8 +81,8 @@ func Up(ctx context.Context, o Options, podsPerNode int) error {
 
 var errInterrupted = errors.New("interrupted; the lab is taken down")
 
-// checkFree makes sure that no lab runs in dir and clears away a dead one.
-func checkFree(dir string) error {
+// CheckFree makes sure that no lab runs in dir and clears away a dead one.
+func CheckFree(dir string) error {
 	r, err := readRecord(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -93,6 +93,9 @@ func checkFree(dir string) error {
 		return fmt.Errorf("process %d is bringing the lab up: wait for it", r.Owner.PID)
 	case r.alive():
 		return ErrIsUp
+	}
+	if err := removeCgroup(context.Background(), r.Cgroup); err != nil {
+		return err
 	}
 	return os.RemoveAll(dir)
 }
@@ -159,6 +162,9 @@ func Down(ctx context.Context, dir string) (was bool, err error) {
 		g.Go(func() error { return id.kill(ctx) })
 	}
 	if err := g.Wait(); err != nil {
+		return true, err
+	}
+	if err := removeCgroup(ctx, r.Cgroup); err != nil {
 		return true, err
 	}
 	if err := os.RemoveAll(dir); err != nil {

@@ -1,0 +1,78 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Parts are the programs and images that a cluster is made of, Twill's apart.
+type Parts struct {
+	Programs []string // directories
+	Images   []string // archives
+}
+
+// BuildParts builds what is not in .cache/kubernetes of the repository at root
+// yet, which takes long the first time: progress says with what.
+func BuildParts(ctx context.Context, root string, progress io.Writer) (Parts, error) {
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "dist/make/kube-parts"))
+	cmd.Stdout, cmd.Stderr = &out, progress
+	if err := cmd.Run(); err != nil {
+		return Parts{}, fmt.Errorf("building the parts of a cluster: %w", err)
+	}
+	dirs := strings.Fields(out.String())
+	if len(dirs) < 2 {
+		return Parts{}, fmt.Errorf("building the parts of a cluster: dist/make/kube-parts says %q", &out)
+	}
+	images, err := filepath.Glob(filepath.Join(dirs[len(dirs)-1], "*.tar"))
+	return Parts{Programs: dirs[:len(dirs)-1], Images: images}, err
+}
+
+// partsFile is where a cluster's directory has the parts it is made of, for
+// commands that come later.
+const partsFile = "parts.json"
+
+// Recorded returns the parts of the cluster in dir; none, where there is none.
+func Recorded(dir string) (p Parts) {
+	text, err := os.ReadFile(filepath.Join(dir, partsFile))
+	if err != nil || json.Unmarshal(text, &p) != nil {
+		return Parts{}
+	}
+	return p
+}
+
+func (p Parts) record(dir string) error {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, partsFile), text, 0o644)
+}
+
+// program returns the path of one of the programs.
+func (p Parts) program(name string) (string, error) {
+	for _, dir := range p.Programs {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	if len(p.Programs) == 0 {
+		return "", fmt.Errorf("finding %s: no cluster is up there", name)
+	}
+	return "", fmt.Errorf("%s is not in %s", name, strings.Join(p.Programs, ", "))
+}
+
+// path returns the PATH of what runs on the nodes: containerd looks for its
+// shim there, and for runc.
+func (p Parts) path() string {
+	return "PATH=" + strings.Join(append(p.Programs[:len(p.Programs):len(p.Programs)],
+		"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"), ":")
+}
