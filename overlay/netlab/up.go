@@ -170,6 +170,9 @@ func Down(ctx context.Context, dir string) (was bool, err error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return true, err
 	}
-	_ = os.Remove(filepath.Dir(dir)) // when it was the last lab
+	// The directory of all labs goes with the last one; not /var/tmp.
+	if above := filepath.Dir(dir); strings.Contains(filepath.Base(above), "twill") {
+		_ = os.Remove(above)
+	}
 	return true, nil
 }

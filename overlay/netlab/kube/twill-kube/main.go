@@ -160,7 +160,12 @@ func newExec(dir *string) *cobra.Command {
 		Short:   "a command, or a shell, on a node, on the lan or outside",
 		Example: "  twill-kube exec node2 -- ip -d link",
 		Args:    cobra.MinimumNArgs(1),
-		RunE:    func(_ *cobra.Command, args []string) error { return run(*dir, args[0], args[1:]) },
+		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 && args[1] == "--" {
+				args = append(args[:1], args[2:]...)
+			}
+			return run(*dir, args[0], args[1:])
+		},
 	}
 	cmd.Flags().SetInterspersed(false) // the command's flags are its own
 	return cmd
