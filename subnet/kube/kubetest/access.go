@@ -20,6 +20,8 @@ var collections = map[string]string{
 	"Namespace":                        "/api/v1/namespaces",
 	"ServiceAccount":                   "/api/v1/namespaces/NAMESPACE/serviceaccounts",
 	"Pod":                              "/api/v1/namespaces/NAMESPACE/pods",
+	"Role":                             "/apis/rbac.authorization.k8s.io/v1/namespaces/NAMESPACE/roles",
+	"RoleBinding":                      "/apis/rbac.authorization.k8s.io/v1/namespaces/NAMESPACE/rolebindings",
 	"ClusterRole":                      "/apis/rbac.authorization.k8s.io/v1/clusterroles",
 	"ClusterRoleBinding":               "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
 	"ValidatingAdmissionPolicy":        "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies",
