@@ -62,6 +62,20 @@ chaos: ## a random mix of faults on a cluster under traffic, for CHAOS_SECONDS (
 	@dist/make/deps test
 	dist/make/chaos
 
+.PHONY: kube-up
+kube-up: ## a Kubernetes cluster with Twill on this machine: NODES=3 STACK=dual PROXY=nftables; then dist/make/kube kubectl ... (root)
+	@dist/make/deps kube
+	dist/make/kube-up
+
+.PHONY: kube-down
+kube-down: ## take it down, and all that it has made
+	dist/make/kube --dir "$${DIR:-/var/tmp/twill-kube}" down
+
+.PHONY: kube-test
+kube-test: ## the suites on such a cluster; E2E='regular expression' runs Kubernetes' own tests (root)
+	@dist/make/deps kube
+	dist/make/kube-test
+
 .PHONY: verify
 verify: ## format, vet, linters, dead code, tidy, generated files, binaries, import rules
 	@dist/make/deps verify

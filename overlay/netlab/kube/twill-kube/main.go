@@ -83,7 +83,7 @@ func up(ctx context.Context, o kube.Options, manifest string) error {
 	if o.Parts, err = kube.BuildParts(ctx, root, o.Log); err != nil {
 		return err
 	}
-	if o.Binaries, err = binaries(); err != nil {
+	if o.Binaries, err = netlab.InstalledBinaries(); err != nil {
 		return err
 	}
 	c, err := kube.New(ctx, o)
@@ -113,15 +113,6 @@ func install(ctx context.Context, c *kube.Cluster, manifest string) error {
 		return err
 	}
 	return c.WaitReady(ctx)
-}
-
-// binaries are those of `make build`.
-func binaries() (netlab.Binaries, error) {
-	dir := os.Getenv("TWILL_BIN")
-	if dir == "" {
-		return netlab.InstalledBinaries()
-	}
-	return netlab.BinariesIn(dir), nil
 }
 
 func newDown(dir *string) *cobra.Command {
@@ -173,7 +164,7 @@ func newExec(dir *string) *cobra.Command {
 
 // run becomes a command in the cluster.
 func run(dir, place string, args []string) error {
-	b, err := binaries()
+	b, err := netlab.InstalledBinaries()
 	if err != nil {
 		return err
 	}
