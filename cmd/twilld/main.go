@@ -234,5 +234,5 @@ func (o *options) clean(ctx context.Context, log *logrus.Entry) error {
 	for _, object := range removed {
 		log.WithField("object", object).Info("removed")
 	}
-	return errors.Join(err, o.uninstall(log), dir.Remove())
+	return errors.Join(err, o.uninstall(log), dir.Remove(), o.clearNode(ctx, log))
 }
