@@ -188,21 +188,17 @@ func (d *desired) nodes() []string {
 }
 
 // compare compares what we want of the kernel, or of the guard, with what read
-// finds there, and returns what differs in no order; without prune, what nobody
-// wants is left alone. It holds up who
+// finds there, and returns what differs in no order; what nobody wants is left alone
+// where it may not be pruned. It holds up who
 // plans, and nobody else.
-func (d *desired) compare(with *backend.Set, prune bool, read func(found func(backend.Object)) error) ([]backend.Change, error) {
+func (d *desired) compare(with *backend.Set, prunes func(backend.Kind) bool, read func(found func(backend.Object)) error) ([]backend.Change, error) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	c := backend.NewComparison(with)
 	if err := read(c.Found); err != nil {
 		return nil, err
 	}
-	changes := c.Changes()
-	if prune {
-		return changes, nil
-	}
-	return slices.DeleteFunc(changes, func(c backend.Change) bool { return c.Want == nil }), nil
+	return slices.DeleteFunc(c.Changes(), func(c backend.Change) bool { return c.Want == nil && !prunes(c.Key().Kind) }), nil
 }
 
 // sysctls returns the names of the sysctls that we want.

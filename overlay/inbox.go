@@ -22,6 +22,7 @@ type inbox struct {
 	own      *subnet.Held                    // our lease as last told
 	told     uint64                          // how often something came of the store
 	doubtful map[string]time.Time            // keys a restored store lacks, and when they go
+	unsure   time.Time                       // until then the kernel may know ways that neither store nor file does; zero: not
 	routesAt time.Time                       // before which the host's routes are not looked at again
 	drifting struct{ since, last time.Time } // when the drift that is waited for began (zero for none), and went on
 	rulesN   uint64                          // how often the rules were told of
@@ -43,6 +44,7 @@ type news struct {
 	rules                        bool                           // the firewall may have changed
 	again                        time.Time                      // when there is more to take at the latest; zero: nothing now
 	inSync                       bool                           // nodes holds, or held before, all that the store's first full list named
+	unsure                       bool                           // the kernel may know ways that are not among them
 }
 
 func newInbox(node string, d *desired) *inbox {
@@ -69,7 +71,7 @@ func (b *inbox) take(now time.Time) news {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := b.news
-	n.inSync = b.inSync
+	n.inSync, n.unsure = b.inSync, !b.unsure.IsZero()
 	b.news = news{}
 	for k := range n.drift {
 		// What hung on a link that is another one may have gone without a word:

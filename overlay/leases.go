@@ -31,6 +31,11 @@ func (b *inbox) leases(u subnet.Update) {
 			list = b.keepDoubtful(list, u.WentBack)
 		}
 		dirty = b.snapshot.Replace(list)
+		if u.WentBack && !b.inSync {
+			// What an earlier run wrote down last may be older than what it
+			// programmed: a node that had moved meanwhile is where the kernel has it.
+			b.unsure = time.Now().Add(removalDelay)
+		}
 		b.inSync = true
 		b.news.resync = everything
 	} else {
@@ -97,6 +102,13 @@ func (b *inbox) expire(now time.Time) (next time.Time) {
 		case next.IsZero() || until.Before(next):
 			next = until
 		}
+	}
+	switch {
+	case b.unsure.IsZero():
+	case !now.Before(b.unsure):
+		b.unsure, b.news.resync = time.Time{}, everything
+	case next.IsZero() || b.unsure.Before(next):
+		next = b.unsure
 	}
 	return next
 }

@@ -173,7 +173,7 @@ func (a *Agent) compare(ctx context.Context) (changes []backend.Change, looked s
 	looked = s.full
 	if looked.kernel {
 		sysctls := a.desired.sysctls()
-		changes, err = a.desired.compare(a.desired.kernel, s.inSync, func(found func(backend.Object)) error {
+		changes, err = a.desired.compare(a.desired.kernel, s.prunes, func(found func(backend.Object)) error {
 			return each(found)(a.kernel.Observe(ctx, sysctls))
 		})
 		if err != nil {
@@ -183,7 +183,7 @@ func (a *Agent) compare(ctx context.Context) (changes []backend.Change, looked s
 	if !looked.guard || a.guard == nil {
 		return changes, looked, nil
 	}
-	more, err := a.desired.compare(a.desired.guard, s.inSync, func(found func(backend.Object)) error {
+	more, err := a.desired.compare(a.desired.guard, s.prunes, func(found func(backend.Object)) error {
 		return a.guard.Each(ctx, found)
 	})
 	if a.board.problem(partGuard, err) && err != nil && ctx.Err() == nil {
@@ -194,6 +194,15 @@ func (a *Agent) compare(ctx context.Context) (changes []backend.Change, looked s
 		return changes, looked, nil
 	}
 	return append(changes, more...), looked, nil
+}
+
+// prunes reports whether an object of a kind that nobody wants may go.
+func (s *state) prunes(k backend.Kind) bool {
+	switch k {
+	case backend.KindNeighbor, backend.KindFDB, backend.KindRoute, backend.KindPermit:
+		return s.inSync && !s.unsure
+	}
+	return s.inSync
 }
 
 // each passes on what was observed.

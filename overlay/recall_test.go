@@ -44,7 +44,8 @@ func TestBootWhileTheStoreIsDown(t *testing.T) {
 	b.eventually("the ways to the peers are there", func() bool { return b.kernel.get(routeKey(2)) != nil && b.kernel.get(routeKey(3)) != nil })
 	require.Empty(t, b.store.claims, "nothing is announced by a config that may be outdated")
 	b.eventually("and subnet.env", func() bool { _, err := os.Stat(env); return err == nil })
-	s := b.agent.Status()
+	var s Status
+	b.eventually("and the lease", func() bool { s = b.agent.Status(); return s.Lease != nil })
 	require.False(t, s.Ready, "nobody knows yet whether that is so")
 	require.NotNil(t, s.Store.Recalled)
 	require.Contains(t, s.Text(), "going by what was known at")
@@ -177,6 +178,8 @@ func TestStoreWentBackBetweenRuns(t *testing.T) {
 			if recallAfter < time.Second { // only a kernel without our devices is recalled to
 				kernel = backend.State{}
 			}
+			moved := backend.Route{Dst: routeKey(8).Prefix, Metric: routeKey(8).Metric} // n3, after that was written
+			kernel[moved.Key()] = moved
 			b := start(t, func(c *Config, k *memKernel) {
 				c.LastGood, c.LeaseTTL, c.RecallAfter = path, time.Hour, recallAfter
 				c.Position = func() string { return "elsewhere" }
@@ -190,7 +193,7 @@ func TestStoreWentBackBetweenRuns(t *testing.T) {
 			b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
 			b.store.updates <- subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{peer(4, "n4"), peer(7, "n6")}}
 			b.eventually("the list was taken", func() bool { return b.agent.Status().Ready && b.kernel.get(routeKey(4)) != nil })
-			b.eventually("n6 is where it announced itself", func() bool { return b.kernel.get(routeKey(7)) != nil && b.kernel.get(routeKey(6)) == nil })
+			b.eventually("n6 is where it announced itself", func() bool { return b.kernel.get(routeKey(7)) != nil })
 			b.store.updates <- subnet.Update{Put: []subnet.Record{peer(2, "n2")}}
 			b.store.updates <- subnet.Update{Put: []subnet.Record{peer(5, "n5")}} // in order behind the others
 			b.eventually("that was taken", func() bool { return b.kernel.get(routeKey(5)) != nil })
@@ -200,9 +203,11 @@ func TestStoreWentBackBetweenRuns(t *testing.T) {
 			b.agent.rememberNow(m)
 			require.Contains(t, readFile(t, path), `"position":"there"`, "another start within that time doubts the store, too")
 			require.ElementsMatch(t, []string{"n2", "n3", "n4", "n5", "n6"}, rememberedNodes(t, path), "and knows who is new")
+			require.NotNil(t, b.kernel.get(routeKey(8)), "the kernel alone knows where n3 has moved")
 			b.agent.inbox.expire(time.Now().Add(removalDelay + time.Second))
 			b.agent.inbox.poke()
 			b.eventually("n3 did not", func() bool { return b.kernel.get(routeKey(3)) == nil })
+			b.eventually("what nobody wants is gone", func() bool { return b.kernel.get(routeKey(6)) == nil && b.kernel.get(routeKey(8)) == nil })
 			require.NotNil(t, b.kernel.get(routeKey(2)))
 			require.NotContains(t, b.kernel.deleted, routeKey(2), "at no time")
 			b.agent.rememberNow(m)

@@ -49,7 +49,8 @@ type state struct {
 	cniConf     bool                           // the runtime's network config is in its place
 	network     subnet.NetworkState            // as the cluster was told
 	foreign     []backend.HostRoute            // the host's own, in the overlay network
-	inSync      bool                           // the first full list is planned for: what nobody wants may go
+	inSync      bool                           // the first full list is planned for: what nobody wants may go,
+	unsure      bool                           // but for ways to peers
 	settled     bool                           // all peers of the first full list were programmed once
 	retry       *backoff.ExponentialBackOff    // of passes that could not do all
 	alone       bool                           // this pass looks at everything, and nobody asked for it
@@ -110,7 +111,8 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	s.host, s.routes = s.host || n.host, s.routes || n.routes
 	s.dirtyRules = s.dirtyRules || n.rules
 	hosts := n.inSync != s.inSync // the guard may come
-	s.inSync = n.inSync           // not later: a list that arrives from now on is not planned for in this pass
+	// Not later: a list that arrives from now on is not planned for in this pass.
+	s.inSync, s.unsure = n.inSync, n.unsure
 
 	if !n.again.IsZero() {
 		recheck = earliest(n.again, recheck)
