@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -18,7 +19,9 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
-// PodLinks is what the CNI plugins made on this host, as the kernel shows it.
+// PodLinks is what the CNI plugins made on this host, as the kernel shows it. One
+// that is pods.Leftovers, too, has the sweep clear away rules, devices and
+// cached results of pods that are gone.
 type PodLinks interface {
 	pods.Kernel
 	// ApplyBridge makes changes of addresses on bridges, in their order.
@@ -218,12 +221,15 @@ func (k *kept) look(done pods.Swept) error {
 }
 
 // sweep releases, from time to time, the addresses that host-local reserves
-// for pods which are gone.
+// for pods which are gone, and clears away what else is left of these.
 func (a *Agent) sweep(ctx context.Context) error {
 	var k kept
 	sweeper := pods.Sweeper{Inventory: func(ctx context.Context) (pods.Inventory, error) {
 		return pods.Read(ctx, a.cfg.PodLinks, a.ground.get())
 	}}
+	if l, ok := a.cfg.PodLinks.(pods.Leftovers); ok {
+		sweeper.Leftovers, sweeper.Results = l, pods.DefaultResults
+	}
 	due := time.NewTimer(sweepInterval)
 	defer due.Stop()
 	for {
@@ -251,6 +257,9 @@ func (a *Agent) sweepOnce(ctx context.Context, sweeper *pods.Sweeper, k *kept) (
 		done, err = sweeper.Sweep(ctx, networks)
 		for _, r := range done.Released {
 			a.cfg.Log.WithFields(logrus.Fields{"network": r.Network, "address": r.Address.String(), "container": r.Container}).Info("released the address of a pod that is gone")
+		}
+		for _, file := range done.Results {
+			a.cfg.Log.WithField("file", filepath.Join(sweeper.Results, file)).Info("removed the cached result of a pod that is gone")
 		}
 		told := k.named
 		stays, again = k.look(done), len(done.Unknown) > 0

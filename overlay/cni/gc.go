@@ -12,6 +12,7 @@ import (
 
 	"github.com/twill-net/twill/backend/kernel"
 	"github.com/twill-net/twill/overlay/pods"
+	"github.com/twill-net/twill/overlay/pods/leftover"
 	"github.com/twill-net/twill/subnet/envfile"
 )
 
@@ -42,7 +43,7 @@ func (p Plugin) gc(ctx context.Context, args *skel.CmdArgs) error {
 	if listed {
 		errs = append(errs, conf.delegateGC(ctx, args))
 	}
-	stay, err := conf.release(ctx, host, valid, listed)
+	stay, err := conf.release(ctx, host, args, valid, listed)
 	errs = append(errs, err)
 	if listed && err == nil {
 		errs = append(errs, collectMasquerade(ctx, host, conf.Name, stay))
@@ -94,7 +95,7 @@ func (c Conf) delegateGC(ctx context.Context, args *skel.CmdArgs) error {
 
 // release releases stale reservations of host-local, and returns the
 // attachments that stay: those listed, and those that are there.
-func (c Conf) release(ctx context.Context, k *kernel.Kernel, valid []types.GCAttachment, listed bool) ([]types.GCAttachment, error) {
+func (c Conf) release(ctx context.Context, k *kernel.Kernel, args *skel.CmdArgs, valid []types.GCAttachment, listed bool) ([]types.GCAttachment, error) {
 	ground := c.ground()
 	inv, err := pods.Read(ctx, k, ground)
 	if err != nil {
@@ -110,7 +111,8 @@ func (c Conf) release(ctx context.Context, k *kernel.Kernel, valid []types.GCAtt
 	if !ok {
 		return stay, nil
 	}
-	sweeper := pods.Sweeper{Inventory: func(ctx context.Context) (pods.Inventory, error) {
+	bandwidth, _ := findPlugin("bandwidth", args.Path)
+	sweeper := pods.Sweeper{Leftovers: leftover.Host{Kernel: k, Bandwidth: bandwidth}, Inventory: func(ctx context.Context) (pods.Inventory, error) {
 		inv, err := pods.Read(ctx, k, ground)
 		for _, a := range valid {
 			inv.Pods = append(inv.Pods, pods.Named(c.Name, a.ContainerID, a.IfName))

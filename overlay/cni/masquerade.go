@@ -2,8 +2,6 @@ package cni
 
 import (
 	"context"
-	"crypto/sha512"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -16,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend/kernel"
+	"github.com/twill-net/twill/overlay/pods"
+	"github.com/twill-net/twill/overlay/pods/leftover"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -31,29 +31,17 @@ import (
 
 const masqPlugin = "nftables" // ipMasqBackend
 
-// pluginsChain is where they are with nftables, those of all networks.
-var pluginsChain = kernel.Chain{Family: unix.NFPROTO_INET, Table: "cni_plugins_masquerade", Name: "masq_checks"}
-
 // masqueraders are the delegates that use those rules.
 var masqueraders = []string{"bridge", "ptp"}
 
-// digest returns the first n hexadecimal digits of SHA-512.
-func digest(s string, n int) string {
-	sum := sha512.Sum512([]byte(s))
-	return hex.EncodeToString(sum[:])[:n]
+// iptablesChain is the chain of a container, of all its interfaces.
+func iptablesChain(network, container string) string {
+	return "CNI-" + leftover.Digest(network+container, 24)
 }
 
-// iptablesChain is the chain of a container, of all its interfaces.
-func iptablesChain(network, container string) string { return "CNI-" + digest(network+container, 24) }
-
-// nftComment is what the comment of an attachment's rules begins with, and
-// with no container, that of all of a network.
-func nftComment(network string, a types.GCAttachment) string {
-	s := digest(network, 16) + "-"
-	if a.ContainerID != "" {
-		s += digest(a.IfName+":"+a.ContainerID, 16)
-	}
-	return s
+// gone names an attachment for package leftover.
+func gone(network string, a types.GCAttachment) pods.Attachment {
+	return pods.Attachment{Network: network, Container: a.ContainerID, IfName: a.IfName}
 }
 
 // nftUsable reports whether the delegate can masquerade by nftables. Its rules
@@ -63,7 +51,7 @@ func nftUsable(ctx context.Context, k *kernel.Kernel) bool {
 	if _, err := exec.LookPath("nft"); err != nil {
 		return false
 	}
-	_, err := k.Chains(ctx, pluginsChain)
+	_, err := k.Chains(ctx, leftover.MasqueradeChain)
 	return err == nil
 }
 
@@ -72,19 +60,18 @@ func nftUsable(ctx context.Context, k *kernel.Kernel) bool {
 // macspoofchk.
 func removeRules(ctx context.Context, k *kernel.Kernel, network string, a types.GCAttachment, addresses []netip.Addr, macs bool) error {
 	chain := iptablesChain(network, a.ContainerID)
-	macChain := macChain(a)
+	lost := gone(network, a)
 	there, err := k.Chains(ctx,
-		pluginsChain,
+		leftover.MasqueradeChain,
 		kernel.Chain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: chain},
 		kernel.Chain{Family: unix.NFPROTO_IPV6, Table: "nat", Name: chain},
-		macChain)
+		leftover.MACChain(lost))
 	if err != nil {
 		return err
 	}
 	var errs []error
 	if there[0] {
-		prefix := nftComment(network, a)
-		errs = append(errs, k.DeleteRules(ctx, pluginsChain, func(comment string) bool { return strings.HasPrefix(comment, prefix) }))
+		errs = append(errs, leftover.RemoveMasquerade(ctx, k, lost))
 	}
 	for _, f := range subnet.Families {
 		for _, t := range natTables(f, there[1+int(f)]) {
@@ -92,7 +79,7 @@ func removeRules(ctx context.Context, k *kernel.Kernel, network string, a types.
 		}
 	}
 	if there[3] && macs {
-		errs = append(errs, removeMACSpoofCheck(ctx, k, a))
+		errs = append(errs, leftover.RemoveMACSpoofCheck(ctx, k, lost))
 	}
 	return errors.Join(errs...)
 }
@@ -102,7 +89,7 @@ func removeRules(ctx context.Context, k *kernel.Kernel, network string, a types.
 func collectMasquerade(ctx context.Context, k *kernel.Kernel, network string, stay []types.GCAttachment) error {
 	const hook = "POSTROUTING"
 	there, err := k.Chains(ctx,
-		pluginsChain,
+		leftover.MasqueradeChain,
 		kernel.Chain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: hook},
 		kernel.Chain{Family: unix.NFPROTO_IPV6, Table: "nat", Name: hook})
 	if err != nil {
@@ -110,9 +97,11 @@ func collectMasquerade(ctx context.Context, k *kernel.Kernel, network string, st
 	}
 	var errs []error
 	if there[0] {
-		errs = append(errs, k.DeleteRules(ctx, pluginsChain, func(comment string) bool {
-			return strings.HasPrefix(comment, nftComment(network, types.GCAttachment{})) &&
-				!slices.ContainsFunc(stay, func(a types.GCAttachment) bool { return strings.HasPrefix(comment, nftComment(network, a)) })
+		errs = append(errs, k.DeleteRules(ctx, leftover.MasqueradeChain, func(comment string) bool {
+			return strings.HasPrefix(comment, leftover.MasqueradeComment(pods.Attachment{Network: network})) &&
+				!slices.ContainsFunc(stay, func(a types.GCAttachment) bool {
+					return strings.HasPrefix(comment, leftover.MasqueradeComment(gone(network, a)))
+				})
 		}))
 	}
 	for _, f := range subnet.Families {
@@ -121,23 +110,6 @@ func collectMasquerade(ctx context.Context, k *kernel.Kernel, network string, st
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// macChain is the first of the chains that the bridge plugin makes for
-// macspoofchk (pkg/link/spoofcheck.go).
-func macChain(a types.GCAttachment) kernel.Chain {
-	return kernel.Chain{Family: unix.NFPROTO_BRIDGE, Table: "nat", Name: "cni-br-iface-" + a.ContainerID + "-" + a.IfName}
-}
-
-// removeMACSpoofCheck removes what the bridge plugin made of macspoofchk. That
-// does so itself only if the namespace is there, and only if the config says
-// macspoofchk still.
-func removeMACSpoofCheck(ctx context.Context, k *kernel.Kernel, a types.GCAttachment) error {
-	comment := "macspoofchk-" + a.ContainerID + "-" + a.IfName
-	from, first, second := macChain(a), macChain(a), macChain(a)
-	from.Name = "PREROUTING"
-	second.Name += "-mac"
-	return k.DeleteRules(ctx, from, func(c string) bool { return c == comment }, first, second)
 }
 
 // tool runs a command of the host's firewall.

@@ -28,6 +28,11 @@ type Sweeper struct {
 	MinAge    time.Duration    // of what is released; 0: DefaultMinAge
 	Wait      time.Duration    // for host-local's lock on one network; 0: DefaultWait
 	Now       func() time.Time // nil: time.Now
+	// Leftovers and Results clear away what else is left of a pod that is gone,
+	// before its addresses are released: a pod that gets one of them must not
+	// get the host ports with it.
+	Leftovers Leftovers // nil: nothing beside addresses
+	Results   string    // libcni's directory, see DefaultResults; "": it is left alone
 
 	seen map[sighting]*history
 }
@@ -61,6 +66,9 @@ type Swept struct {
 	// behind them have; in the order of their names.
 	Kept    int
 	Unknown []Veth
+	// Results are the files of libcni's cache that were removed because their
+	// pods are gone and have no reservation.
+	Results []string
 }
 
 // Sweep releases the stale reservations of the networks. What failed in one
@@ -72,6 +80,9 @@ func (s *Sweeper) Sweep(ctx context.Context, networks []Network) (done Swept, er
 	for _, n := range networks {
 		if err := s.sweep(ctx, n, &done); err != nil {
 			errs = append(errs, fmt.Errorf("sweeping the reservations of network %s in %s: %w", n.Name, n.Dir, err))
+		}
+		if err := s.clearResults(ctx, n, &done); err != nil {
+			errs = append(errs, fmt.Errorf("sweeping the results of network %s in %s: %w", n.Name, s.Results, err))
 		}
 	}
 	slices.SortFunc(done.Unknown, func(a, b Veth) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Index, b.Index)) })
@@ -111,7 +122,19 @@ func (s *Sweeper) sweep(ctx context.Context, n Network, done *Swept) error {
 	// Only what is read from here on counts.
 	found, err = s.look(ctx, root, n)
 	errs := []error{err}
+	cleared := map[Attachment]error{}
 	for _, r := range found.stale {
+		a := Attachment{Network: n.Name, Container: r.Container, IfName: r.IfName}
+		a.Last = found.inv.last(a)
+		err, known := cleared[a]
+		if !known {
+			err = s.clear(ctx, a)
+			cleared[a] = err
+			errs = append(errs, err)
+		}
+		if err != nil {
+			continue
+		}
 		if err := root.Remove(r.Address.String()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("releasing %s: %w", r.Address, err))
 			continue
@@ -128,6 +151,7 @@ type findings struct {
 	stale   []Reservation
 	kept    int
 	unknown []Veth
+	inv     Inventory // by which that was found
 }
 
 func (s *Sweeper) look(ctx context.Context, root *os.Root, n Network) (f findings, err error) {
@@ -143,6 +167,7 @@ func (s *Sweeper) look(ctx context.Context, root *os.Root, n Network) (f finding
 	if err != nil {
 		return f, err
 	}
+	f.inv = inv
 	for _, r := range old {
 		h := s.seen[sightingOf(n, r)]
 		if inv.holds(r, all) {
@@ -178,13 +203,7 @@ func (h *history) suspect(unknown []Veth, n Network) (suspects []Veth) {
 // have been seen here for that long by the monotonic clock, which neither jumps
 // nor runs while the machine is suspended.
 func (s *Sweeper) old(all []Reservation, n Network) (old []Reservation) {
-	now, minAge := time.Now(), s.MinAge
-	if s.Now != nil {
-		now = s.Now()
-	}
-	if minAge == 0 {
-		minAge = DefaultMinAge
-	}
+	now, minAge := s.now(), s.minAge()
 	present := map[sighting]bool{}
 	for _, r := range all {
 		at := sightingOf(n, r)
@@ -203,6 +222,15 @@ func (s *Sweeper) old(all []Reservation, n Network) (old []Reservation) {
 	}
 	return old
 }
+
+func (s *Sweeper) now() time.Time {
+	if s.Now != nil {
+		return s.Now()
+	}
+	return time.Now()
+}
+
+func (s *Sweeper) minAge() time.Duration { return cmp.Or(s.MinAge, DefaultMinAge) }
 
 // forget drops what was seen of networks that are not swept any more.
 func (s *Sweeper) forget(networks []Network) {
