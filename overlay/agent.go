@@ -98,6 +98,7 @@ const (
 	taskRecall = "recall"
 	taskCalm   = "calm"
 	taskReport = "report to the cluster"
+	taskNode   = "watch of the node's addresses"
 )
 
 // Config is what an Agent is made of.
@@ -106,16 +107,20 @@ type Config struct {
 	MachineID string // "" when unknown
 	Version   string
 
-	Underlay   underlay.Options
-	Route      underlay.RouteFunc
-	Host       backend.HostOptions
-	Masquerade bool
-	RandomFull bool // fully random source ports
-	Forward    bool // accept what is forwarded for pods
-	Hygiene    bool // hold peers and pods to their addresses, see package hygiene
-	SubnetFile string
-	FullPass   time.Duration // between two looks at everything
-	Release    bool          // give the lease up when stopped
+	Underlay underlay.Options
+	Route    underlay.RouteFunc
+	// NodeAddresses tells what the cluster says of this node's addresses, first
+	// as it is, then each change, until the context ends; nil where none does.
+	// Without its first word no underlay is chosen.
+	NodeAddresses func(ctx context.Context, tell func(underlay.Node)) error
+	Host          backend.HostOptions
+	Masquerade    bool
+	RandomFull    bool // fully random source ports
+	Forward       bool // accept what is forwarded for pods
+	Hygiene       bool // hold peers and pods to their addresses, see package hygiene
+	SubnetFile    string
+	FullPass      time.Duration // between two looks at everything
+	Release       bool          // give the lease up when stopped
 
 	LastGood    string        // file in which what we know outlives us; "": none
 	LeaseTTL    time.Duration // for which that may be used; 0: for ever, where leases have no end
@@ -216,6 +221,9 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 	}
 	if a.cfg.PodLinks != nil {
 		tasks[taskSweep] = a.sweep
+	}
+	if a.cfg.NodeAddresses != nil {
+		tasks[taskNode] = func(ctx context.Context) error { return a.cfg.NodeAddresses(ctx, a.inbox.node) }
 	}
 	if a.cfg.ReportNetwork != nil {
 		tasks[taskReport] = func(ctx context.Context) error { return a.cfg.ReportNetwork(ctx, a.network) }

@@ -150,11 +150,18 @@ func (b *board) configTaken(err error) {
 	b.status.Config = &c
 }
 
-func (b *board) underlayChosen(u backend.Underlay) {
+// underlayChosen notes the underlay, by what it was chosen and what there is to
+// say of that, and reports whether the latter is news.
+func (b *board) underlayChosen(u backend.Underlay, by string, notes []string) (news bool) {
 	b.problem(partUnderlay, nil)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.status.Underlay = &UnderStatus{Interface: u.Interface, MTU: u.MTU, PublicIPs: addrs(u.PublicIPs)}
+	var before []string
+	if b.status.Underlay != nil {
+		before = b.status.Underlay.Notes
+	}
+	b.status.Underlay = &UnderStatus{Interface: u.Interface, MTU: u.MTU, PublicIPs: addrs(u.PublicIPs), ChosenBy: by, Notes: notes}
+	return !slices.Equal(before, notes)
 }
 
 func (b *board) held(h subnet.Held) {

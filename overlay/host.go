@@ -2,12 +2,18 @@ package overlay
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/overlay/underlay"
+	"github.com/twill-net/twill/subnet"
 )
 
 // takeHost looks at the host's interfaces again, and at its routes, of which
@@ -68,10 +74,52 @@ func sameInterface(a, b backend.Interface) bool {
 }
 
 func (a *Agent) noUnderlay(ctx context.Context, err error) (changed bool) {
-	if a.board.problem(partUnderlay, err) && ctx.Err() == nil {
+	if a.board.problem(partUnderlay, err) && ctx.Err() == nil && !errors.Is(err, errNoWord) {
 		a.cfg.Log.WithError(err).Warn("the underlay could not be chosen, will look again when it changes")
 	}
 	return false
+}
+
+// errNoWord is no trouble at a start.
+var errNoWord = errors.New("waiting for what the cluster says of this node's addresses")
+
+// options returns what the underlay is chosen by, and what there is to say of it.
+//
+// An InternalIP that was on this host and is not any more does not mean that
+// the node is behind NAT now: it got another address, and the cluster will say
+// so.
+func (a *Agent) options(host backend.Host) (o underlay.Options, notes []string, err error) {
+	s := a.state
+	o = a.cfg.Underlay
+	if a.cfg.NodeAddresses == nil {
+		return o, nil, nil
+	}
+	if s.node == nil {
+		return o, nil, errNoWord
+	}
+	o.Node = *s.node
+	for f, ip := range o.Node.Internal {
+		switch {
+		case !ip.IsValid():
+		case underlay.Holder(host, ip) != "":
+			s.onHost[f] = ip
+		case s.onHost[f] == ip:
+			o.Node.Internal[f] = netip.Addr{}
+			notes = append(notes, fmt.Sprintf("the Node's InternalIP %s is on this host no more: it does not count until the cluster says another", ip))
+		}
+	}
+	return o, notes, nil
+}
+
+// located returns the addresses of the node by a lease that it had.
+func located(own subnet.Lease) *underlay.Node {
+	n := &underlay.Node{Internal: own.PublicIPs}
+	for f, ip := range own.Sources {
+		if ip.IsValid() {
+			n.Internal[f] = ip
+		}
+	}
+	return n
 }
 
 // takeUnderlay chooses the underlay again, and reports whether it changed. One
@@ -82,19 +130,26 @@ func (a *Agent) takeUnderlay(ctx context.Context, host backend.Host) bool {
 	if s.underlay != nil {
 		before = *s.underlay
 	}
-	u, err := a.cfg.Underlay.Select(host, a.cfg.Route, before)
+	options, notes, err := a.options(host)
 	if err != nil {
 		return a.noUnderlay(ctx, err)
+	}
+	u, err := options.Select(host, a.cfg.Route, before)
+	if err != nil {
+		return a.noUnderlay(ctx, err)
+	}
+	by, more := options.Explain(host, u)
+	if notes = append(notes, more...); a.board.underlayChosen(u, by, notes) && len(notes) > 0 {
+		a.cfg.Log.WithField("interface", u.Interface).Warn(strings.Join(notes, "; "))
 	}
 	if s.config == nil || !s.config.Backend.VXLAN.DirectRouting {
 		u.OnLink = nil // does not matter, and changes with every pod
 	}
-	a.board.underlayChosen(u)
 	if s.underlay != nil && s.underlay.Equal(u) {
 		return false
 	}
 	if s.underlay == nil || s.underlay.Interface != u.Interface || s.underlay.PublicIPs != u.PublicIPs || s.underlay.MTU != u.MTU {
-		a.cfg.Log.WithFields(logrus.Fields{"interface": u.Interface, "mtu": u.MTU, "public_ips": addrs(u.PublicIPs)}).Info("underlay chosen")
+		a.cfg.Log.WithFields(logrus.Fields{"interface": u.Interface, "mtu": u.MTU, "by": by, "public_ips": addrs(u.PublicIPs)}).Info("underlay chosen")
 	}
 	s.underlay = &u
 	return true

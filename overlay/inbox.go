@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/overlay/underlay"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -15,18 +16,21 @@ type inbox struct {
 	wake    chan struct{} // capacity 1
 	desired *desired      // to drop the echoes of our own writes
 
-	mu       sync.Mutex
-	news     news
-	snapshot *subnet.Snapshot
-	inSync   bool                            // the first full list has arrived
-	own      *subnet.Held                    // our lease as last told
-	told     uint64                          // how often something came of the store
-	doubtful map[string]time.Time            // keys a restored store lacks, and when they go
-	unsure   time.Time                       // until then the kernel may know ways that neither store nor file does; zero: not
-	routesAt time.Time                       // before which the host's routes are not looked at again
-	drifting struct{ since, last time.Time } // when the drift that is waited for began (zero for none), and went on
-	rulesN   uint64                          // how often the rules were told of
-	suspects map[backend.Key]bool            // see Agent.suspect
+	mu         sync.Mutex
+	news       news
+	snapshot   *subnet.Snapshot
+	inSync     bool                            // the first full list has arrived
+	own        *subnet.Held                    // our lease as last told
+	told       uint64                          // how often something to be remembered came
+	answered   bool                            // the store itself told something: of the leases, or of ours
+	configured bool                            // there is a network config, of the store or of a file
+	located    bool                            // it told of the node's addresses
+	doubtful   map[string]time.Time            // keys a restored store lacks, and when they go
+	unsure     time.Time                       // until then the kernel may know ways that neither store nor file does; zero: not
+	routesAt   time.Time                       // before which the host's routes are not looked at again
+	drifting   struct{ since, last time.Time } // when the drift that is waited for began (zero for none), and went on
+	rulesN     uint64                          // how often the rules were told of
+	suspects   map[backend.Key]bool            // see Agent.suspect
 }
 
 // news is what the reconciler takes out of the inbox.
@@ -38,6 +42,7 @@ type news struct {
 	nodes                        map[string]bool
 	drift                        map[backend.Key]backend.Object // what the kernel has, where it is not what we want; nil when gone
 	resync                       scope                          // look at these as a whole
+	node                         *underlay.Node                 // other addresses of the node by what the cluster says
 	host                         bool                           // interfaces or addresses of the host changed
 	routes                       bool                           // routes of the host changed
 	refusals                     bool                           // other records may be refused than before
@@ -96,10 +101,15 @@ func (b *inbox) put(edit func(*news)) {
 }
 
 func (b *inbox) config(raw []byte) {
-	b.put(func(n *news) { n.config, n.configRecalled, b.told = raw, false, b.told+1 })
+	b.put(func(n *news) { n.config, n.configRecalled, b.told, b.configured = raw, false, b.told+1, true })
+}
+func (b *inbox) node(a underlay.Node) {
+	b.put(func(n *news) { n.node, n.routes, b.routesAt, b.located = &a, true, time.Time{}, true })
 }
 func (b *inbox) held(h subnet.Held) {
-	b.put(func(n *news) { n.held, n.heldRecalled, n.lost, b.own, b.told = &h, false, nil, &h, b.told+1 })
+	b.put(func(n *news) {
+		n.held, n.heldRecalled, n.lost, b.own, b.told, b.answered = &h, false, nil, &h, b.told+1, true
+	})
 }
 func (b *inbox) lost(why error) { b.put(func(n *news) { n.lost, b.own = why, nil }) }
 func (b *inbox) rules()         { b.put(func(n *news) { n.rules, b.rulesN = true, b.rulesN+1 }) }

@@ -20,6 +20,7 @@ func (b *inbox) leases(u subnet.Update) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.told++
+	b.answered = true
 	b.news.refusals = true
 	var dirty []string
 	for _, r := range u.Put {
@@ -142,24 +143,30 @@ func (b *inbox) peer(id string) (subnet.Lease, bool) {
 	return b.snapshot.Peer(id)
 }
 
-// heard returns how often something came of the store.
-func (b *inbox) heard() uint64 {
+// heard reports whether the store told of leases. A network config alone may
+// be of a file.
+func (b *inbox) heard() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.told
+	return b.answered
 }
 
 // recall takes what an earlier run knew, unless the store has told something
-// meanwhile. It is no full list of the store's, so that nothing is deleted for
-// it.
+// meanwhile, but for a network config that is there. It is no full list of the
+// store's, so that nothing is deleted for it.
 func (b *inbox) recall(s lastgood.State) (taken bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.told > 0 {
+	if b.answered {
 		return false
 	}
-	b.news.config, b.news.held = s.Config, &s.Own
-	b.news.configRecalled, b.news.heldRecalled, b.news.refusals = true, true, true
+	if !b.configured {
+		b.news.config, b.news.configRecalled = s.Config, true
+	}
+	if !b.located {
+		b.news.node, b.news.routes, b.routesAt = located(s.Own.Lease), true, time.Time{}
+	}
+	b.news.held, b.news.heldRecalled, b.news.refusals = &s.Own, true, true
 	b.markNodes(b.snapshot.Replace(s.Records))
 	b.poke()
 	return true

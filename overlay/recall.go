@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +36,7 @@ const clockError = 5 * time.Minute
 // it knows better, being newer than any file. Nothing is deleted for what is
 // recalled (see inbox.inSync), nothing announced, and the node is not ready.
 func (a *Agent) recall(ctx context.Context) error {
-	if !pause(ctx, a.cfg.RecallAfter) || a.inbox.heard() > 0 {
+	if !pause(ctx, a.cfg.RecallAfter) || a.inbox.heard() {
 		<-ctx.Done()
 		return nil
 	}
@@ -53,6 +54,9 @@ func (a *Agent) recall(ctx context.Context) error {
 	now := time.Now()
 	if err == nil {
 		err = a.outdated(s, now)
+	}
+	if err == nil {
+		err = a.elsewhere(s)
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -99,6 +103,23 @@ func (a *Agent) outdated(s lastgood.State, now time.Time) error {
 		return fmt.Errorf("%s is %s old, which is longer than leases last (--lease-ttl %s)", a.cfg.LastGood, age, a.cfg.LeaseTTL)
 	case !s.Own.Expires.IsZero() && !now.Before(s.Own.Expires):
 		return fmt.Errorf("our lease in %s ended at %s", a.cfg.LastGood, s.Own.Expires.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// elsewhere says why our lease as it was cannot be of the network config that
+// there is: of a file, which is there while the store is not.
+func (a *Agent) elsewhere(s lastgood.State) error {
+	raw := a.usable.Load()
+	if raw == nil {
+		return nil
+	}
+	cfg, err := subnet.ParseConfig(bytes.TrimSpace(*raw))
+	if err == nil {
+		err = cfg.ForLease().Covers(s.Own.Lease)
+	}
+	if err != nil {
+		return fmt.Errorf("our lease in %s is not of the network config: %w", a.cfg.LastGood, err)
 	}
 	return nil
 }

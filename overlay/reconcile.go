@@ -11,13 +11,16 @@ import (
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/masq"
 	"github.com/twill-net/twill/overlay/pods"
+	"github.com/twill-net/twill/overlay/underlay"
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/envfile"
 )
 
 // state is what the reconciler knows; only its goroutine touches it.
 type state struct {
-	config   *subnet.Config // the newest that can be used
+	config   *subnet.Config               // the newest that can be used
+	node     *underlay.Node               // what the cluster says; nil while that is not known
+	onHost   subnet.PerFamily[netip.Addr] // of its InternalIPs those that were on this host
 	underlay *backend.Underlay
 	planner  Planner
 	// The store has not told them yet, they are as an earlier run knew them.
@@ -125,6 +128,9 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 		}
 	}
 
+	if n.node != nil {
+		s.node = n.node
+	}
 	replan := a.takeConfig(n.config, n.configRecalled)
 	interfaces, other, others := a.takeHost(ctx)
 	replan, hosts = replan || other, hosts || others

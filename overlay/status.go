@@ -56,6 +56,8 @@ type UnderStatus struct {
 	Interface string   `json:"interface"`
 	MTU       int      `json:"mtu"`
 	PublicIPs []string `json:"publicIPs"`
+	ChosenBy  string   `json:"chosenBy,omitempty"` // a flag, the Node's InternalIP, the default route
+	Notes     []string `json:"notes,omitempty"`    // where the Node's addresses are not what peers are told
 }
 
 // FireStatus says where our rules are.
@@ -182,7 +184,10 @@ func (s Status) Text() string {
 		if s.MTU != 0 {
 			pods = fmt.Sprintf(" (pods %d)", s.MTU)
 		}
-		line("underlay", "%s, %s, MTU %d%s", u.Interface, strings.Join(u.PublicIPs, ", "), u.MTU, pods)
+		line("underlay", "%s, %s, MTU %d%s, chosen by %s", u.Interface, strings.Join(u.PublicIPs, ", "), u.MTU, pods, u.ChosenBy)
+		for _, n := range u.Notes {
+			line("", "%s", n)
+		}
 	}
 	switch {
 	case s.Store.Degraded != nil:

@@ -6,16 +6,11 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"syscall"
+	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/twill-net/twill/subnet/kube/kubetest"
 )
@@ -46,98 +41,107 @@ func TestNodeName(t *testing.T) {
 	}
 }
 
-// insideEnv marks the process that is the node of TestKubernetes.
-const insideEnv = "TWILLD_TEST_INSIDE"
-
 // A whole daemon on a real API server, in a network namespace of its own.
 func TestKubernetes(t *testing.T) {
-	if os.Getenv(insideEnv) == "" {
-		cmd := exec.CommandContext(t.Context(), "unshare", "--net", "--mount", os.Args[0], "-test.run=^TestKubernetes$", "-test.v")
-		cmd.Env = append(os.Environ(), insideEnv+"=1")
-		out, err := cmd.CombinedOutput()
-		require.NoError(t, err, "%s", out)
+	if !inside(t) {
 		return
 	}
-	clear(t)
-	for _, args := range [][]string{
-		{"link", "set", "lo", "up"},
-		{"link", "add", "eth0", "type", "veth", "peer", "name", "far0"},
-		{"link", "set", "far0", "up"}, {"link", "set", "eth0", "up"},
-		{"address", "add", "192.0.2.1/24", "dev", "eth0"},
-		{"route", "add", "default", "via", "192.0.2.254"},
-	} {
-		out, err := exec.CommandContext(t.Context(), "ip", args...).CombinedOutput()
-		require.NoError(t, err, "ip %v: %s", args, out)
-	}
+	underlays(t)
 	api := kubetest.Start(t)
-	api.Grant(t,
-		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}},
-		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes/status"}, Verbs: []string{"patch"}})
-	api.CreateNode(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{PodCIDR: "10.244.1.0/25", PodCIDRs: []string{"10.244.1.0/25"}}})
-	const prefix = "flannel.alpha.coreos.com/"
-	api.CreateNode(t, &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: "n2", Annotations: map[string]string{
-			prefix + "kube-subnet-manager": "true", prefix + "backend-type": "vxlan", prefix + "public-ip": "192.0.2.2",
-			prefix + "backend-data": `{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}`,
-		}},
-		Spec: corev1.NodeSpec{PodCIDR: "10.244.2.0/24", PodCIDRs: []string{"10.244.2.0/24"}},
-	})
-
-	dir := t.TempDir()
-	write := func(name, content string) string {
-		file := filepath.Join(dir, name)
-		require.NoError(t, os.WriteFile(file, []byte(content), 0o644))
-		return file
-	}
-	config := write("net-conf.json", `{"Network": "10.244.0.0/16"}`)
-	source := write("conflist", `{"name":"cbr0","cniVersion":"1.0.0","plugins":[{"type":"twill"}]}`)
-	t.Setenv("NODE_NAME", "n1")
-	args := []string{
-		"--kube-subnet-mgr", "--kubeconfig-file", api.Kubeconfig(t, api.URL, kubetest.Daemon), "--net-config-path", config,
-		"--state-dir", filepath.Join(dir, "state"), "--subnet-file", filepath.Join(dir, "run", "subnet.env"), "--socket", filepath.Join(dir, "run", "sock"),
-		"--cni-conf-dir", filepath.Join(dir, "net.d"), "--cni-conf-install", source,
-	}
-	var stderr bytes.Buffer
-	code := make(chan int, 1)
-	go func() { code <- run(args, &bytes.Buffer{}, &stderr) }()
-	available := func() bool {
+	grant(t, api)
+	join(t, api, "", "10.244.1.0/25")
+	joinPeer(t, api)
+	d := newDaemon(t, api, api.URL)
+	source := d.write("conflist", `{"name":"cbr0","cniVersion":"1.0.0","plugins":[{"type":"twill"}]}`)
+	d.args = append(d.args, "--cni-conf-install", source)
+	d.start()
+	d.eventually("the Node says that its network is there", func() bool {
 		n := api.Node(t, "n1")
-		for _, c := range n.Status.Conditions {
-			if c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionFalse {
-				return n.Annotations[prefix+"public-ip"] == "192.0.2.1" && n.Annotations[prefix+"kube-subnet-manager"] == "true"
-			}
-		}
-		return false
-	}
-	deadline := time.Now().Add(time.Minute)
-	for !available() && time.Now().Before(deadline) {
-		select {
-		case c := <-code:
-			t.Fatalf("exit code %d: %s", c, &stderr)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-	ok := available()
-	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGTERM))
-	require.Zero(t, <-code, "%s", &stderr)
-	require.True(t, ok, "%s", &stderr)
-	env, err := os.ReadFile(filepath.Join(dir, "run", "subnet.env"))
+		return unavailable(n).Status == corev1.ConditionFalse && n.Annotations[prefix+"public-ip"] == "192.0.2.1" && n.Annotations[prefix+"kube-subnet-manager"] == "true"
+	})
+	require.Equal(t, "the default route", d.status().Underlay.ChosenBy, "the Node names no address")
+	d.stop()
+	env, err := os.ReadFile(d.path("run", "subnet.env"))
 	require.NoError(t, err)
 	require.Contains(t, string(env), "FLANNEL_SUBNET=10.244.1.1/25\n")
-	require.FileExists(t, filepath.Join(dir, "net.d", "10-twill.conflist"))
-	out, err := exec.CommandContext(t.Context(), "ip", "-json", "route", "get", "10.244.2.7").Output()
-	require.NoError(t, err)
+	require.FileExists(t, d.path("net.d", "10-twill.conflist"))
 	var routes []struct{ Dev string }
-	require.NoError(t, json.Unmarshal(out, &routes))
+	require.NoError(t, json.Unmarshal([]byte(ip(t, "-json", "route", "get", "10.244.2.7")), &routes))
 	require.Equal(t, "twill.1", routes[0].Dev)
-	state, err := os.ReadFile(filepath.Join(dir, "state", "last-good.json"))
+	state, err := os.ReadFile(d.path("state", "last-good.json"))
 	require.NoError(t, err)
 	require.Contains(t, string(state), fmt.Sprintf(`"store":"kubernetes %s %s"`, api.URL, prefix))
 
-	stderr.Reset()
-	require.Zero(t, run(append(args, "--cleanup"), &bytes.Buffer{}, &stderr), "%s", &stderr)
-	require.NoDirExists(t, filepath.Join(dir, "state"))
-	require.NoFileExists(t, filepath.Join(dir, "net.d", "10-twill.conflist"))
+	var stderr bytes.Buffer
+	require.Zero(t, run(append(d.args, "--cleanup"), &bytes.Buffer{}, &stderr), "%s", &stderr)
+	require.NoDirExists(t, d.path("state"))
+	require.NoFileExists(t, d.path("net.d", "10-twill.conflist"))
 	_, err = net.InterfaceByName("twill.1")
 	require.Error(t, err)
+}
+
+func unavailable(n *corev1.Node) corev1.NodeCondition {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeNetworkUnavailable {
+			return c
+		}
+	}
+	return corev1.NodeCondition{}
+}
+
+// The underlay is that of the Node's InternalIP, and follows it and the
+// annotations without a restart; flags win.
+func TestNodeAddresses(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	underlays(t)
+	api := kubetest.Start(t)
+	grant(t, api)
+	join(t, api, "198.51.100.1", "10.244.1.0/24")
+	d := newDaemon(t, api, api.URL)
+	d.start()
+	d.ready()
+	is := func(parent, local, public string) {
+		t.Helper()
+		d.eventually(public+" on "+parent, func() bool {
+			p, l := tunnel(t)
+			return p == parent && l == local && api.Node(t, "n1").Annotations[prefix+"public-ip"] == public
+		})
+	}
+	is("eth1", "198.51.100.1", "198.51.100.1")
+	annotate := func(name, value string) {
+		api.PatchNode(t, "n1", fmt.Sprintf(`{"metadata":{"annotations":{%q:%s}}}`, prefix+name, value))
+	}
+	internal := func(ip string) {
+		api.PatchStatus(t, "n1", fmt.Sprintf(`{"status":{"addresses":[{"type":"InternalIP","address":%q}]}}`, ip))
+	}
+	internal("192.0.2.1")
+	is("eth0", "192.0.2.1", "192.0.2.1")
+	internal("203.0.113.7") // of nobody here: NAT
+	is("eth0", "192.0.2.1", "203.0.113.7")
+	require.Equal(t, "192.0.2.1", api.Node(t, "n1").Annotations[prefix+"source-ip"])
+	require.Contains(t, d.status().Text(), "InternalIP 203.0.113.7 is on no interface")
+	annotate("node-public-ip", `"198.51.100.1"`)
+	is("eth1", "198.51.100.1", "198.51.100.1")
+	annotate("public-ip-overwrite", `"203.0.113.9"`)
+	is("eth1", "198.51.100.1", "203.0.113.9")
+	require.Equal(t, "198.51.100.1", api.Node(t, "n1").Annotations[prefix+"source-ip"])
+	annotate("public-ip-overwrite", "null")
+	annotate("node-public-ip", `"10.9.9.9"`)
+	d.eventually("it is told that nobody has it", func() bool { return strings.Contains(d.status().Text(), "no interface that is up has 10.9.9.9") })
+	is("eth1", "198.51.100.1", "198.51.100.1")
+	ip(t, "address", "add", "10.9.9.9/32", "dev", "eth0") // now somebody has
+	is("eth0", "10.9.9.9", "10.9.9.9")
+	annotate("node-public-ip", "null")
+	is("eth0", "10.9.9.9", "203.0.113.7") // as good as the other one
+	ip(t, "address", "delete", "10.9.9.9/32", "dev", "eth0")
+	is("eth0", "192.0.2.1", "203.0.113.7")
+	require.True(t, d.status().Ready, "at no time did it need a restart")
+	d.stop()
+
+	d.args = append(d.args, "--iface", "eth1", "--public-ip", "203.0.113.200")
+	d.start()
+	is("eth1", "198.51.100.1", "203.0.113.200")
+	require.Contains(t, d.status().Text(), "peers are told 203.0.113.200 by flag, not the Node's InternalIP 203.0.113.7")
 }

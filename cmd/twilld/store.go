@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"slices"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/twill-net/twill/overlay"
+	"github.com/twill-net/twill/overlay/underlay"
 	"github.com/twill-net/twill/subnet/etcd"
 	"github.com/twill-net/twill/subnet/kube"
 )
@@ -48,6 +50,9 @@ func (o *options) openKube(cfg *overlay.Config, log *logrus.Entry, health func(e
 		return nil, err
 	}
 	cfg.StoreName, cfg.ReportNetwork = s.Name(), s.ReportNetwork
+	cfg.NodeAddresses = func(ctx context.Context, tell func(underlay.Node)) error {
+		return s.WatchAddresses(ctx, func(a kube.Addresses) { tell(underlay.Node(a)) })
+	}
 	return s, nil
 }
 

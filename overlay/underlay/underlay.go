@@ -16,8 +16,9 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
-// Options is what the operator said of the external interface. The zero value
-// means the interface of the default route.
+// Options is what the operator, and the cluster, said of the external interface.
+// The operator is heard first. The zero value means the interface of the
+// default route.
 type Options struct {
 	// Interfaces are names or addresses; the first that is there, up and has an
 	// address counts. An address that is asked for is announced even when it is
@@ -26,6 +27,7 @@ type Options struct {
 	Patterns   []*regexp.Regexp // of names or addresses; after Interfaces
 	CanReach   netip.Addr       // the interface whose route leads there; unless Interfaces or Patterns are given
 	PublicIPs  subnet.PerFamily[netip.Addr]
+	Node       Node
 	Ours       func(name string) bool // links that can never be it
 }
 
@@ -46,7 +48,13 @@ func (o Options) Select(host backend.Host, route RouteFunc, before backend.Under
 	for _, f := range subnet.Families {
 		u.Addresses[f] = addressOf(i, f, before.Addresses[f])
 		u.PublicIPs[f] = u.Addresses[f]
-		if public := o.PublicIPs[f]; public.IsValid() && u.Addresses[f].IsValid() {
+		if !u.Addresses[f].IsValid() {
+			continue
+		}
+		if public, ok := o.translated(host, f); ok {
+			u.PublicIPs[f] = public
+		}
+		if public := o.PublicIPs[f]; public.IsValid() {
 			u.PublicIPs[f] = public
 		}
 	}
@@ -66,7 +74,7 @@ func (o Options) choose(host backend.Host, route RouteFunc, before backend.Under
 			return backend.Interface{}, fmt.Errorf("no interface matches %s: there are %s", o.wanted(), o.list(host))
 		}
 		if n := slices.IndexFunc(matches, addressed); n >= 0 {
-			return matches[n], nil
+			return o.at(matches[n]), nil
 		}
 		return matches[0], nil
 	case o.CanReach.IsValid():
@@ -80,8 +88,11 @@ func (o Options) choose(host backend.Host, route RouteFunc, before backend.Under
 		}
 		return backend.Interface{}, fmt.Errorf("the route to %s leads through %s, which cannot face peers: there are %s", o.CanReach, link, o.list(host))
 	}
+	if i, ok, err := o.byNode(host, all, before); ok || err != nil {
+		return i, err
+	}
 	if i, ok := byDefaultRoute(all, host.Routes, before); ok {
-		return i, nil
+		return o.routed(i, host), nil
 	}
 	return o.guess(host, all, before)
 }

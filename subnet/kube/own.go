@@ -123,7 +123,7 @@ func (k names) own(n *corev1.Node) ownNode {
 		}
 	}
 	for _, a := range n.Status.Addresses {
-		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP && !ip.Is4In6() && ip.Zone() == "" {
+		if ip, err := netip.ParseAddr(a.Address); err == nil && a.Type == corev1.NodeInternalIP && !ip.Is4In6() && ip.Zone() == "" && ip.IsGlobalUnicast() {
 			if f := subnet.FamilyOf(ip); !own.internal[f].IsValid() {
 				own.internal[f] = ip
 			}
@@ -149,14 +149,14 @@ type Addresses struct {
 
 // WatchAddresses tells the addresses that our Node names, first as they are,
 // then each change, one call at a time, until ctx ends. It waits for a Node
-// that is not there yet; while one that was is not, the last ones stand. The
-// error is always nil.
+// that cannot be read yet. One that is not there names none; while one that was is
+// not, the last ones stand. The error is always nil.
 func (s *Store) WatchAddresses(ctx context.Context, tell func(Addresses)) error {
 	defer s.followOwn()()
 	var last *Addresses
 	for {
-		n, _, changed := s.own.get()
-		if n.uid != "" {
+		n, known, changed := s.own.get()
+		if n.uid != "" || known && last == nil {
 			a := Addresses{Internal: n.internal}
 			for _, f := range subnet.Families {
 				a.Local[f] = s.override(n, s.names.local[f], f)

@@ -1,0 +1,136 @@
+package overlay
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/overlay/underlay"
+	"github.com/twill-net/twill/subnet"
+)
+
+// inCluster has the test say what the cluster says of the node's addresses.
+func inCluster(c *Config, k *memKernel) (say chan<- underlay.Node) {
+	words := make(chan underlay.Node)
+	c.NodeAddresses = func(ctx context.Context, tell func(underlay.Node)) error { return relay(ctx, words, tell) }
+	k.host.Interfaces = append(k.host.Interfaces, backend.Interface{Name: "eth1", MTU: 1400, Up: true, Addresses: []backend.InterfaceAddress{
+		{Prefix: netip.MustParsePrefix("192.0.2.1/24"), Usable: true},
+	}})
+	return words
+}
+
+func internal(ip string) underlay.Node {
+	return underlay.Node{Internal: subnet.PerFamily[netip.Addr]{netip.MustParseAddr(ip)}}
+}
+
+func (b *bench) under() UnderStatus {
+	if u := b.agent.Status().Underlay; u != nil {
+		return *u
+	}
+	return UnderStatus{}
+}
+
+// The underlay is what the cluster says, from the first word on, and follows it.
+func TestUnderlayFollowsTheNode(t *testing.T) {
+	var say chan<- underlay.Node
+	b := start(t, func(c *Config, k *memKernel) { say = inCluster(c, k) })
+	b.store.configs <- []byte(netConf)
+	b.eventually("it waits", func() bool {
+		return strings.Contains(strings.Join(b.agent.Status().NotReady, "\n"), "no external interface yet: waiting for what the cluster says of this node's addresses")
+	})
+	require.Empty(t, b.store.claims, "nothing is announced that the next moment may change")
+	say <- internal("192.0.2.1")
+	claim := <-b.store.claims
+	require.Equal(t, "192.0.2.1", claim.PublicIPs[subnet.IPv4].String())
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
+	b.store.updates <- subnet.Update{Full: true, Put: []subnet.Record{peer(2, "n2")}}
+	b.eventually("ready", func() bool { return b.agent.Status().Ready })
+	require.Equal(t, UnderStatus{Interface: "eth1", MTU: 1400, PublicIPs: []string{"192.0.2.1"}, ChosenBy: "the Node's InternalIP 192.0.2.1"}, b.under())
+
+	say <- internal("203.0.113.7")
+	claim = <-b.store.claims
+	require.Equal(t, "203.0.113.7", claim.PublicIPs[subnet.IPv4].String())
+	require.Equal(t, "192.168.0.1", claim.Sources[subnet.IPv4].String(), "where packets leave from")
+	b.eventually("it is told", func() bool {
+		u := b.under()
+		return u.Interface == "eth0" && len(u.Notes) == 1 && strings.Contains(u.Notes[0], "behind NAT")
+	})
+	require.Contains(t, b.agent.Status().Text(), "InternalIP 203.0.113.7 is on no interface")
+
+	say <- underlay.Node{Internal: internal("203.0.113.7").Internal, Local: internal("10.9.9.9").Internal}
+	b.eventually("what cannot be leaves the old one", func() bool {
+		p := b.agent.Status().Problems
+		return len(p) == 1 && p[0].What == partUnderlay && strings.Contains(p[0].Error, "10.9.9.9")
+	})
+	require.Equal(t, "eth0", b.under().Interface)
+	say <- internal("192.0.2.1")
+	b.eventually("and back", func() bool { return b.under().Interface == "eth1" && len(b.agent.Status().Problems) == 0 })
+}
+
+// A node that gets another address is not behind NAT until the cluster knows it.
+func TestUnderlayOfANodeThatIsRenumbered(t *testing.T) {
+	var say chan<- underlay.Node
+	b := start(t, func(c *Config, k *memKernel) { say = inCluster(c, k) })
+	b.store.configs <- []byte(netConf)
+	say <- internal("192.168.0.1")
+	claim := <-b.store.claims
+	require.Equal(t, "192.168.0.1", claim.PublicIPs[subnet.IPv4].String())
+	for _, ip := range []string{"192.168.0.8", "192.168.0.9"} {
+		b.kernel.mu.Lock()
+		b.kernel.host.Interfaces = slices.Clone(b.kernel.host.Interfaces)
+		b.kernel.host.Interfaces[0].Addresses = []backend.InterfaceAddress{{Prefix: netip.MustParsePrefix(ip + "/24"), Usable: true}}
+		tell := b.kernel.tell
+		b.kernel.mu.Unlock()
+		tell(backend.Event{Host: true, Routes: true})
+		claim = <-b.store.claims
+		require.Equal(t, ip, claim.PublicIPs[subnet.IPv4].String())
+	}
+	require.Contains(t, strings.Join(b.under().Notes, ""), "InternalIP 192.168.0.1 is on this host no more")
+	say <- internal("192.168.0.9")
+	b.eventually("all is well", func() bool { u := b.under(); return len(u.Notes) == 0 && u.ChosenBy == "the Node's InternalIP 192.168.0.9" })
+}
+
+// The network config is a file there: that it could be read says nothing of the
+// API server.
+func TestBootWhileTheAPIServerIsDown(t *testing.T) {
+	state := remembered(48 * time.Hour)
+	state.Own.Expires = time.Time{}
+	state.Own.Lease.PublicIPs[subnet.IPv4] = netip.MustParseAddr("192.0.2.1")
+	path := keep(t, state)
+	var say chan<- underlay.Node
+	b := start(t, func(c *Config, k *memKernel) {
+		say = inCluster(c, k)
+		c.LastGood, c.RecallAfter = path, 200*time.Millisecond
+	})
+	b.store.configs <- []byte(netConf)
+	b.eventually("the ways to the peers are there", func() bool { return b.kernel.get(routeKey(2)) != nil && b.kernel.get(routeKey(3)) != nil })
+	require.Equal(t, "eth1", b.under().Interface, "where it was")
+	b.eventually("it says what it goes by", func() bool {
+		return slices.Equal(b.agent.Status().NotReady, []string{"the lease is what an earlier run knew: the store has not confirmed it", "the first full list of peers is not programmed"})
+	})
+	say <- internal("192.0.2.1")
+	b.store.updates <- subnet.Update{Full: true, Put: []subnet.Record{peer(2, "n2")}}
+	claim := <-b.store.claims
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
+	b.eventually("it is as the cluster says", func() bool { return b.agent.Status().Ready && b.kernel.get(routeKey(3)) == nil })
+}
+
+// A lease of another network than that of the file is of no use.
+func TestBootWithAnotherNetworkConfig(t *testing.T) {
+	path := keep(t, remembered(time.Minute))
+	var say chan<- underlay.Node
+	b := start(t, func(c *Config, k *memKernel) {
+		say = inCluster(c, k)
+		c.LastGood, c.RecallAfter = path, 100*time.Millisecond
+	})
+	b.store.configs <- []byte(`{"Network": "10.99.0.0/16"}`)
+	say <- internal("192.168.0.1")
+	<-b.store.claims
+	require.Never(t, func() bool { return b.agent.Status().Lease != nil }, 300*time.Millisecond, 10*time.Millisecond)
+}
