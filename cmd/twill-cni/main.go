@@ -28,6 +28,6 @@ func main() {
 	// who waits for us stumbles (see settle in overlay/cni).
 	runtime.LockOSThread()
 	runtime.GOMAXPROCS(1)
-	plugin := cni.Plugin{Wait: 5 * time.Second}
+	plugin := cni.Plugin{Wait: 5 * time.Second, Settle: time.Second}
 	skel.PluginMainFuncs(plugin.Funcs(context.Background()), version.All, about)
 }

@@ -97,8 +97,16 @@ func (r run) exec(ctx context.Context, verb, netns string) ([]byte, error) {
 		text := strings.TrimSpace(string(out) + " " + string(stderr))
 		e = types.NewError(types.ErrInternal, strings.TrimSpace(err.Error()+" "+text), "")
 	}
+	if strings.Contains(e.Msg, exhausted) {
+		e.Code = types.ErrTryAgainLater
+		e.Details = "all of the node's subnet is reserved for pods; addresses of pods that are gone are released within minutes, `twill status` says what keeps them"
+	}
 	return nil, r.failed(verb, e)
 }
+
+// exhausted is how host-local says that there are no more addresses
+// (plugins/ipam/host-local/backend/allocator).
+const exhausted = "no IP addresses available in range set"
 
 func (r run) failed(verb string, e *types.Error) error {
 	return types.NewError(cmp.Or(e.Code, types.ErrInternal),

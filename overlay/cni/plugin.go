@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -22,18 +24,40 @@ import (
 type Plugin struct {
 	// Wait is how long ADD waits for subnet.env.
 	Wait time.Duration
+	// Settle is how long STATUS looks again before it says that a device is
+	// missing or down: the daemon repairs that in less than a second.
+	Settle time.Duration
 }
 
 // Funcs returns the verbs for skel.PluginMainFuncs. Errors are *types.Error
 // with a code of the spec, or the delegate's.
 func (p Plugin) Funcs(ctx context.Context) skel.CNIFuncs {
 	return skel.CNIFuncs{
-		Add:    func(args *skel.CmdArgs) error { return p.add(ctx, args) },
-		Check:  func(args *skel.CmdArgs) error { return p.check(ctx, args) },
-		Del:    func(args *skel.CmdArgs) error { return p.del(ctx, args) },
+		Add:    func(args *skel.CmdArgs) error { return ofPod(args, p.add(ctx, args)) },
+		Check:  func(args *skel.CmdArgs) error { return ofPod(args, p.check(ctx, args)) },
+		Del:    func(args *skel.CmdArgs) error { return ofPod(args, p.del(ctx, args)) },
 		GC:     func(args *skel.CmdArgs) error { return p.gc(ctx, args) },
 		Status: func(args *skel.CmdArgs) error { return p.status(ctx, args) },
 	}
+}
+
+// ofPod puts the pod's name before the error, where the runtime has told it, as
+// those of Kubernetes do: its log knows a container's ID alone.
+func ofPod(args *skel.CmdArgs, err error) error {
+	namespace, name := "", ""
+	for _, arg := range strings.Split(args.Args, ";") {
+		switch k, v, _ := strings.Cut(arg, "="); k {
+		case "K8S_POD_NAMESPACE":
+			namespace = v
+		case "K8S_POD_NAME":
+			name = v
+		}
+	}
+	var e *types.Error
+	if err == nil || namespace == "" || name == "" || !errors.As(err, &e) {
+		return err
+	}
+	return types.NewError(e.Code, fmt.Sprintf("pod %s/%s: %s", namespace, name, e.Msg), e.Details)
 }
 
 func (p Plugin) add(ctx context.Context, args *skel.CmdArgs) error {

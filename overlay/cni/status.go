@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -46,8 +48,11 @@ func (p Plugin) status(ctx context.Context, args *skel.CmdArgs) error {
 				"install the CNI reference plugins beside twill")
 		}
 	}
-	if err := conf.statusOfDevices(ctx, env); err != nil {
+	if err := conf.settled(ctx, env, p.Settle); err != nil {
 		return err
+	}
+	if ipam == "host-local" && slices.Contains(askIPAM, delegate.Type) {
+		return nil
 	}
 	plugin, err := find(delegate, args)
 	if err != nil {
@@ -55,6 +60,11 @@ func (p Plugin) status(ctx context.Context, args *skel.CmdArgs) error {
 	}
 	return plugin.status(ctx)
 }
+
+// askIPAM are the delegates of which STATUS asks the IPAM plugin and no more.
+// host-local does not know it, so that two of the processes that a runtime starts
+// every five seconds would have nothing to say.
+var askIPAM = []string{"bridge", "ptp"}
 
 // status asks the delegate, which asks its IPAM plugin. One that does not know
 // the verb answers with code 4, and is as able as it ever was.
@@ -68,6 +78,27 @@ func (r run) status(ctx context.Context) error {
 		e.Code = types.ErrPluginNotAvailable
 	}
 	return e
+}
+
+// settled looks for the devices until nothing is amiss with them, at most so
+// long: a runtime asks every few seconds, and one moment in which a device is
+// being repaired or replaced must not turn the node NotReady.
+func (c Conf) settled(ctx context.Context, env envfile.Env, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		err := c.statusOfDevices(context.WithoutCancel(ctx), env)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // statusOfDevices looks for the device of each family: none at all is a node

@@ -104,3 +104,19 @@ func TestStatusOfTheDelegate(t *testing.T) {
 		requireCode(t, c.code, err)
 	}
 }
+
+// A device that comes back within the second that the daemon needs at most is
+// no reason to turn a node NotReady.
+func TestStatusOfADeviceUnderRepair(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Env)
+	h.device(t, "twill.1", 1, "10.5.52.0/32")
+	for range 3 {
+		ip(t, "-n", h.ns, "link", "set", "twill.1", "down")
+		cmd, stdout, _, err := h.command("STATUS", request{}, h.conf(nil))
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		ip(t, "-n", h.ns, "link", "set", "twill.1", "up")
+		require.NoError(t, cmd.Wait(), "%s", stdout)
+	}
+}
