@@ -84,10 +84,10 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// The networks of every cluster. A /16 of pods gives each node a /24, a /48 a
+// The networks of every cluster. A /16 of pods gives each node a /24, a /56 a
 // /64, as is kube-controller-manager's default.
 var (
-	podNetwork     = subnet.PerFamily[string]{"10.244.0.0/16", "fd00:244::/48"}
+	podNetwork     = subnet.PerFamily[string]{"10.244.0.0/16", "fd00:244::/56"}
 	serviceNetwork = subnet.PerFamily[string]{"10.96.0.0/16", "fd00:96::/112"}
 	firstService   = subnet.PerFamily[string]{"10.96.0.1", "fd00:96::1"}  // kubernetes.default
 	dnsService     = subnet.PerFamily[string]{"10.96.0.10", "fd00:96::a"} // kube-dns

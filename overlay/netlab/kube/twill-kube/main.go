@@ -31,10 +31,11 @@ func main() {
 
 func newCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "twill-kube",
-		Short:         "A Kubernetes cluster on this machine, its nodes being namespaces",
-		SilenceUsage:  true,
-		SilenceErrors: true,
+		Use:              "twill-kube",
+		Short:            "A Kubernetes cluster on this machine, its nodes being namespaces",
+		TraverseChildren: true, // --dir is not one of kubectl's flags
+		SilenceUsage:     true,
+		SilenceErrors:    true,
 	}
 	dir := root.PersistentFlags().String("dir", kube.DefaultDir, "the cluster's `directory`; clusters in different ones run side by side")
 	root.AddCommand(newUp(dir), newDown(dir), newKubectl(dir), newExec(dir))

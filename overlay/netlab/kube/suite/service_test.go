@@ -1,0 +1,173 @@
+//go:build cluster
+
+package suite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/subnet"
+)
+
+// services are in front of pods app=web: one of each kind.
+const services = `
+apiVersion: v1
+kind: Service
+metadata: {name: any, namespace: %[1]s}
+spec:
+  type: NodePort
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: local, namespace: %[1]s}
+spec:
+  type: NodePort
+  ipFamilyPolicy: PreferDualStack
+  externalTrafficPolicy: Local
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30081}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: headless, namespace: %[1]s}
+spec:
+  clusterIP: None
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: web}
+  ports: [{port: 8080}]
+`
+
+func TestServices(t *testing.T) {
+	namespace := begin(t)
+	servers := web(t, namespace, "web")
+	clients := web(t, namespace, "client")
+	apply(t, fmt.Sprintf(services, namespace))
+	outside := cluster.Lab().Outside
+	families(t, func(t *testing.T, f subnet.Family) {
+		vip := serviceIP(t, namespace, "any", f)
+		for _, p := range clients {
+			client := host(t, p)
+			require.Equal(t, client.Addrs[f], clientSeen(t, client, vip, 80), "a pod is itself behind a ClusterIP")
+			for _, n := range cluster.Nodes {
+				require.NotEmpty(t, fetched(t, client, n.Addrs[f], 30080, "hostname"), "NodePort of %s from a pod", n.Name)
+			}
+		}
+		for i, n := range cluster.Nodes {
+			require.NotEmpty(t, fetched(t, &n.Host, vip, 80, "hostname"), "ClusterIP from %s", n.Name)
+			require.NotEmpty(t, fetched(t, outside, n.Addrs[f], 30080, "hostname"), "NodePort of %s from outside", n.Name)
+
+			require.Equal(t, servers[i].Name, fetched(t, outside, n.Addrs[f], 30081, "hostname"), "ExternalTrafficPolicy Local")
+			require.Equal(t, outside.Addrs[f], clientSeen(t, outside, n.Addrs[f], 30081), "the client keeps its address")
+		}
+		t.Run("headless", func(t *testing.T) {
+			answers := lookUp(t, host(t, clients[0]), "headless."+namespace+".svc.cluster.local", f)
+			var want []netip.Addr
+			for _, p := range servers {
+				want = append(want, host(t, p).Addrs[f])
+			}
+			require.ElementsMatch(t, want, answers)
+		})
+	})
+}
+
+// A pod that speaks to its own Service may get itself: hairpin.
+func TestPodReachesItselfByService(t *testing.T) {
+	namespace := begin(t)
+	apply(t, fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: alone, namespace: %[1]s, labels: {app: alone}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - {name: web, image: %[2]s, imagePullPolicy: Never, args: [netexec, --http-port=8080]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: alone, namespace: %[1]s}
+spec:
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: alone}
+  ports: [{port: 80, targetPort: 8080}]
+`, namespace, agnhost))
+	pod := host(t, await(t, namespace, "app=alone", 1)[0])
+	families(t, func(t *testing.T, f subnet.Family) {
+		require.Equal(t, "alone", fetched(t, pod, serviceIP(t, namespace, "alone", f), 80, "hostname"))
+	})
+}
+
+func TestHostPort(t *testing.T) {
+	namespace := begin(t)
+	apply(t, fmt.Sprintf(`
+apiVersion: v1
+kind: Pod
+metadata: {name: port, namespace: %[1]s, labels: {app: port}}
+spec:
+  nodeName: node2
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: web
+    image: %[2]s
+    imagePullPolicy: Never
+    args: [netexec, --http-port=8080]
+    ports: [{containerPort: 8080, hostPort: 8088}]
+`, namespace, agnhost))
+	await(t, namespace, "app=port", 1)
+	client := host(t, web(t, namespace, "client")[0])
+	outside := cluster.Lab().Outside
+	families(t, func(t *testing.T, f subnet.Family) {
+		addr := cluster.Node(2).Addrs[f]
+		require.Equal(t, "port", fetched(t, outside, addr, 8088, "hostname"))
+		require.Equal(t, outside.Addrs[f], clientSeen(t, outside, addr, 8088), "the client keeps its address")
+		require.Equal(t, "port", fetched(t, client, addr, 8088, "hostname"), "from a pod of another node")
+		require.Equal(t, "port", fetched(t, &cluster.Node(2).Host, addr, 8088, "hostname"), "from the node itself")
+	})
+}
+
+// CoreDNS answers pods on each node, by UDP and TCP.
+func TestDNS(t *testing.T) {
+	namespace := begin(t)
+	pods := web(t, namespace, "web")
+	for _, p := range pods {
+		name := "kubernetes.default.svc.cluster.local"
+		f := cluster.Stack().Families()[0]
+		require.Equal(t, []netip.Addr{serviceIP(t, "default", "kubernetes", f)}, lookUp(t, host(t, p), name, f))
+		out, err := cluster.Exec(within(t), namespace+"/"+p.Name, "dig", "+tcp", "+short", "+search", "kubernetes.default", record[f])
+		require.NoError(t, err)
+		require.Equal(t, serviceIP(t, "default", "kubernetes", f).String(), strings.TrimSpace(out))
+	}
+}
+
+// record is the DNS type of a family's addresses.
+var record = subnet.PerFamily[string]{"A", "AAAA"}
+
+// lookUp asks the cluster's DNS for addresses from a pod, until there are any.
+func lookUp(t *testing.T, from *netlab.Host, name string, f subnet.Family) (found []netip.Addr) {
+	t.Helper()
+	server := serviceIP(t, "kube-system", "kube-dns", cluster.Stack().Families()[0])
+	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return from.DialContext(ctx, network, netip.AddrPortFrom(server, 53).String())
+	}}
+	eventually(t, from.Name+" resolves "+name, func(ctx context.Context) (err error) {
+		found, err = resolver.LookupNetIP(ctx, map[subnet.Family]string{subnet.IPv4: "ip4", subnet.IPv6: "ip6"}[f], name+".")
+		for i := range found {
+			found[i] = found[i].Unmap()
+		}
+		if err == nil && len(found) == 0 {
+			err = errors.New("no address")
+		}
+		return err
+	})
+	return found
+}
