@@ -222,6 +222,16 @@ func (b *board) objectFailed(k backend.Key, err error) (news bool) {
 	return news
 }
 
+// whyFails returns why an object cannot be made as it must be, as a clause.
+func (b *board) whyFails(k backend.Key) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if f, ok := b.failing[k]; ok {
+		return ": " + f.Error
+	}
+	return ""
+}
+
 func (b *board) objectWorks(k backend.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -337,6 +347,11 @@ func (b *board) counts() counts {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := counts{storeUp: b.status.Store.Degraded == nil, failing: len(b.failing) + len(b.shadowed), contended: len(b.status.Contended)}
+	for k := range b.failing {
+		if k.Kind == backend.KindSysctl {
+			n.sysctls++
+		}
+	}
 	if b.status.Firewall != nil {
 		n.blocked = len(b.status.Firewall.Blocked)
 	}

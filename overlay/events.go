@@ -33,6 +33,8 @@ func (b *inbox) event(e backend.Event, all scope) {
 	switch {
 	case e.Key == (backend.Key{}):
 	case e.Key.Kind == backend.KindSysctl && b.desired.get(e.Key) == nil: // none of our business
+	case e.Key.Kind == backend.KindSysctl:
+		b.drifted(e) // one that we could not write may have been mended for us
 	case b.desired.wants(e.Key, e.Object):
 		b.mu.Lock()
 		delete(b.news.drift, e.Key) // it has been mended meanwhile

@@ -281,8 +281,13 @@ func (a *Agent) dirtySteps(now time.Time, planned []backend.Change, drift map[ba
 		}
 	}
 	for k, have := range drift {
-		if want := a.desired.get(k); want != have {
+		switch want := a.desired.get(k); {
+		case want != have:
 			add(backend.Change{Have: have, Want: want}, s.settled)
+		case s.pending[k] != nil: // a sysctl that somebody else mended
+			delete(s.pending, k)
+			delete(steps, k)
+			a.board.objectWorks(k)
 		}
 	}
 	for _, c := range planned {

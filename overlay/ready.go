@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,7 @@ func (a *Agent) conclude(now time.Time, read, links, rules bool) {
 		}
 	}
 	a.board.contention(s.pace.contended(now))
-	reasons := a.missing()
+	reasons := append(a.missing(), a.forwardingOff()...)
 	if hostFailed {
 		reasons = append(reasons, "the device is not as it must be, see failing")
 	}
@@ -66,6 +67,22 @@ func (a *Agent) conclude(now time.Time, read, links, rules bool) {
 	} else {
 		a.cfg.Log.WithField("reasons", reasons).Warn("no longer ready")
 	}
+}
+
+// forwarding are the sysctls without which no packet of a pod leaves its node.
+var forwarding = map[string]bool{"net/ipv4/ip_forward": true, "net/ipv6/conf/all/forwarding": true}
+
+// forwardingOff says that packets of pods are not forwarded, and that we cannot
+// help it: no pod reaches another node then. Other sysctls that are wrong are
+// told, and hold back nothing.
+func (a *Agent) forwardingOff() (reasons []string) {
+	for k, p := range a.state.pending {
+		if k.Kind == backend.KindSysctl && p.failed && forwarding[k.Name] && a.desired.get(k) != nil {
+			reasons = append(reasons, "forwarding is off"+a.board.whyFails(k))
+		}
+	}
+	slices.Sort(reasons)
+	return reasons
 }
 
 // showReadiness shows why the node is not ready, nothing for ready, and reports

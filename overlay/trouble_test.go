@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -36,6 +37,51 @@ func TestLostLeaseIsNotReady(t *testing.T) {
 		b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
 		b.eventually("ready again", func() bool { return b.agent.Status().Ready })
 	}
+}
+
+// In a container sysctls cannot be written: one that is wrong is told, and told
+// no more when somebody else mends it. Only without forwarding there is no
+// network.
+func TestSysctlsThatCannotBeWritten(t *testing.T) {
+	filter := backend.Sysctl{Name: "net/ipv4/conf/twill.1/rp_filter", Value: "2"}
+	forward := backend.Sysctl{Name: "net/ipv4/ip_forward", Value: "1"}
+	readOnly := errors.New("read-only file system")
+	b := start(t, func(_ *Config, k *memKernel) { k.broken[filter.Key()] = readOnly })
+	b.ready(peer(2, "n2"))
+	failing := func(keys ...backend.Key) func() bool {
+		return func() bool {
+			f := b.agent.Status().Failing
+			if len(f) != len(keys) || b.agent.counts().sysctls != len(keys) {
+				return false
+			}
+			for i, k := range keys {
+				if f[i].Object != k.String() || f[i].Error != readOnly.Error() {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	b.eventually("it is told", failing(filter.Key()))
+	b.kernel.set(filter.Key(), filter)
+	b.eventually("somebody mended it", failing())
+	other := filter
+	other.Value = "1"
+	b.kernel.set(filter.Key(), other)
+	b.eventually("it drifted", failing(filter.Key()))
+	require.True(t, b.agent.Status().Ready)
+
+	b.kernel.mu.Lock()
+	b.kernel.broken[forward.Key()] = readOnly
+	b.kernel.mu.Unlock()
+	b.kernel.set(forward.Key(), backend.Sysctl{Name: forward.Name, Value: "0"})
+	b.eventually("no pod reaches another node", func() bool {
+		return slices.Equal(b.agent.Status().NotReady, []string{"forwarding is off: read-only file system"})
+	})
+	b.kernel.set(forward.Key(), forward)
+	b.eventually("ready again", func() bool { return b.agent.Status().Ready })
+	b.kernel.set(filter.Key(), filter)
+	b.eventually("all is well", failing())
 }
 
 func TestStoreThatRefusesLosesNoLease(t *testing.T) {
