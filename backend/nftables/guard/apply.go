@@ -202,8 +202,20 @@ func (t *Tables) commitElements(ctx context.Context, w *transaction) error {
 	return t.send(ctx, w, setsOf(w.have))
 }
 
-// send commits the elements of sets that there are.
+// send commits the elements of sets that there are. Rules look for a pod's
+// address before its port, so that a packet which is between the two when both
+// come would find the port, having missed the address, and be dropped. So the
+// addresses come a transaction earlier.
 func (t *Tables) send(ctx context.Context, w *transaction, sets map[set]bool) error {
+	if early := w.addresses(); early != nil {
+		if err := t.commitMessages(ctx, early, sets); err != nil {
+			return err
+		}
+	}
+	return t.commitMessages(ctx, w, sets)
+}
+
+func (t *Tables) commitMessages(ctx context.Context, w *transaction, sets map[set]bool) error {
 	messages, err := w.messages(sets)
 	if err != nil || len(messages) == 0 {
 		return err

@@ -84,6 +84,24 @@ func put(into map[set]*keys, e *element) {
 	k.add(e.octets())
 }
 
+// addresses returns the part of the transaction that adds pods' addresses; nil
+// if no pod's port is added.
+func (w *transaction) addresses() *transaction {
+	part, ports := newTransaction(w.tables), false
+	for s, k := range w.add {
+		switch s.role {
+		case rolePorts:
+			ports = true
+		case rolePods:
+			part.add[s] = k
+		}
+	}
+	if !ports || len(part.add) == 0 {
+		return nil
+	}
+	return part
+}
+
 // fits reports whether the transaction needs nothing but sets which are known.
 func (w *transaction) fits(sets map[set]bool) bool {
 	for _, elements := range []map[set]*keys{w.del, w.add} {
