@@ -12,8 +12,8 @@ import (
 )
 
 func newHost() *cobra.Command {
-	c := &cobra.Command{Use: "host", Short: "Prepare a host for a daemon in a container"}
-	c.AddCommand(newHostPrepare())
+	c := &cobra.Command{Use: "host", Short: "Prepare a host for a daemon in a container, and take all of it away"}
+	c.AddCommand(newHostPrepare(), newHostRemove(), newHostRemoved())
 	return c
 }
 

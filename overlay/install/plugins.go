@@ -16,22 +16,23 @@ import (
 // Plugins copies the executables of one directory into another, which it makes
 // where it is missing, and returns the names of those that were not there, or
 // others. What else is there stays. A plugin that runs goes on with its old
-// file (rename(2)).
+// file (rename(2)). A record of those which were not there before is kept beside
+// them, for RemovePlugins.
 func Plugins(from, to string) (changed []string, err error) {
-	entries, err := os.ReadDir(from)
+	names, err := executables(from)
 	if err != nil {
 		return nil, fmt.Errorf("listing the CNI plugins to install: %w", err)
 	}
 	if err := os.MkdirAll(to, 0o755); err != nil {
 		return nil, fmt.Errorf("making the directory of CNI plugins: %w", err)
 	}
+	// The record comes first: what is in it and not there does no harm.
+	if err := recordNew(from, to, names); err != nil {
+		return nil, err
+	}
 	var errs []error
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
-			continue
-		}
-		source, target := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
+	for _, name := range names {
+		source, target := filepath.Join(from, name), filepath.Join(to, name)
 		same, err := equal(source, target)
 		if err == nil && !same {
 			err = replace(source, target)
@@ -39,10 +40,25 @@ func Plugins(from, to string) (changed []string, err error) {
 		if err != nil {
 			errs = append(errs, fmt.Errorf("installing the CNI plugin %s: %w", target, err))
 		} else if !same {
-			changed = append(changed, e.Name())
+			changed = append(changed, name)
 		}
 	}
 	return changed, errors.Join(errs...)
+}
+
+// executables returns the names of a directory's programs.
+func executables(dir string) (names []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
 }
 
 // equal reports whether the target is an executable with the same content.
