@@ -36,6 +36,7 @@ type memKernel struct {
 	applied []backend.Change
 	fail    chan error // Watch fails
 	looks   looks
+	changes uint32        // of the state, by anybody
 	deaf    bool          // Watch tells nothing more, until it is called again
 	stuck   chan struct{} // unless nil, Watch does not end before it is closed
 }
@@ -109,6 +110,7 @@ func (k *memKernel) change(key backend.Key, o backend.Object, told bool) {
 	k.order.Lock()
 	defer k.order.Unlock()
 	k.mu.Lock()
+	k.changes++
 	if o == nil {
 		delete(k.state, key)
 		if key.Kind == backend.KindLink {
@@ -259,11 +261,18 @@ func (g *memGuard) Apply(ctx context.Context, changes []backend.Change) []error 
 	for _, c := range changes {
 		if isBroken(c.Have) {
 			g.mu.Lock()
+			g.changes++
 			clear(g.state)
 			g.mu.Unlock()
 		}
 	}
 	return g.memKernel.Apply(ctx, changes)
+}
+
+func (g *memGuard) Generation(context.Context) (uint32, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.changes, nil
 }
 
 func (g *memGuard) Each(ctx context.Context, found func(backend.Object)) error {

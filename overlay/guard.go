@@ -19,6 +19,9 @@ type Guard interface {
 	// Supported says what the kernel lacks; hygiene.ErrNoBridge when the other
 	// methods can do the rest.
 	Supported(ctx context.Context) error
+	// Generation returns a number that is another one after each change of what
+	// is there, and of more, by whomever.
+	Generation(ctx context.Context) (uint32, error)
 	// Each calls found with all that is there, or with nothing and fails.
 	Each(ctx context.Context, found func(backend.Object)) error
 	// Apply and Watch are as Kernel's.

@@ -181,6 +181,7 @@ func TestBrokenGuardComesWithItsPermits(t *testing.T) {
 		b.guard.mu.Lock()
 		clear(b.guard.state) // one that is broken hides what its tables hold
 		b.guard.state[guardKey] = broken
+		b.guard.changes++
 		b.guard.mu.Unlock()
 		b.agent.inbox.event(backend.Event{Resync: true}, scope{guard: true})
 		b.eventually("the guard is whole", func() bool {
@@ -190,4 +191,35 @@ func TestBrokenGuardComesWithItsPermits(t *testing.T) {
 		require.True(t, b.permitted(2), "round %d", round)
 		require.True(t, round < 3 || b.permitted(3), "round %d", round)
 	}
+}
+
+// A full look reads the guard only if it may be another than it was.
+func TestGuardThatNobodyTouchedIsNotRead(t *testing.T) {
+	b := start(t, frequent)
+	b.ready(peer(2, "n2"))
+	b.eventually("the guard is there", func() bool { return b.guard.get(guardKey) != nil && b.permitted(2) })
+	read := 0 // when it was left alone first
+	quiet := func() bool {
+		read = b.guard.looked().observe
+		kernel := b.kernel.looked().observe
+		b.eventually("three full looks", func() bool { return b.kernel.looked().observe >= kernel+3 })
+		return b.guard.looked().observe == read
+	}
+	b.eventually("a look has found all of it right", quiet)
+
+	b.guard.change(permits(2)[1].Key(), nil, false) // and nobody is told
+	b.eventually("the next look repairs it", func() bool { return b.permitted(2) })
+	b.eventually("it is left alone again", quiet)
+
+	wrong := permits(3)[0].Key()
+	b.guard.mu.Lock()
+	b.guard.broken[wrong] = errors.New("no")
+	b.guard.mu.Unlock()
+	b.store.updates <- subnet.Update{Put: []subnet.Record{peer(3, "n3")}}
+	b.eventually("the peer's first permit fails", func() bool { return b.guard.get(permits(3)[1].Key()) != nil })
+	b.guard.mu.Lock()
+	delete(b.guard.broken, wrong)
+	b.guard.mu.Unlock()
+	b.eventually("what failed is tried again", func() bool { return b.permitted(3) })
+	b.eventually("it is left alone again", quiet)
 }

@@ -48,7 +48,7 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 		s.full.guard = true // its tables go as a whole: what was in them must come along
 	}
 	if !s.full.empty() {
-		changes, looked, err := a.compare(ctx)
+		changes, looked, err := a.compare(ctx, planned)
 		if err != nil {
 			if a.board.problem(partKernel, err) && ctx.Err() == nil {
 				a.cfg.Log.WithError(err).Warn("the kernel's state could not be read, will retry")
@@ -65,6 +65,9 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 		a.suspect(now, steps, drift)
 	}
 	steps = a.inTurn(now, steps)
+	if slices.ContainsFunc(steps, func(st step) bool { return guarded(kindOf(st.Object())) }) {
+		s.guardRight = 0
+	}
 	links = a.apply(ctx, now, steps)
 	if ctx.Err() != nil {
 		return true, true, true
@@ -168,7 +171,7 @@ func (a *Agent) applyRound(ctx context.Context, r *round, steps []step) {
 // compare looks at all that is to be looked at, and returns what differs and
 // what could be read. A guard that cannot be read is left as it is, and the
 // rest goes on.
-func (a *Agent) compare(ctx context.Context) (changes []backend.Change, looked scope, err error) {
+func (a *Agent) compare(ctx context.Context, planned []backend.Change) (changes []backend.Change, looked scope, err error) {
 	s := a.state
 	looked = s.full
 	if looked.kernel {
@@ -183,9 +186,16 @@ func (a *Agent) compare(ctx context.Context) (changes []backend.Change, looked s
 	if !looked.guard || a.guard == nil {
 		return changes, looked, nil
 	}
+	generation, unchanged := a.guardUnchanged(ctx, planned)
+	if unchanged {
+		return changes, looked, nil
+	}
 	more, err := a.desired.compare(a.desired.guard, s.prunes, func(found func(backend.Object)) error {
 		return a.guard.Each(ctx, found)
 	})
+	if err == nil && len(more) == 0 && s.prunes(backend.KindPermit) {
+		s.guardRight = generation
+	}
 	if a.board.problem(partGuard, err) && err != nil && ctx.Err() == nil {
 		a.cfg.Log.WithError(err).Warn("VTEP hygiene could not be read, will retry")
 	}
@@ -203,6 +213,25 @@ func (s *state) prunes(k backend.Kind) bool {
 		return s.inSync && !s.unsure
 	}
 	return s.inSync
+}
+
+// guardUnchanged reports whether the last look found all of the guard as it
+// shall be, and nothing has changed since, there or in what is wanted; and by
+// which number the kernel will know that again. A look at 40 000 elements is most
+// of what an idle daemon would do.
+func (a *Agent) guardUnchanged(ctx context.Context, planned []backend.Change) (generation uint32, unchanged bool) {
+	s := a.state
+	generation, err := a.guard.Generation(ctx)
+	if err != nil {
+		return 0, false // the look says what is wrong
+	}
+	touched := func(c backend.Change) bool { return guarded(kindOf(c.Object())) }
+	for k := range s.pending {
+		if guarded(k.Kind) {
+			return generation, false
+		}
+	}
+	return generation, generation == s.guardRight && generation != 0 && !slices.ContainsFunc(planned, touched)
 }
 
 // each passes on what was observed.

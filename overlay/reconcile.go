@@ -41,6 +41,7 @@ type state struct {
 	routes      bool  // and at the host's own routes, and chooses the underlay again
 	dirtyRules  bool
 	guardBroken bool                           // could not be made anew in this pass
+	guardRight  uint32                         // its generation when it was last seen to be as it shall be; 0: it may not be
 	rulesTried  masq.Rules                     // that could not be written,
 	rulesTry    *backoff.ExponentialBackOff    // and how long to wait
 	rulesAt     time.Time                      // until then; zero when they were written

@@ -77,3 +77,12 @@ func whole() backend.State {
 		pod("veth1", "10.244.1.2", "fd00:244:0:1::2"), pod("veth2", "10.244.1.3"),
 	)
 }
+
+func (ns namespace) generation(t *testing.T) uint32 {
+	t.Helper()
+	tables := ns.tables()
+	defer tables.Close()
+	n, err := tables.Generation(t.Context())
+	require.NoError(t, err)
+	return n
+}
