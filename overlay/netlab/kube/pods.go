@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -104,6 +105,8 @@ func (c *Cluster) netns(n *Node, p corev1.Pod) (string, error) {
 		if err != nil || json.Unmarshal(text, &kept) != nil {
 			continue // of a pod that goes at this moment
 		}
+		// A symbolic link of the node's, which leads elsewhere from here.
+		kept.Netns = strings.Replace(kept.Netns, "/var/run/", "/run/", 1)
 		if kept.IfName == "eth0" && slices.Contains(kept.CNIArgs, [2]string{"K8S_POD_UID", string(p.UID)}) && n.has(kept.Netns) {
 			return kept.Netns, nil
 		}

@@ -1,0 +1,288 @@
+//go:build cluster
+
+package suite
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/twill-net/twill/overlay/netlab/kube"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
+)
+
+// A new version of the daemon on node after node: the kernel carries the packets.
+func TestRollingRestart(t *testing.T) {
+	pods := web(t, begin(t), "web")
+	before := state(t)
+	netlabtest.Unharmed(t, "a rolling restart of the DaemonSet", pairs(hosts(t, pods)), func() {
+		kubectl(t, "rollout", "restart", "daemonset/twilld", "--namespace=kube-twill")
+		kubectl(t, "rollout", "status", "daemonset/twilld", "--namespace=kube-twill", "--timeout=150s")
+	})
+	require.Equal(t, before, state(t), "subnets, and pods with their restarts")
+}
+
+// state is what must not change when only Twill does: the nodes' pod networks,
+// and the other pods with how often they were restarted.
+func state(t *testing.T) (lines []string) {
+	t.Helper()
+	for _, n := range cluster.Nodes {
+		node, err := cluster.GetNode(t.Context(), n.Name)
+		require.NoError(t, err)
+		lines = append(lines, fmt.Sprint(n.Name, node.Spec.PodCIDRs))
+		env, err := os.ReadFile(n.Path("/run/twill/subnet.env"))
+		require.NoError(t, err)
+		lines = append(lines, string(env))
+	}
+	var all corev1.PodList
+	require.NoError(t, cluster.Get(t.Context(), "/api/v1/pods", &all))
+	for _, p := range all.Items {
+		if p.Namespace == "kube-twill" {
+			continue
+		}
+		for _, s := range p.Status.ContainerStatuses {
+			lines = append(lines, fmt.Sprint(p.Namespace, p.Name, p.Status.PodIPs, s.RestartCount))
+		}
+	}
+	return lines
+}
+
+// outage is how long a part of the cluster stays away.
+func outage() time.Duration {
+	if os.Getenv("TWILL_LONG") != "" {
+		return time.Minute
+	}
+	return 10 * time.Second
+}
+
+// The API server is away, and daemons start meanwhile: what is there stays.
+func TestAPIServerDown(t *testing.T) {
+	pods := web(t, begin(t), "web")
+	netlabtest.Unharmed(t, "an API server that is down", pairs(hosts(t, pods)), func() {
+		require.NoError(t, cluster.Control.APIServer.Kill(t.Context()))
+		end := time.NewTimer(outage())
+		defer end.Stop()
+		killDaemon(t, cluster.Node(2))
+		select {
+		case <-end.C:
+		case <-t.Context().Done():
+		}
+		require.NoError(t, cluster.Control.APIServer.Restart())
+		require.NoError(t, cluster.WaitAPI(within(t)))
+	})
+	ready(t)
+}
+
+// killDaemon kills the daemon in its container; the kubelet starts it again.
+func killDaemon(t *testing.T, n *kube.Node) {
+	t.Helper()
+	pid, err := n.Exec(t.Context(), "pidof", "-s", "twilld")
+	require.NoError(t, err)
+	_, err = n.Exec(t.Context(), "sh", "-c", `kill -KILL "$1"`, "sh", strings.TrimSpace(pid))
+	require.NoError(t, err)
+	eventually(t, "the kubelet of "+n.Name+" has started twilld again", func(ctx context.Context) error {
+		now, err := n.Exec(ctx, "pidof", "-s", "twilld")
+		if err == nil && now == pid {
+			err = fmt.Errorf("it is process %s still", pid)
+		}
+		return err
+	})
+}
+
+// ready waits until the nodes are Ready and Twill's pods are.
+func ready(t *testing.T) {
+	t.Helper()
+	require.NoError(t, cluster.WaitReady(within(t)))
+	await(t, "kube-twill", daemonSelector, len(cluster.Nodes))
+}
+
+// Kubelet and containerd come and go.
+func TestKubeletAndContainerdRestart(t *testing.T) {
+	pods := web(t, begin(t), "web")
+	n := cluster.Node(2)
+	before := state(t)
+	netlabtest.Unharmed(t, "kubelet and containerd restarted", pairs(hosts(t, pods)), func() {
+		require.NoError(t, n.Kubelet.Kill(t.Context()))
+		require.NoError(t, n.Containerd.Kill(t.Context()))
+		require.NoError(t, n.Containerd.Restart())
+		require.NoError(t, n.WaitContainerd(within(t)))
+		require.NoError(t, n.Kubelet.Restart())
+		ready(t)
+	})
+	require.Equal(t, before, state(t))
+}
+
+// A power cut: the node's pods come back with new sandboxes, and the addresses
+// of the old ones are free again.
+func TestNodeReboot(t *testing.T) {
+	namespace := begin(t)
+	web(t, namespace, "web")
+	n := cluster.Node(2)
+	require.NoError(t, n.Reboot(within(t)))
+	ready(t)
+	awaitReach(t, namespace, "app=web")
+	noLeaks(t, n)
+}
+
+// awaitReach waits until all pods of a selector, one on each node, reach each
+// other.
+func awaitReach(t *testing.T, namespace, selector string) {
+	t.Helper()
+	eventually(t, "pods reach each other", func(ctx context.Context) error {
+		pods, err := cluster.WaitPods(ctx, namespace, selector, len(cluster.Nodes))
+		if err != nil {
+			return err
+		}
+		for _, a := range pods {
+			for _, b := range pods {
+				if err := reach(ctx, a, b); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+func reach(ctx context.Context, a, b corev1.Pod) error {
+	from, err := cluster.Host(a)
+	if err != nil {
+		return err
+	}
+	to, err := cluster.Host(b)
+	if err != nil {
+		return err
+	}
+	for _, f := range cluster.Stack().Families() {
+		if _, err := from.Ping(ctx, to.Addrs[f], 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A Node is deleted and comes back with other pod networks.
+func TestNodeReadded(t *testing.T) {
+	namespace := begin(t)
+	web(t, namespace, "web")
+	n := cluster.Node(3)
+	old, err := cluster.WaitPodNetworks(within(t), n.Name)
+	require.NoError(t, err)
+	kubectl(t, "delete", "node", n.Name)
+	// A kubelet registers its Node when it starts.
+	require.NoError(t, n.Kubelet.Kill(t.Context()))
+	require.NoError(t, n.Kubelet.Restart())
+	now, err := cluster.WaitPodNetworks(within(t), n.Name)
+	require.NoError(t, err)
+	require.NotEqual(t, old, now, "kube-controller-manager gives the next ones")
+	ready(t)
+	eventually(t, "subnet.env has the new subnets", func(context.Context) error {
+		env, err := os.ReadFile(n.Path("/run/twill/subnet.env"))
+		if err != nil {
+			return err
+		}
+		for _, f := range cluster.Stack().Families() {
+			if first := now[f].Addr().Next().String(); !strings.Contains(string(env), first+"/") {
+				return fmt.Errorf("%s is not in:\n%s", first, env)
+			}
+		}
+		return nil
+	})
+	awaitReach(t, namespace, "app=web")
+	for _, p := range await(t, namespace, "app=web", len(cluster.Nodes)) {
+		if p.Spec.NodeName == n.Name {
+			for f, a := range host(t, p).Addrs {
+				require.True(t, !a.IsValid() || now[f].Contains(a), "%s is in %s", a, now[f])
+			}
+		}
+	}
+}
+
+// Many pods come and go: nothing is left of them.
+func TestChurn(t *testing.T) {
+	namespace := begin(t)
+	const rounds, replicas = 3, 36
+	apply(t, fmt.Sprintf(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: many, namespace: %[1]s}
+spec:
+  replicas: 0
+  selector: {matchLabels: {app: many}}
+  template:
+    metadata: {labels: {app: many}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: pause, image: "registry.k8s.io/pause:3.10.1", imagePullPolicy: Never}]
+`, namespace))
+	for range rounds {
+		kubectl(t, "scale", "deployment/many", "--namespace="+namespace, fmt.Sprintf("--replicas=%d", replicas))
+		await(t, namespace, "app=many", replicas)
+		kubectl(t, "scale", "deployment/many", "--namespace="+namespace, "--replicas=0")
+		eventually(t, "all pods are gone", func(ctx context.Context) error {
+			var list corev1.PodList
+			if err := cluster.Get(ctx, "/api/v1/namespaces/"+namespace+"/pods", &list); err != nil {
+				return err
+			}
+			if len(list.Items) > 0 {
+				return fmt.Errorf("%d are left", len(list.Items))
+			}
+			return nil
+		})
+	}
+	for _, n := range cluster.Nodes {
+		noLeaks(t, n)
+	}
+}
+
+// noLeaks waits until the addresses, the ports of the bridge and the CNI results
+// on a node are those of its pods.
+func noLeaks(t *testing.T, n *kube.Node) {
+	t.Helper()
+	eventually(t, n.Name+" has nothing left of pods that have gone", func(ctx context.Context) error {
+		var all corev1.PodList
+		if err := cluster.Get(ctx, "/api/v1/pods?fieldSelector=spec.nodeName="+n.Name, &all); err != nil {
+			return err
+		}
+		pods := 0
+		want := map[string]bool{}
+		for _, p := range all.Items {
+			if p.Spec.HostNetwork {
+				continue
+			}
+			pods++
+			for _, ip := range p.Status.PodIPs {
+				want[ip.IP] = true
+			}
+		}
+		reserved, err := filepath.Glob(filepath.Join(cluster.Dir(), n.Name, "var-lib-cni/networks/cbr0/[0-9a-f]*[.:]*"))
+		if err != nil {
+			return err
+		}
+		for _, file := range reserved {
+			if ip := filepath.Base(file); !want[ip] {
+				return fmt.Errorf("%s is reserved, and no pod has it", ip)
+			}
+		}
+		if len(reserved) != len(want) {
+			return fmt.Errorf("%d addresses are reserved, and %d pods have %d", len(reserved), pods, len(want))
+		}
+		ports, err := n.Exec(ctx, "sh", "-c", "ip -o link show type veth master cni0 | wc -l; ls /var/lib/cni/results | wc -l; ls /var/lib/cni/twill 2>/dev/null | wc -l")
+		if err != nil {
+			return err
+		}
+		counts := strings.Fields(ports)
+		if counts[0] != fmt.Sprint(pods) {
+			return fmt.Errorf("%s ports of the bridge for %d pods", counts[0], pods)
+		}
+		t.Logf("%s: %d pods, %s veths, %s CNI results, %s files of twill-cni", n.Name, pods, counts[0], counts[1], counts[2])
+		return nil
+	})
+}
