@@ -43,6 +43,7 @@ const (
 type ground struct {
 	mu sync.Mutex
 	pods.Ground
+	gateways []string // those of the bridges that have our gateway
 }
 
 func (g *ground) get() pods.Ground {
@@ -67,15 +68,24 @@ func (g *ground) setOverlay(cfg subnet.Config) bool {
 }
 
 func (g *ground) setBridges(networks []pods.Network) {
-	var bridges []string
+	var bridges, gateways []string
 	for _, n := range networks {
 		if n.Bridge != "" {
 			bridges = append(bridges, n.Bridge)
 		}
+		if n.Gateway {
+			gateways = append(gateways, n.Bridge)
+		}
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.Bridges = bridges
+	g.Bridges, g.gateways = bridges, gateways
+}
+
+func (g *ground) withGateway() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.gateways
 }
 
 // takePods notes the pods of this node, and reports whether others are there
@@ -101,7 +111,7 @@ func (a *Agent) syncBridges(ctx context.Context, now time.Time, host backend.Hos
 		return
 	}
 	g := a.ground.get()
-	node := pods.Node{Overlay: g.Overlay, Subnets: s.held.Lease.Subnets, Bridges: g.Bridges, Taken: a.inbox.taken}
+	node := pods.Node{Overlay: g.Overlay, Subnets: s.held.Lease.Subnets, Bridges: g.Bridges, Gateways: a.ground.withGateway(), Taken: a.inbox.taken}
 	inv := pods.Inventory{Pods: s.pods}
 	plan := pods.Bridges(host, inv, node)
 	var errs []error

@@ -22,7 +22,7 @@ type Pod struct {
 	IfName    string // the interface in the pod
 	Addresses subnet.PerFamily[netip.Addr]
 	Link      string // the host veth; not part of the alias
-	Bridge    string // whose port Link is, "" for none; not part of the alias
+	Bridge    string // whose port Link is, "" for none or a VRF; not part of the alias
 }
 
 // AliasSize is the longest alias in bytes: the kernel's IFALIASZ with its

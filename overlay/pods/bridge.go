@@ -15,6 +15,9 @@ type Node struct {
 	Subnets subnet.PerFamily[netip.Prefix] // ours; zero for a family without one
 	Taken   func(subnet netip.Prefix) bool // whether a peer holds a subnet that overlaps it; nil: none does
 	Bridges []string                       // see Ground
+	// Gateways are those of the bridges which, by the configs of our networks,
+	// have the first address of our subnet.
+	Gateways []string
 }
 
 // BridgePlan is what is to be done to the bridges of the pods.
@@ -117,13 +120,17 @@ func (n Node) gateways(bridge backend.Interface, f subnet.Family, inv Inventory)
 	return changes
 }
 
-// lost reports whether a bridge without a gateway of a family had one: it is the
-// gateway of the other family, and its pods have addresses of this one. The
-// kernel drops the IPv6 addresses of a bridge that goes down
-// (addrconf_ifdown in net/ipv6/addrconf.c).
+// lost reports whether a bridge without a gateway of a family had one: its pods
+// have addresses of this family, and it has one by the network's config, or it
+// is the gateway of the other family. The kernel drops the IPv6 addresses of a
+// bridge that goes down (addrconf_ifdown in net/ipv6/addrconf.c); those of IPv4
+// go by somebody's hand.
 func (n Node) lost(bridge backend.Interface, f subnet.Family, inv Inventory) bool {
+	if !hasPods(bridge.Name, n.Subnets[f], inv.Pods) {
+		return false
+	}
 	other := n.Subnets[f.Other()]
-	return other.IsValid() && hasPods(bridge.Name, n.Subnets[f], inv.Pods) &&
+	return slices.Contains(n.Gateways, bridge.Name) || other.IsValid() &&
 		slices.ContainsFunc(bridge.Addresses, func(a backend.InterfaceAddress) bool { return a.Prefix == envfile.Gateway(other) })
 }
 

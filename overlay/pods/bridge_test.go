@@ -56,6 +56,20 @@ func TestBridgeAddresses(t *testing.T) {
 			name: "down and up: IPv6 is lost", host: host(bridge("cni0", 1450, "10.5.2.1/24", "fe80::1/64"), newPod),
 			want: []backend.Change{put("cni0", "fd00:5:0:2::1/64")},
 		},
+		{
+			name: "the only gateway is lost, which the network's config names", host: host(bridge("cni0", 1450), newPod),
+			change: func(n *pods.Node) { n.Gateways = []string{"cni0"}; n.Subnets[subnet.IPv6] = netip.Prefix{} },
+			want:   []backend.Change{put("cni0", "10.5.2.1/24")},
+		},
+		{
+			name: "and both of them", host: host(bridge("cni0", 1450, "fe80::1/64"), newPod),
+			change: func(n *pods.Node) { n.Gateways = []string{"cni0"} },
+			want:   []backend.Change{put("cni0", "10.5.2.1/24"), put("cni0", "fd00:5:0:2::1/64")},
+		},
+		{
+			name: "a bridge that has one, without pods", host: host(bridge("cni0", 1450)),
+			change: func(n *pods.Node) { n.Gateways = []string{"cni0"} },
+		},
 		{name: "pods of IPv4 alone", host: host(bridge("cni0", 1450, "10.5.2.1/24"), veth("v", "cni0", "twill:cbr0/a/eth0/10.5.2.7/"))},
 		{name: "not the gateway of IPv4 either", host: host(bridge("cni0", 1450, "10.5.2.254/24"), newPod)},
 		{
@@ -156,5 +170,21 @@ func TestBridgeMTU(t *testing.T) {
 			t.Parallel()
 			require.Equal(t, c.want, pods.Bridges(c.host, pods.Inventory{}, node()).MTUs)
 		})
+	}
+}
+
+func TestGatewayOfANetwork(t *testing.T) {
+	t.Parallel()
+	for conf, want := range map[string]bool{
+		`{}`:                                true, // our plugin says isGateway then
+		`{"delegate":{"isGateway":true}}`:   true,
+		`{"delegate":{"isGateway":false}}`:  false,
+		`{"ipam":{"gateway":"10.5.1.254"}}`: false,
+		`{"delegate":{"type":"ptp"}}`:       false,
+		`{"delegate":{"isGateway":false,"isDefaultGateway":true}}`: true,
+	} {
+		n, err := pods.NetworkOf("cbr0", []byte(conf))
+		require.NoError(t, err)
+		require.Equal(t, want, n.Gateway, conf)
 	}
 }

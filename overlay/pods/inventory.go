@@ -22,11 +22,19 @@ const (
 )
 
 // From returns the pods of which a host veth carries the alias, in the order
-// of the interfaces. An alias that cannot be read is left out.
+// of the interfaces. An alias that cannot be read is left out. A veth in a VRF has
+// a master, too, but is no port of a bridge: its packets are routed.
 func From(interfaces []backend.Interface) []Pod {
 	var all []Pod
+	bridges := map[string]bool{}
+	for _, i := range interfaces {
+		bridges[i.Name] = i.Kind == kindBridge
+	}
 	for _, i := range interfaces {
 		if p, ok := podOf(i); ok {
+			if bridges[i.Master] {
+				p.Bridge = i.Master
+			}
 			all = append(all, p)
 		}
 	}
@@ -41,7 +49,7 @@ func podOf(i backend.Interface) (Pod, bool) {
 	if err != nil {
 		return Pod{}, false
 	}
-	p.Link, p.Bridge = i.Name, i.Master
+	p.Link = i.Name
 	return p, true
 }
 

@@ -49,10 +49,13 @@ func TestFrom(t *testing.T) {
 		veth("veth2", "", "twill:cbr0/b/net1/10.5.1.3/"),
 		veth("veth3", "cni0", "uplink of rack 3"),
 		veth("veth4", "cni0", "twill:v2:cbr0/b"),
+		veth("veth5", "vrf1", "twill:cbr0/c/eth0/10.5.1.4/"),
+		backend.Interface{Name: "vrf1", Kind: "vrf"},
 	))
 	require.Equal(t, []pods.Pod{
 		pod("cbr0", "a", "eth0", "10.5.1.2", "fd00::2", "veth1", "cni0"),
 		pod("cbr0", "b", "net1", "10.5.1.3", "", "veth2", ""),
+		pod("cbr0", "c", "eth0", "10.5.1.4", "", "veth5", ""),
 	}, got)
 }
 

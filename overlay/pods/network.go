@@ -23,6 +23,9 @@ type Network struct {
 	Dir string
 	// Bridge is where the bridge plugin puts pods, "" for another delegate.
 	Bridge string
+	// Gateway: that bridge has the first address of the node's subnet, as the
+	// pods' gateway.
+	Gateway bool
 	// VethFirst: the delegate makes a pod's veth before it asks for an
 	// address, so that an address without a veth is never one in the making.
 	// It is so of bridge and is not of ptp.
@@ -34,8 +37,12 @@ type Network struct {
 // network are not ours to sweep.
 func NetworkOf(name string, plugin []byte) (Network, error) {
 	var conf struct {
-		Delegate struct{ Type, Bridge string }
-		IPAM     struct{ Type, DataDir string }
+		Delegate struct {
+			Type, Bridge     string
+			IsGateway        *bool
+			IsDefaultGateway bool
+		}
+		IPAM struct{ Type, DataDir, Gateway string }
 	}
 	if err := json.Unmarshal(plugin, &conf); err != nil {
 		return Network{}, err
@@ -53,7 +60,9 @@ func NetworkOf(name string, plugin []byte) (Network, error) {
 	n := Network{Name: name, Dir: filepath.Join(dir, name)}
 	switch cmp.Or(conf.Delegate.Type, "bridge") {
 	case "bridge":
-		n.Bridge, n.VethFirst = cmp.Or(conf.Delegate.Bridge, DefaultBridge), true
+		d := conf.Delegate
+		n.Bridge, n.VethFirst = cmp.Or(d.Bridge, DefaultBridge), true
+		n.Gateway = (d.IsGateway == nil || *d.IsGateway || d.IsDefaultGateway) && conf.IPAM.Gateway == ""
 	case "ptp":
 	default:
 		return Network{}, fmt.Errorf("delegate %s may make pods without a veth", conf.Delegate.Type)

@@ -122,6 +122,10 @@ func network(files []confFile) (pods.Network, error) {
 		if err != nil {
 			return pods.Network{}, fmt.Errorf("%s: %w", f.path, err)
 		}
+		if i > 0 {
+			m.Gateway = m.Gateway && n.Gateway
+			n.Gateway = m.Gateway
+		}
 		if i > 0 && m != n {
 			return pods.Network{}, fmt.Errorf("%s and %s configure it differently", files[0].path, f.path)
 		}

@@ -49,9 +49,9 @@ func TestNetworks(t *testing.T) {
 	ours, left, err := confdir.Networks(dir)
 	require.NoError(t, err)
 	require.Equal(t, []pods.Network{
-		{Name: "blue", Dir: "/data/blue", Bridge: "blue0", VethFirst: true},
-		{Name: "cbr0", Dir: "/var/lib/cni/networks/cbr0", Bridge: "cni0", VethFirst: true},
-		{Name: "folder", Dir: "/var/lib/cni/networks/folder", Bridge: "cni0", VethFirst: true},
+		{Name: "blue", Dir: "/data/blue", Bridge: "blue0", Gateway: true, VethFirst: true},
+		{Name: "cbr0", Dir: "/var/lib/cni/networks/cbr0", Bridge: "cni0", Gateway: true, VethFirst: true},
+		{Name: "folder", Dir: "/var/lib/cni/networks/folder", Bridge: "cni0", Gateway: true, VethFirst: true},
 		{Name: "ptp", Dir: "/var/lib/cni/networks/ptp"},
 	}, ours)
 	require.Len(t, left, 8)
