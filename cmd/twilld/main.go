@@ -151,6 +151,7 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 	}
 	defer dir.Close()
 	defer k.Close()
+	cfg.MachineID = o.machineID(log)
 	cfg.Route = func(a netip.Addr) (string, netip.Addr, error) { return k.RouteGet(ctx, a) }
 
 	store, health, err := o.open(&cfg, log)
@@ -207,7 +208,7 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return overlay.Config{
-		Node: o.nodeName, MachineID: statedir.MachineID("/etc/machine-id"), Version: version.Version,
+		Node: o.nodeName, Version: version.Version,
 		Underlay: u, Host: backend.HostOptions{Blackhole: o.ipBlackholeRoute},
 		Masquerade: o.ipMasq, RandomFull: !o.ipMasqFullyRandomDisable, Forward: o.forwardRules, Hygiene: o.vtepHygiene,
 		LastGood: filepath.Join(o.stateDir, lastgood.FileName), RecallAfter: recallAfter,
@@ -230,7 +231,7 @@ func (o *options) clean(ctx context.Context, log *logrus.Entry) error {
 	}
 	defer dir.Close()
 	defer k.Close()
-	removed, err := overlay.Cleanup(ctx, k, []overlay.Remover{rules, guard.New(guard.Config{})}, o.subnetFile, o.socket, filepath.Join(o.stateDir, lastgood.FileName))
+	removed, err := overlay.Cleanup(ctx, k, []overlay.Remover{rules, guard.New(guard.Config{})}, o.subnetFile, o.socket, filepath.Join(o.stateDir, machineIDFile), filepath.Join(o.stateDir, lastgood.FileName))
 	for _, object := range removed {
 		log.WithField("object", object).Info("removed")
 	}

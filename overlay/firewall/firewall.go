@@ -8,7 +8,8 @@
 // nftables where the kernel has it, else iptables in the variant of the host's
 // own iptables. It is chosen anew by each Sync, as the config changes while we
 // run. What is asked for and cannot be had is an error, and leaves all rules as
-// they are.
+// they are; but what the network config asks of a host without iptables, a
+// container that is, nftables does instead.
 //
 // # Make before break
 //
@@ -129,7 +130,7 @@ func (f *Firewall) Sync(ctx context.Context, rules masq.Rules) (masq.Report, err
 		report.Changed, err = f.table.Sync(ctx, rules)
 	}
 	report.Proper = report.Changed
-	f.missing = err != nil && m.iptables && !f.hasAll(m.variant)
+	f.missing = m.instead || err != nil && m.iptables && !f.hasAll(m.variant)
 	f.noteLegacy()
 	if err != nil {
 		err = fmt.Errorf("holding the rules in %s: %w", m, err)
@@ -151,7 +152,7 @@ func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report 
 		if v == iptables.NFT && !present {
 			continue
 		}
-		if m == (mode{true, v}) {
+		if m == (mode{iptables: true, variant: v}) {
 			if held {
 				report.Forward = append(report.Forward, forwards(v, rules.Forward)...)
 			}
@@ -163,7 +164,7 @@ func (f *Firewall) others(ctx context.Context, m mode, rules masq.Rules, report 
 		failed = failed || p.again || p.err != nil
 		if p.err != nil {
 			f.missing = f.missing || !f.hasAll(v)
-			report.Blocked = append(report.Blocked, masq.Blocked{Chain: "FORWARD of " + mode{true, v}.String(), Reason: p.err.Error()})
+			report.Blocked = append(report.Blocked, masq.Blocked{Chain: "FORWARD of " + mode{iptables: true, variant: v}.String(), Reason: p.err.Error()})
 		}
 	}
 	if present {
@@ -195,7 +196,7 @@ func forwards(v iptables.Variant, accepts []masq.Rule) []string {
 	var list []string
 	for _, f := range subnet.Families {
 		if slices.ContainsFunc(accepts, func(r masq.Rule) bool { return r.Family == f }) {
-			list = append(list, fmt.Sprintf("%s filter FORWARD (%s)", subnet.PerFamily[string]{"ip", "ip6"}[f], mode{true, v}))
+			list = append(list, fmt.Sprintf("%s filter FORWARD (%s)", subnet.PerFamily[string]{"ip", "ip6"}[f], mode{iptables: true, variant: v}))
 		}
 	}
 	return list

@@ -15,11 +15,15 @@ import (
 type mode struct {
 	iptables bool
 	variant  iptables.Variant // with iptables
+	instead  bool             // of iptables, which this host does not have
 }
 
-// String returns "nftables", "iptables-nft" or "iptables-legacy".
+// String returns "nftables", "iptables-nft" or "iptables-legacy", or why it is
+// the first of them.
 func (m mode) String() string {
 	switch {
+	case m.instead:
+		return "nftables, as there is no iptables here, which EnableNFTables=false asks for"
 	case !m.iptables:
 		return "nftables"
 	case m.variant == iptables.Legacy:
@@ -55,10 +59,15 @@ func (f *Firewall) choose(ctx context.Context, config masq.Renderer) (mode, erro
 		return mode{}, nil
 	case masq.IPTables:
 		v, ok := f.host.Own()
+		// A container has no iptables, and flannel's ConfigMap has EnableNFTables
+		// false as it comes: the config of a whole cluster cannot know.
+		if !ok && f.cfg.Asked == masq.AnyRenderer && f.hostErr == nil && f.nftables(ctx) == nil {
+			return mode{instead: true}, nil
+		}
 		if !ok {
 			return mode{}, fmt.Errorf("iptables, asked for by %s, cannot be used: %w", by, f.noIPTables())
 		}
-		return mode{true, v}, nil
+		return mode{iptables: true, variant: v}, nil
 	default:
 		err := f.nftables(ctx)
 		if err == nil {
@@ -68,7 +77,7 @@ func (f *Firewall) choose(ctx context.Context, config masq.Renderer) (mode, erro
 		if !ok {
 			return mode{}, fmt.Errorf("no firewall can hold the rules: %w; %w", err, f.noIPTables())
 		}
-		return mode{true, v}, nil
+		return mode{iptables: true, variant: v}, nil
 	}
 }
 
