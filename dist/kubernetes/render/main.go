@@ -9,6 +9,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -62,10 +63,24 @@ func printChart(dir string, args []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
+	for _, name := range inOrder(files) {
 		fmt.Fprintf(out, "---\n# Source: %s\n%s", name, files[name])
 	}
 	return nil
+}
+
+// inOrder is the names of the files, first that with the namespace which the
+// others are in.
+func inOrder(files map[string]string) []string {
+	return slices.SortedFunc(maps.Keys(files), func(a, b string) int {
+		first := func(name string) int {
+			if name == "rbac.yaml" {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(first(a), first(b)), cmp.Compare(a, b))
+	})
 }
 
 func kustomize(dir string, out io.Writer) error {

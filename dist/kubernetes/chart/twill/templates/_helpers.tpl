@@ -45,10 +45,10 @@ port: {{ .Values.health.port }}
 {{- define "twill.kubeArgs" -}}
 - --kube-subnet-mgr
 {{- with .Values.kubeApiUrl }}
-- --kube-api-url={{ . }}
+- {{ printf "--kube-api-url=%s" . | quote }}
 {{- end }}
 {{- if ne .Values.annotationPrefix "flannel.alpha.coreos.com" }}
-- --kube-annotation-prefix={{ .Values.annotationPrefix }}
+- {{ printf "--kube-annotation-prefix=%s" .Values.annotationPrefix | quote }}
 {{- end }}
 - --log-level={{ .Values.logLevel }}
 {{- end }}
