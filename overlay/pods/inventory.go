@@ -102,12 +102,12 @@ type Behind func(ctx context.Context, link string) (index int, own, others []net
 
 // Take makes the inventory. Pods with an alias are read from the interfaces;
 // behind is asked for the veths that have none and may be ours. Those on somebody
-// else's bridge (Docker's, say) are left alone.
+// else's bridge (Docker's, say) are left alone, and so are the host's own links.
 func Take(ctx context.Context, interfaces []backend.Interface, g Ground, behind Behind) (Inventory, error) {
 	inv := Inventory{Pods: From(interfaces)}
 	foreign := g.foreignBridges(interfaces)
 	for _, i := range interfaces {
-		if _, ok := podOf(i); ok || i.Kind != kindVeth || foreign[i.Master] {
+		if _, ok := podOf(i); ok || i.Kind != kindVeth || foreign[i.Master] || g.foreign(i) {
 			continue
 		}
 		index, own, others, err := behind(ctx, i.Name)
@@ -147,13 +147,7 @@ func (g Ground) foreignBridges(interfaces []backend.Interface) map[string]bool {
 		if i.Kind != kindBridge || i.Name == DefaultBridge || slices.Contains(g.Bridges, i.Name) {
 			continue
 		}
-		addressed, ours := false, false
-		for _, a := range i.Addresses {
-			ip := a.Prefix.Addr()
-			addressed = addressed || !ip.IsLinkLocalUnicast()
-			ours = ours || g.inOverlay(ip)
-		}
-		foreign[i.Name] = addressed && !ours && len(g.Overlay) > 0
+		foreign[i.Name] = g.foreign(i)
 	}
 	for _, i := range interfaces {
 		if Ours(i.Alias) {
@@ -161,6 +155,20 @@ func (g Ground) foreignBridges(interfaces []backend.Interface) map[string]bool {
 		}
 	}
 	return foreign
+}
+
+// foreign reports whether an interface has addresses of its own, none of them in
+// the overlay. A veth that has is no pod's: bridge gives a pod's host end none,
+// ptp the pods' gateway. It is a link of the host, as where a node is a
+// container itself (kind).
+func (g Ground) foreign(i backend.Interface) bool {
+	addressed, ours := false, false
+	for _, a := range i.Addresses {
+		ip := a.Prefix.Addr()
+		addressed = addressed || !ip.IsLinkLocalUnicast()
+		ours = ours || g.inOverlay(ip)
+	}
+	return addressed && !ours && len(g.Overlay) > 0
 }
 
 func (g Ground) inOverlay(a netip.Addr) bool {

@@ -28,6 +28,13 @@ func bridge(name string, mtu int, addresses ...string) backend.Interface {
 
 func interfaces(all ...backend.Interface) []backend.Interface { return all }
 
+// uplink is a veth with addresses at our end.
+func uplink(name string, addresses ...string) backend.Interface {
+	i := bridge(name, 1500, addresses...)
+	i.Kind = "veth"
+	return i
+}
+
 func host(all ...backend.Interface) backend.Host { return backend.Host{Interfaces: all} }
 
 func pod(network, id, ifName, v4, v6, link, bridge string) pods.Pod {
@@ -85,6 +92,9 @@ func TestTake(t *testing.T) {
 		veth("nspawn", "", ""),
 		veth("starting6", "", ""),
 		veth("second", "cni0", ""),
+		uplink("eth0", "192.168.1.2/24", "fe80::1/64"),
+		uplink("routed", "10.5.1.1/32"),
+		uplink("bare6", "fe80::1/64"),
 		backend.Interface{Name: "tap0", Kind: "tun", Master: "cni0"},
 	)
 	type addrs = []netip.Addr
@@ -94,6 +104,7 @@ func TestTake(t *testing.T) {
 		"old":     {addr("10.5.9.2")},
 		"nspawn":  {addr("192.168.1.7"), addr("2001:db8::7")},
 		"bare":    nil, "mine": nil, "stranger": nil, "starting": nil, "starting6": nil, "loose": nil, "second": nil,
+		"routed": nil, "bare6": nil,
 	}
 	others := map[string]addrs{
 		"flannel":   {addr("192.0.2.1")},
@@ -131,7 +142,7 @@ func TestTake(t *testing.T) {
 	for _, v := range inv.Unknown {
 		unknown = append(unknown, v.Name)
 	}
-	require.Equal(t, []string{"starting", "bare", "mine", "stranger", "loose", "broken", "starting6", "second"}, unknown)
+	require.Equal(t, []string{"starting", "bare", "mine", "stranger", "loose", "broken", "starting6", "second", "routed", "bare6"}, unknown)
 	require.Equal(t, 7, inv.Unknown[0].Index)
 
 	// Who does not know the overlay takes no bridge for another's.
