@@ -159,6 +159,7 @@ type lab struct {
 	one, two          *netlab.Node
 	neighbour, remote *netlab.Pod // on node one and two
 	gateway           subnet.PerFamily[netip.Addr]
+	daemon            *netlab.Process // of node one
 }
 
 func newLab(t *testing.T) *lab {
@@ -167,13 +168,15 @@ func newLab(t *testing.T) *lab {
 	l.one, l.two = l.Node(1), l.Node(2)
 	ctx, cancel := context.WithTimeout(t.Context(), netlabtest.Patience)
 	defer cancel()
-	for _, n := range l.Nodes {
+	for i := len(l.Nodes) - 1; i >= 0; i-- {
+		n := l.Nodes[i]
 		// What Kubernetes requires of nodes: packets between pods of one node
 		// are seen by the host's rules.
 		sh(t, &n.Host, "echo 1 | tee /proc/sys/net/bridge/bridge-nf-call-iptables /proc/sys/net/bridge/bridge-nf-call-ip6tables")
 		d, err := n.StartTwilld()
 		require.NoError(t, err)
 		require.NoError(t, n.WaitReady(ctx, d))
+		l.daemon = d
 	}
 	conf, err := os.ReadFile("../../../dist/cni-conf/10-twill.conflist")
 	require.NoError(t, err)
