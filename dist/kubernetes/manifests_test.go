@@ -308,8 +308,10 @@ func TestEvents(t *testing.T) {
 func TestPolicyFollowsPrefix(t *testing.T) {
 	a := start(t)
 	token := a.install(t, render(t, "chart", "chart/twill", "-set", "createNamespace=true,annotationPrefix=example.com/x"))
+	n := 0
 	patch := func(annotation string) int {
-		code, _ := a.TryPatch(t, token, "n1/status", fmt.Sprintf(`{"metadata":{"annotations":{%q:"x"}}}`, annotation))
+		n++ // what changes nothing is no change
+		code, _ := a.TryPatch(t, token, "n1/status", fmt.Sprintf(`{"metadata":{"annotations":{%q:"%d"}}}`, annotation, n))
 		return code
 	}
 	// It takes some moments to be in force.
