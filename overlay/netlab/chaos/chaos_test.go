@@ -36,6 +36,7 @@ func TestChaos(t *testing.T) {
 	w := newWorld(t, nodes)
 	began := time.Now()
 	require.NoError(t, w.settle(t.Context(), nil))
+	w.counted = netlabtest.Count(t.Context(), w.hosts()...)
 	before, err := w.usage(t.Context())
 	require.NoError(t, err)
 	t.Logf("settled after %v", time.Since(began).Round(time.Millisecond))
@@ -78,7 +79,6 @@ func (w *world) step(ctx context.Context, faults []fault, since time.Time) (outa
 			f.chosen()
 		}
 	}
-	before := netlabtest.Count(ctx, w.hosts()...)
 	if err := perform(ctx, faults); err != nil {
 		return 0, time.Now(), err
 	}
@@ -86,9 +86,11 @@ func (w *world) step(ctx context.Context, faults []fault, since time.Time) (outa
 		return 0, time.Now(), err
 	}
 	until = time.Now()
-	outage, err = w.losses(ctx, since, until, faults)
+	before, ended := w.counted, netlabtest.Count(ctx, w.hosts()...)
+	w.counted = ended
+	outage, err = w.losses(ctx, since, until, faults, before)
 	if err != nil {
-		err = fmt.Errorf("%w\nSince the step began the kernel has counted:\n%s", err, netlabtest.Count(ctx, w.hosts()...).Since(before))
+		err = fmt.Errorf("%w\nSince the step began the kernel has counted:\n%s", err, ended.Since(before))
 	}
 	return outage, until, err
 }

@@ -35,6 +35,8 @@ type world struct {
 	moved    map[*member]bool // whose lease may be another than in the snapshot
 	replaced time.Time        // when the store last lost data
 
+	counted netlabtest.Counters // when the packets began that are to be judged
+
 	mu sync.Mutex // over the members' pods
 }
 

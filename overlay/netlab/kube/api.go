@@ -89,7 +89,8 @@ func (c *Cluster) WaitAPI(ctx context.Context) error {
 
 // GetNode reads a Node.
 func (c *Cluster) GetNode(ctx context.Context, name string) (n corev1.Node, err error) {
-	return n, c.Get(ctx, "/api/v1/nodes/"+name, &n)
+	err = c.Get(ctx, "/api/v1/nodes/"+name, &n)
+	return n, err
 }
 
 // WaitPodNetworks waits until a Node has its pod networks, and returns them.

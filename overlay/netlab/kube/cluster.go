@@ -75,7 +75,10 @@ func New(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err := c.connect(); err != nil {
 		return nil, err
 	}
-	return c, c.startAll(ctx)
+	if err := c.startAll(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // startAll starts the nodes beside the control plane: their images take a while.

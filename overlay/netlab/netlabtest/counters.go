@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/subnet"
 )
 
 // Counters are what the kernel counts, by place and name: "node1: Ip6InDiscards",
@@ -98,6 +99,17 @@ func (c Counters) Overflowed(before Counters) bool {
 		name := machine + ": " + table + " table_fulls"
 		return c[name] > before[name]
 	})
+}
+
+// Refused returns how many echo replies a host has not sent because the kernel
+// had no room for them. One socket for each processor sends those of all
+// namespaces of the machine (icmp_init in net/ipv4/icmp.c, icmpv6_init in
+// net/ipv6/icmp.c): where replies cannot leave, as those of a node that is cut
+// off, they fill its send buffer, and then nobody's pings are answered. Such a
+// packet has come to where it was sent.
+func (c Counters) Refused(before Counters, h *netlab.Host, f subnet.Family) int {
+	name := h.Name + ": " + subnet.PerFamily[string]{"IcmpOutErrors", "Icmp6OutErrors"}[f]
+	return int(c[name] - min(c[name], before[name]))
 }
 
 // files are those of /proc/net that each host has of its own.
