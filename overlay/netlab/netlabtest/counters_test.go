@@ -4,6 +4,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/subnet"
 )
 
 func TestCounters(t *testing.T) {
@@ -29,4 +32,15 @@ func TestCountersSince(t *testing.T) {
 	require.Equal(t, "no counter of lost packets has grown", now.Since(now))
 	now["the machine: ndisc_cache table_fulls"]++
 	require.True(t, now.Overflowed(before))
+}
+
+// What a host was not let answer is told from what has not come to it.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	h := &netlab.Host{Name: "node1/a"}
+	before := Counters{"node1/a: IcmpOutErrors": 3}
+	now := Counters{"node1/a: IcmpOutErrors": 5, "node1/a: Icmp6OutErrors": 1, "node1/b: Icmp6OutErrors": 7}
+	require.Equal(t, 2, now.Refused(before, h, subnet.IPv4))
+	require.Equal(t, 1, now.Refused(before, h, subnet.IPv6), "of a pod that came meanwhile")
+	require.Zero(t, before.Refused(now, h, subnet.IPv4), "made anew")
 }
