@@ -81,3 +81,20 @@ func TestPathCosts(t *testing.T) {
 	require.InDelta(t, 1.075, bars[0].have, 1e-9)
 	require.InDelta(t, 0.75, bars[1].have, 1e-9)
 }
+
+// A daemon that keeps three octets of each lease event does not pass the soak;
+// one whose memory comes and goes does.
+func TestSoakBar(t *testing.T) {
+	t.Parallel()
+	soak := func(of func(twentieth float64) float64) *Soak {
+		s := &Soak{Events: soakEvents}
+		for i := range 20 {
+			s.RSSAnon = append(s.RSSAnon, of(float64(i+1)/20))
+		}
+		return s
+	}
+	leak := 3.0 * soakEvents / (1 << 20)
+	require.Equal(t, "**missed**", soak(func(at float64) float64 { return 12 + leak*at }).bar().verdict())
+	swing := []float64{-2, 1.5, 0, -1, 2}
+	require.Equal(t, "met", soak(func(at float64) float64 { return 12 + swing[int(at*20)%len(swing)] }).bar().verdict())
+}
