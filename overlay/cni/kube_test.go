@@ -3,6 +3,7 @@ package cni_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -63,7 +64,7 @@ func TestSubnetUsedUp(t *testing.T) {
 	require.NoError(t, n.cni.DelNetworkList(t.Context(), n.list, lucky))
 	next := n.add(t, "next-pod", 9090)
 	require.NoError(t, n.cni.CheckNetworkList(t.Context(), n.list, next))
-	for _, err := range n.each(t.Context(), append(all, next), 4, n.del) {
+	for _, err := range n.each(t.Context(), slices.Concat(all, []*libcni.RuntimeConf{next}), 4, n.del) {
 		require.NoError(t, err)
 	}
 	require.Empty(t, n.traces(t))
