@@ -34,13 +34,19 @@
 // of a veth without an alias has no address until the plugin puts there the
 // first of those reserved for the attachment, which holds the others; IPv6
 // addresses that a router's advertisement makes there do not count. So a veth
-// with others' addresses on its other end is of somebody else. The ptp
+// with others' addresses on its other end is of somebody else, and one with
+// others' addresses on our end is a link of the host. The ptp
 // plugin asks for the address first. There the age alone protects an ADD, and
 // it must have passed by the monotonic clock while a Sweeper looked on.
 //
 // After a reboot there are no veths, so everything of the time before goes at
 // the first sweep. Pods made by flannel, or by a twill-cni that wrote no alias,
 // keep their addresses because these are behind their veths.
+//
+// What else an attachment that is gone has left (host ports, above all: they
+// would lead to the next pod that gets the address) is cleared away before its
+// addresses are released (Leftovers; package leftover does it). A cached result
+// whose reservation is gone already is held to the same bar.
 //
 // The package imports neither netlink, etcd, Kubernetes nor a logger: the
 // kernel is read by functions that the caller hands in.
