@@ -94,3 +94,10 @@ type NetworkState struct {
 	Up      bool
 	Message string // why it is not up, or what it is
 }
+
+// Notice is what an operator of the cluster must know of a node.
+type Notice struct {
+	Warning bool
+	Reason  string // one word in CamelCase, for programs
+	Message string
+}

@@ -84,11 +84,11 @@ func New(cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// connect makes a client that knows Nodes and nothing else: what of core/v1 is
+// connect makes a client that knows Nodes and Events and nothing else: what of core/v1 is
 // in no scheme is not in the binary either.
 func (s *Store) connect(c *rest.Config) (err error) {
 	scheme := runtime.NewScheme()
-	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Node{}, &corev1.NodeList{})
+	scheme.AddKnownTypes(corev1.SchemeGroupVersion, &corev1.Node{}, &corev1.NodeList{}, &corev1.Event{})
 	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
 	c.GroupVersion, c.APIPath = &corev1.SchemeGroupVersion, "/api"
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()

@@ -74,6 +74,7 @@ func TestOneServer(t *testing.T) {
 	fresh := func(t *testing.T) backend {
 		s.Grant(t, least(t)...)
 		s.DeleteNodes(t)
+		s.DeleteEvents(t)
 		return backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json")}
 	}
 	t.Run("contract", func(t *testing.T) {
@@ -93,6 +94,9 @@ func TestOneServer(t *testing.T) {
 		"a watch that is cut":              cutWatch,
 		"ways to the server":               waysToTheServer,
 		"progress":                         progress,
+		"events":                           events,
+		"events without rights":            eventsDenied,
+		"events of a server that is away":  eventsLater,
 		"position":                         position,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })

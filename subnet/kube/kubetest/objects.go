@@ -92,3 +92,20 @@ func (s *Server) DeleteNodes(t testing.TB) {
 	t.Helper()
 	s.request(t, http.MethodDelete, nodes, "", nil, nil, http.StatusOK)
 }
+
+const events = "/api/v1/namespaces/default/events"
+
+// Events returns the Events of namespace default, sorted by reason.
+func (s *Server) Events(t testing.TB) []corev1.Event {
+	t.Helper()
+	var list corev1.EventList
+	s.request(t, http.MethodGet, events, "", nil, &list, http.StatusOK)
+	slices.SortFunc(list.Items, func(a, b corev1.Event) int { return strings.Compare(a.Reason, b.Reason) })
+	return list.Items
+}
+
+// DeleteEvents deletes them, as the server does after an hour.
+func (s *Server) DeleteEvents(t testing.TB) {
+	t.Helper()
+	s.request(t, http.MethodDelete, events, "", nil, nil, http.StatusOK)
+}

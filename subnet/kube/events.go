@@ -1,0 +1,182 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/internal/tasks"
+)
+
+// How many Events there may be.
+const (
+	eventsWaiting  = 32          // notices that wait for an API server that is away; then the oldest go
+	eventsBurst    = 25          // and of which more than that,
+	eventsEach     = time.Minute // and one in each of these, are dropped: as client-go does
+	eventsKnown    = 64          // of which it is known how to count on
+	eventsLife     = time.Hour   // an API server keeps an Event that long (--event-ttl)
+	eventMessage   = 1024        // bytes; longer ones are refused (validation of core/v1)
+	eventNamespace = "default"   // of what has none, as a Node
+	eventComponent = "twilld"
+)
+
+// ReportEvents makes Events of our Node of what is told, until ctx ends. The same
+// once more counts on the Event that is there. What cannot be written for want
+// of rights is logged once, and waits for nothing: a cluster that wants no
+// Events has none. The error is always nil.
+func (s *Store) ReportEvents(ctx context.Context, notices <-chan subnet.Notice) error {
+	defer s.followOwn()()
+	e := &eventer{Store: s, known: map[subnet.Notice]*told{}, tokens: eventsBurst, at: time.Now(), pace: tasks.NewPace(time.Second, 10*time.Second)}
+	var again <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case n := <-notices:
+			e.take(n, time.Now())
+		case <-again:
+			again = nil
+		}
+		if again == nil && !e.send(ctx) {
+			again = time.After(e.pace.NextBackOff())
+		}
+	}
+}
+
+// eventer writes one node's Events.
+type eventer struct {
+	*Store
+	waiting []*told
+	known   map[subnet.Notice]*told
+	tokens  float64
+	at      time.Time // of the last look at tokens
+	pace    *backoff.ExponentialBackOff
+	denied  bool // it was logged that we may not
+}
+
+// told is a notice, and the Event that tells it.
+type told struct {
+	subnet.Notice
+	name        string // of the Event; "" while there is none
+	uid         types.UID
+	first, last time.Time
+	count       int32
+	waits       bool
+}
+
+// take notes something to tell.
+func (e *eventer) take(n subnet.Notice, now time.Time) {
+	e.tokens = min(eventsBurst, e.tokens+now.Sub(e.at).Minutes()/eventsEach.Minutes())
+	e.at = now
+	if e.tokens < 1 {
+		e.log.WithField("reason", n.Reason).Debug("Too many Events; one is dropped")
+		return
+	}
+	e.tokens--
+	if len(n.Message) > eventMessage {
+		n.Message = strings.ToValidUTF8(n.Message[:eventMessage-3], "") + "..."
+	}
+	t := e.known[n]
+	if t == nil || now.Sub(t.last) > eventsLife {
+		if len(e.known) >= eventsKnown {
+			clear(e.known)
+		}
+		t = &told{Notice: n, first: now}
+		e.known[n] = t
+	}
+	t.last = now
+	t.count++
+	if t.waits {
+		return
+	}
+	t.waits = true
+	if e.waiting = append(e.waiting, t); len(e.waiting) > eventsWaiting {
+		e.waiting[0].waits = false
+		e.waiting = e.waiting[1:]
+	}
+}
+
+// send tells what waits, and reports whether nothing does any more.
+func (e *eventer) send(ctx context.Context) bool {
+	for len(e.waiting) > 0 {
+		n, known, _ := e.own.get()
+		if !known {
+			return false // the API server has not told yet
+		}
+		t := e.waiting[0]
+		err := e.write(ctx, t, n.uid)
+		switch {
+		case ctx.Err() != nil:
+			return true
+		case err == nil:
+			e.denied = false
+		case apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err):
+			if !e.denied {
+				e.log.WithError(err).Warn("Events of our Node cannot be written; going on without")
+			}
+			e.denied = true
+		default:
+			e.log.WithError(err).Debug("An Event of our Node could not be written; will retry")
+			return false
+		}
+		t.waits = false
+		e.waiting = e.waiting[1:]
+		e.pace.Reset()
+	}
+	return true
+}
+
+// write creates the Event of a notice, or counts on the one that is there.
+func (e *eventer) write(ctx context.Context, t *told, node types.UID) error {
+	if node == "" {
+		node = types.UID(e.cfg.Node) // as kubelets do, who need not know it either
+	}
+	if t.name != "" && t.uid == node {
+		patch, err := json.Marshal(map[string]any{"count": t.count, "lastTimestamp": metav1.NewTime(t.last)})
+		if err != nil {
+			return err
+		}
+		request, cancel := e.request(ctx)
+		defer cancel()
+		err = e.api.Patch(types.StrategicMergePatchType).Namespace(eventNamespace).Resource("events").Name(t.name).Body(patch).Do(request).Error()
+		if !apierrors.IsNotFound(err) {
+			return wrapEvent(t, err)
+		}
+		t.first, t.count = t.last, 1 // it has expired
+	}
+	kind := corev1.EventTypeNormal
+	if t.Warning {
+		kind = corev1.EventTypeWarning
+	}
+	ev := &corev1.Event{
+		ObjectMeta:     metav1.ObjectMeta{Name: fmt.Sprintf("%s.%x", e.cfg.Node, time.Now().UnixNano()), Namespace: eventNamespace},
+		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: e.cfg.Node, UID: node},
+		Reason:         t.Reason, Message: t.Message, Type: kind, Count: t.count,
+		FirstTimestamp: metav1.NewTime(t.first), LastTimestamp: metav1.NewTime(t.last),
+		Source:              corev1.EventSource{Component: eventComponent, Host: e.cfg.Node},
+		ReportingController: eventComponent, ReportingInstance: e.cfg.Node,
+	}
+	request, cancel := e.request(ctx)
+	defer cancel()
+	if err := e.api.Post().Namespace(eventNamespace).Resource("events").Body(ev).Do(request).Error(); err != nil {
+		return wrapEvent(t, err)
+	}
+	t.name, t.uid = ev.Name, node
+	return nil
+}
+
+func wrapEvent(t *told, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("writing Event %s: %w", t.Reason, err)
+}
