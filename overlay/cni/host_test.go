@@ -34,7 +34,7 @@ var binaries = sync.OnceValues(func() (dir string, err error) {
 	if _, err := golang("build", "-o", filepath.Join(dir, "twill"), "../../cmd/twill-cni"); err != nil {
 		return dir, err
 	}
-	for _, tool := range []string{"bridge", "ptp", "macvlan", "host-local", "portmap", "bandwidth", "tuning", "cnitool"} {
+	for _, tool := range []string{"bridge", "ptp", "macvlan", "host-local", "portmap", "bandwidth", "tuning", "loopback", "cnitool"} {
 		path, err := golang("-C", "../../dist/cni", "tool", "-n", tool)
 		if err != nil {
 			return dir, err

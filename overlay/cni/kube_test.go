@@ -31,6 +31,21 @@ func TestErrorsNameThePod(t *testing.T) {
 	require.Empty(t, n.traces(t))
 }
 
+// containerd before 2.0 brings each pod's lo up by the plugin loopback.
+func TestLoopback(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, v4Env, "", nil)
+	list, err := libcni.NetworkConfFromBytes([]byte(`{"cniVersion":"0.3.1","name":"cni-loopback","plugins":[{"type":"loopback"}]}`))
+	require.NoError(t, err)
+	ns := netns(t)
+	ip(t, "-n", ns, "link", "set", "lo", "down")
+	rt := &libcni.RuntimeConf{ContainerID: "pod", NetNS: netnsPath(ns), IfName: "lo"}
+	_, err = n.cni.AddNetworkList(t.Context(), list, rt)
+	require.NoError(t, err)
+	require.Contains(t, ip(t, "-n", ns, "link", "show", "lo"), "LOOPBACK,UP")
+	require.NoError(t, n.cni.DelNetworkList(t.Context(), list, rt))
+}
+
 // A subnet that is used up: the error says so, what was tried for nothing
 // leaves nothing, and the next pod that goes makes room.
 func TestSubnetUsedUp(t *testing.T) {

@@ -57,10 +57,10 @@ func TestBandwidth(t *testing.T) {
 
 	// As containerd hands the annotation over: a burst that no pod ever uses up.
 	kube, err := l.addPod(t, "kube", map[string]any{"bandwidth": map[string]int{
-		"ingressRate": rate, "ingressBurst": math.MaxInt32, "egressRate": rate, "egressBurst": math.MaxInt32,
+		"ingressRate": rate, "ingressBurst": math.MaxUint32, "egressRate": rate, "egressBurst": math.MaxUint32,
 	}})
 	require.NoError(t, err)
-	t.Logf("%s", sh(t, &l.one.Host, "tc qdisc show | grep tbf"))
+	require.Equal(t, 2, strings.Count(sh(t, &l.one.Host, "tc qdisc show"), " rate 16Mbit burst 512Mb"))
 	kube.del(t)
 	free.del(t)
 }

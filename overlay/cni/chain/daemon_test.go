@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"os"
 	"strings"
 	"testing"
 
@@ -37,7 +38,7 @@ func TestDaemonClearsAway(t *testing.T) {
 	caps := func(port int) map[string]any {
 		return map[string]any{
 			"portMappings": []map[string]any{{"hostPort": port, "containerPort": podPort, "protocol": "tcp"}},
-			"bandwidth":    map[string]int{"ingressRate": 10_000_000, "ingressBurst": math.MaxInt32, "egressRate": 10_000_000, "egressBurst": math.MaxInt32},
+			"bandwidth":    map[string]int{"ingressRate": 10_000_000, "ingressBurst": math.MaxUint32, "egressRate": 10_000_000, "egressBurst": math.MaxUint32},
 		}
 	}
 	lives, err := l.addPod(t, "lives", caps(7070))
@@ -85,4 +86,58 @@ func TestLostGateway(t *testing.T) {
 			return err
 		})
 	}
+}
+
+// STATUS, which a runtime asks for every few seconds and by which it makes the
+// node NotReady, is well all the while that the daemon is stopped, killed and
+// started, and tells when a device is really gone.
+func TestStatusWhileTheDaemonRestarts(t *testing.T) {
+	t.Parallel()
+	lab := netlabtest.New(t, netlab.Options{Nodes: 1})
+	n := lab.Node(1)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*netlabtest.Patience)
+	defer cancel()
+	status := func() error {
+		_, err := n.Exec(ctx, "env", "CNI_PATH=/opt/cni/bin", "NETCONFPATH=/etc/cni/net.d", "/opt/cni/bin/cnitool", "status", "cbr0", "/proc/self/ns/net")
+		return err
+	}
+	list, err := os.ReadFile("../../../dist/cni-conf/10-twill.conflist")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(n.Path(confFile), list, 0o644))
+	require.ErrorContains(t, status(), "is twilld running and ready on this node?")
+	d, err := n.StartTwilld()
+	require.NoError(t, err)
+	require.NoError(t, n.WaitReady(ctx, d))
+
+	asked, stop := 0, make(chan struct{})
+	wrong := make(chan error, 1)
+	go func() {
+		defer close(wrong)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if err := status(); err != nil {
+				wrong <- err
+				return
+			}
+			asked++
+		}
+	}()
+	for range 2 {
+		for _, end := range []func(context.Context) error{d.Stop, d.Kill} {
+			require.NoError(t, end(ctx))
+			require.NoError(t, d.Restart())
+			require.NoError(t, n.WaitReady(ctx, d))
+		}
+	}
+	close(stop)
+	require.NoError(t, <-wrong)
+	require.Positive(t, asked)
+
+	require.NoError(t, d.Kill(ctx))
+	sh(t, &n.Host, "ip link del twill.1; ip link del twill-v6.1")
+	require.ErrorContains(t, status(), "no VXLAN device of twill has the address")
 }
