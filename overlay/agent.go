@@ -88,17 +88,19 @@ type Planner interface {
 // The tasks that tell the reconciler, as status and logs call them; holding
 // the lease is partLease.
 const (
-	taskConfig = "config watch"
-	taskLeases = "lease watch"
-	taskKernel = "kernel watch"
-	taskRules  = "rule watch"
-	taskGuard  = "hygiene watch"
-	taskSweep  = "sweep"
-	taskMemory = "last good state"
-	taskRecall = "recall"
-	taskCalm   = "calm"
-	taskReport = "report to the cluster"
-	taskNode   = "watch of the node's addresses"
+	taskConfig  = "config watch"
+	taskLeases  = "lease watch"
+	taskKernel  = "kernel watch"
+	taskRules   = "rule watch"
+	taskGuard   = "hygiene watch"
+	taskSweep   = "sweep"
+	taskMemory  = "last good state"
+	taskRecall  = "recall"
+	taskCalm    = "calm"
+	taskReport  = "report to the cluster"
+	taskNotices = "notices"
+	taskEvents  = "events of the cluster"
+	taskNode    = "watch of the node's addresses"
 )
 
 // Config is what an Agent is made of.
@@ -145,7 +147,12 @@ type Config struct {
 	// time that turns, until the context ends; nil where nobody is to be told.
 	ReportNetwork func(ctx context.Context, states <-chan subnet.NetworkState) error
 
-	CNIConf *install.Conflist // put to its place while the node is ready; nil for none
+	CNIConf       *install.Conflist // put to its place while the node is ready; nil for none
+	CNIConfSource string            // file that it is read from, again and again; "" for once
+
+	// Announce tells the operator of the cluster what is told, until the context
+	// ends; nil where nobody is to be told.
+	Announce func(ctx context.Context, notices <-chan subnet.Notice) error
 
 	HealthAddr netip.AddrPort // of /healthz, /readyz, /metrics; port 0: off
 	Socket     string         // of the status; "": off
@@ -171,6 +178,7 @@ type Agent struct {
 
 	inbox   *inbox
 	network chan subnet.NetworkState // the newest that nobody took yet; capacity 1
+	told    chan subnet.Notice       // what nobody took yet
 	claims  chan subnet.Claim        // the newest claim that nobody took yet; capacity 1
 	desired *desired
 	state   *state // of the reconciler; see reconcile.go
@@ -181,7 +189,7 @@ type Agent struct {
 func New(cfg Config, store Store, kernel Kernel, firewall Firewall, guard Guard) *Agent {
 	a := &Agent{
 		cfg: cfg, store: store, kernel: kernel, firewall: firewall, guard: guard,
-		claims: make(chan subnet.Claim, 1), network: make(chan subnet.NetworkState, 1), sweepNow: make(chan struct{}, 1), bursts: make(chan struct{}, 1), panics: make(chan error, 1),
+		claims: make(chan subnet.Claim, 1), network: make(chan subnet.NetworkState, 1), told: make(chan subnet.Notice, noticesWaiting), sweepNow: make(chan struct{}, 1), bursts: make(chan struct{}, 1), panics: make(chan error, 1),
 		desired: newDesired(),
 		state:   newState(),
 		board:   newBoard(cfg),
@@ -221,6 +229,10 @@ func (a *Agent) Run(ctx context.Context, health <-chan StoreHealth) error {
 	}
 	if a.cfg.PodLinks != nil {
 		tasks[taskSweep] = a.sweep
+	}
+	if a.cfg.Announce != nil {
+		tasks[taskNotices] = a.notices
+		tasks[taskEvents] = func(ctx context.Context) error { return a.cfg.Announce(ctx, a.told) }
 	}
 	if a.cfg.NodeAddresses != nil {
 		tasks[taskNode] = func(ctx context.Context) error { return a.cfg.NodeAddresses(ctx, a.inbox.node) }

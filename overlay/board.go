@@ -19,6 +19,7 @@ const recentRepairs = 20
 // goroutine.
 type board struct {
 	metrics *metrics
+	changed chan struct{} // capacity 1: facts may be others
 
 	mu       sync.Mutex
 	status   Status // what is set rather than computed; see fill
@@ -26,6 +27,7 @@ type board struct {
 	peerErrs map[string]string
 	failing  map[backend.Key]Failing
 	shadowed map[backend.Key]Failing // routes that another one makes useless
+	foreign  int                     // CNI configs of others before ours
 	reasons  []string
 	lastRead time.Time // the kernel's state was last read or written without trouble
 }
@@ -33,6 +35,7 @@ type board struct {
 func newBoard(cfg Config) *board {
 	b := &board{
 		metrics:  newMetrics(cfg.Metrics),
+		changed:  make(chan struct{}, 1),
 		problems: map[string]Problem{},
 		peerErrs: map[string]string{},
 		failing:  map[backend.Key]Failing{},
@@ -71,6 +74,7 @@ func (b *board) problem(what string, err error) (news bool) {
 		delete(b.problems, what)
 		return was
 	}
+	defer b.touch()
 	if !was {
 		p = Problem{What: what, Since: time.Now()}
 	}
@@ -161,7 +165,18 @@ func (b *board) underlayChosen(u backend.Underlay, by string, notes []string) (n
 		before = b.status.Underlay.Notes
 	}
 	b.status.Underlay = &UnderStatus{Interface: u.Interface, MTU: u.MTU, PublicIPs: addrs(u.PublicIPs), ChosenBy: by, Notes: notes}
+	b.touch()
 	return !slices.Equal(before, notes)
+}
+
+// otherCNI notes the CNI configs of others, before and behind ours.
+func (b *board) otherCNI(before, behind []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !slices.Equal(b.status.OtherCNI, behind) {
+		b.touch()
+	}
+	b.foreign, b.status.OtherCNI = len(before), behind
 }
 
 func (b *board) held(h subnet.Held) {
@@ -216,7 +231,9 @@ func (b *board) objectFailed(k backend.Key, err error) (news bool) {
 	if !ok {
 		f = Failing{Object: k.String(), Since: time.Now()}
 	}
-	news = f.Error != err.Error()
+	if news = f.Error != err.Error(); news {
+		b.touch()
+	}
 	f.Error = err.Error()
 	b.failing[k] = f
 	return news
@@ -243,7 +260,9 @@ func (b *board) objectWorks(k backend.Key) {
 func (b *board) stranded(pods []string) (news bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	news = !slices.Equal(b.status.Stranded, pods)
+	if news = !slices.Equal(b.status.Stranded, pods); news {
+		b.touch()
+	}
 	b.status.Stranded = pods
 	return news
 }
@@ -282,6 +301,9 @@ func (b *board) shadows(why map[backend.Key]string) (news map[backend.Key]string
 func (b *board) contention(objects map[backend.Key]int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if len(objects)+len(b.status.Contended) > 0 {
+		b.touch()
+	}
 	b.status.Contended = nil
 	for k, times := range objects {
 		b.status.Contended = append(b.status.Contended, Contended{Object: k.String(), Times: times})
@@ -330,6 +352,9 @@ func (b *board) readiness(reasons []string) (turned bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	turned = (len(b.reasons) == 0) != (len(reasons) == 0)
+	if !slices.Equal(b.reasons, reasons) {
+		b.touch()
+	}
 	b.reasons = reasons
 	b.metrics.ready.Set(bit(len(reasons) == 0))
 	return turned
@@ -347,6 +372,7 @@ func (b *board) counts() counts {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	n := counts{storeUp: b.status.Store.Degraded == nil, failing: len(b.failing) + len(b.shadowed), contended: len(b.status.Contended)}
+	n.cni = map[string]int{"before": b.foreign, "behind": len(b.status.OtherCNI)}
 	for k := range b.failing {
 		if k.Kind == backend.KindSysctl {
 			n.sysctls++

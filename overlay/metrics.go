@@ -29,6 +29,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 type counts struct {
 	storeUp                            bool
 	peers, refused, failing, contended int
+	cni                                map[string]int    // configs of others by place
 	sysctls                            int               // of failing
 	blocked                            int               // chains
 	drops                              map[string]uint64 // packets by reason
@@ -38,7 +39,7 @@ type counts struct {
 type collector struct {
 	counts                                      func() counts
 	storeUp, peers, refused, failing, contended *prometheus.Desc
-	sysctls, blocked, drops                     *prometheus.Desc
+	cni, sysctls, blocked, drops                *prometheus.Desc
 }
 
 func newCollector(counts func() counts) *collector {
@@ -50,8 +51,10 @@ func newCollector(counts func() counts) *collector {
 		refused:   desc("twill_refused_records", "Records of the store that do not count; see the status for reasons."),
 		failing:   desc("twill_failing_objects", "Kernel objects that cannot be made as they must be."),
 		contended: desc("twill_contended_objects", "Kernel objects that something else keeps undoing."),
-		sysctls:   desc("twill_wrong_sysctls", "Sysctls that are not as they must be and cannot be written, as in a container that is not privileged."),
-		blocked:   desc("twill_forward_blocked_chains", "Chains of other programs that drop what is forwarded and cannot be given our accepts."),
+		cni: prometheus.NewDesc("twill_foreign_cni_configs",
+			"CNI configs of others beside ours, by place: before it, where runtimes take them and no pod is on our network, or behind it.", []string{"place"}, nil),
+		sysctls: desc("twill_wrong_sysctls", "Sysctls that are not as they must be and cannot be written, as in a container that is not privileged."),
+		blocked: desc("twill_forward_blocked_chains", "Chains of other programs that drop what is forwarded and cannot be given our accepts."),
 		drops: prometheus.NewDesc("twill_dropped_packets_total",
 			"Packets that VTEP hygiene dropped, by reason; from 0 again when the rules are made anew.", []string{"reason"}, nil),
 	}
@@ -76,6 +79,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		{c.blocked, float64(n.blocked)},
 	} {
 		ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, m.value)
+	}
+	for place, files := range n.cni {
+		ch <- prometheus.MustNewConstMetric(c.cni, prometheus.GaugeValue, float64(files), place)
 	}
 	for reason, packets := range n.drops {
 		ch <- prometheus.MustNewConstMetric(c.drops, prometheus.CounterValue, float64(packets), reason)

@@ -283,12 +283,5 @@ func (a *Agent) sweepOnce(ctx context.Context, sweeper *pods.Sweeper, k *kept) (
 	if a.board.problem(partSweep, errors.Join(err, stays)) && err != nil && ctx.Err() == nil {
 		a.cfg.Log.WithError(err).Warn("addresses of pods that are gone could not be released, will retry")
 	}
-	var shadowed error
-	if path, yes := confdir.Shadowed(a.cfg.CNIConfDir); yes {
-		shadowed = fmt.Errorf("runtimes take %s, which sorts before ours: pods are not on this network", path)
-	}
-	if a.board.problem(partCNI, shadowed) && shadowed != nil {
-		a.cfg.Log.WithError(shadowed).Warn("another CNI config comes first")
-	}
 	return again
 }

@@ -121,12 +121,16 @@ func (a *Agent) putCNIConf() {
 	if a.cfg.CNIConf == nil || s.cniConf {
 		return
 	}
-	changed, err := a.cfg.CNIConf.Put()
+	err := a.readCNIConf()
+	changed, errPut := a.cfg.CNIConf.Put()
+	err = errors.Join(err, errPut)
 	if a.board.problem(partInstall, err) && err != nil {
 		a.cfg.Log.WithError(err).Warn("CNI config could not be installed, will retry")
 	}
 	if changed {
 		a.cfg.Log.WithField("file", a.cfg.CNIConf.Path).Info("CNI config installed")
+		s.cniSeen = false
+		a.lookAtCNIConfs()
 	}
 	s.cniConf = true // until the next full pass
 }

@@ -51,6 +51,7 @@ type state struct {
 	interfaces  []backend.Interface            // that matter to the underlay, as last seen
 	env         bool                           // subnet.env says what is so
 	cniConf     bool                           // the runtime's network config is in its place
+	cniSeen     bool                           // and that directory was looked at
 	network     subnet.NetworkState            // as the cluster was told
 	foreign     []backend.HostRoute            // the host's own, in the overlay network
 	inSync      bool                           // the first full list is planned for: what nobody wants may go,
@@ -93,7 +94,7 @@ func (a *Agent) reconcile(ctx context.Context) {
 			return
 		case <-full.C:
 			a.state.alone = a.state.full.empty() && !a.state.dirtyRules
-			a.state.full, a.state.routes, a.state.dirtyRules, a.state.env, a.state.cniConf = everything, true, true, false, false
+			a.state.full, a.state.routes, a.state.dirtyRules, a.state.env, a.state.cniConf, a.state.cniSeen = everything, true, true, false, false, false
 		case <-a.inbox.wake:
 		case <-due.C:
 		}
@@ -132,6 +133,7 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	if n.node != nil {
 		s.node = n.node
 	}
+	a.lookAtCNIConfs()
 	replan := a.takeConfig(n.config, n.configRecalled)
 	interfaces, other, others := a.takeHost(ctx)
 	replan, hosts = replan || other, hosts || others
@@ -307,6 +309,7 @@ func (a *Agent) logRefused() {
 		if a.state.refused[r.Key] == r.Reason {
 			continue
 		}
+		a.board.touch()
 		if news++; news <= few {
 			a.cfg.Log.WithFields(logrus.Fields{"key": r.Key, "peer": r.Node, "reason": r.Reason}).Warn("record refused")
 		}

@@ -30,6 +30,7 @@ type Status struct {
 	Refused   []Refused     `json:"refused,omitempty"`   // records that do not count
 	Failing   []Failing     `json:"failing,omitempty"`   // objects that cannot be programmed
 	Contended []Contended   `json:"contended,omitempty"` // objects that something else keeps undoing
+	OtherCNI  []string      `json:"otherCNI,omitempty"`  // CNI configs of others behind ours; those before it are a problem
 	Stranded  []string      `json:"stranded,omitempty"`  // pods with an address outside of our subnet
 	Repairs   RepairStatus  `json:"repairs"`
 	// Packets that hygiene dropped, by reason; absent where it is off.
@@ -233,6 +234,9 @@ func (s Status) Text() string {
 	}
 	for _, p := range s.Stranded {
 		line("stranded", "pod %s: not in this node's subnet, must be made anew", p)
+	}
+	for _, c := range s.OtherCNI {
+		line("other CNI", "%s, behind ours", c)
 	}
 	for _, c := range s.Contended {
 		line("contended", "%s, repaired %d times lately", c.Object, c.Times)

@@ -147,7 +147,9 @@ func newDaemon(t *testing.T, api *kubetest.Server, url string, args ...string) *
 	return d
 }
 
-func (d *daemon) path(parts ...string) string { return filepath.Join(append([]string{d.dir}, parts...)...) }
+func (d *daemon) path(parts ...string) string {
+	return filepath.Join(append([]string{d.dir}, parts...)...)
+}
 
 func (d *daemon) write(name, content string) string {
 	d.t.Helper()

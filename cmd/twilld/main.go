@@ -215,7 +215,7 @@ func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
 		SubnetFile: o.subnetFile, FullPass: fullPass, Release: o.releaseOnExit,
 		HealthAddr: health, Socket: o.socket,
 		Log: log, Metrics: reg, Manager: sdnotify.New(log),
-		CNIConfDir: o.cniConfDir, CNIConf: cniConf, Calm: calm(os.LookupEnv),
+		CNIConfDir: o.cniConfDir, CNIConf: cniConf, CNIConfSource: o.cniConfInstall, Calm: calm(os.LookupEnv),
 	}, nil
 }
 

@@ -50,6 +50,7 @@ func (o *options) openKube(cfg *overlay.Config, log *logrus.Entry, health func(e
 		return nil, err
 	}
 	cfg.StoreName, cfg.ReportNetwork = s.Name(), s.ReportNetwork
+	cfg.Announce = s.ReportEvents
 	cfg.NodeAddresses = func(ctx context.Context, tell func(underlay.Node)) error {
 		return s.WatchAddresses(ctx, func(a kube.Addresses) { tell(underlay.Node(a)) })
 	}

@@ -49,18 +49,6 @@ func Networks(dir string) (ours []pods.Network, left []string, err error) {
 	return ours, left, nil
 }
 
-// Shadowed returns the first file of the directory of CNI configs, if it is
-// not ours and there is one of ours behind it: a runtime takes the first file
-// in the order of names (containerd with its default max_conf_num = 1, CRI-O),
-// or fails at it when it is broken.
-func Shadowed(dir string) (string, bool) {
-	files, err := readConfs(dir)
-	if err != nil || len(files) == 0 || files[0].ours() || !slices.ContainsFunc(files, confFile.ours) {
-		return "", false
-	}
-	return files[0].path, true
-}
-
 // confFile is a file of the runtime's config directory.
 type confFile struct {
 	path    string

@@ -71,31 +71,3 @@ func TestNetworks(t *testing.T) {
 	_, _, err = confdir.Networks("/proc/self/status")
 	require.ErrorContains(t, err, "listing CNI configs")
 }
-
-func TestShadowed(t *testing.T) {
-	t.Parallel()
-	const twill, calico = `{"name":"cbr0","plugins":[{"type":"twill"}]}`, `{"name":"k8s","plugins":[{"type":"calico"}]}`
-	for _, c := range []struct {
-		name  string
-		files map[string]string
-		want  string
-	}{
-		{"nothing", nil, ""},
-		{"ours alone", map[string]string{"10-twill.conflist": twill}, ""},
-		{"ours first", map[string]string{"10-twill.conflist": twill, "20-calico.conflist": calico}, ""},
-		{"another first", map[string]string{"10-calico.conflist": calico, "10-twill.conflist": twill}, "10-calico.conflist"},
-		{"a broken one first", map[string]string{"05.conf": "{", "10-twill.conflist": twill}, "05.conf"},
-		{"no file of a runtime", map[string]string{"00-README": "", "10-twill.conflist": twill}, ""},
-		{"none of ours", map[string]string{"10-calico.conflist": calico}, ""},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			dir := confDir(t, c.files)
-			file, shadowed := confdir.Shadowed(dir)
-			require.Equal(t, c.want != "", shadowed)
-			if shadowed {
-				require.Equal(t, filepath.Join(dir, c.want), file)
-			}
-		})
-	}
-}
