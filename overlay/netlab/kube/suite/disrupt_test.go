@@ -198,7 +198,7 @@ func TestNodeReadded(t *testing.T) {
 	})
 	// Nobody evicts a pod whose Node was away for less than 40 s; it keeps an
 	// address that is no longer the node's.
-	kubectl(t, "delete", "pods", "--all", "--namespace="+namespace, "--field-selector=spec.nodeName="+n.Name)
+	kubectl(t, "delete", "pods", "--namespace="+namespace, "--field-selector=spec.nodeName="+n.Name)
 	awaitReach(t, namespace, "app=web")
 	for _, p := range await(t, namespace, "app=web", len(cluster.Nodes)) {
 		if p.Spec.NodeName == n.Name {
