@@ -37,6 +37,10 @@ packages: ## Debian packages in bin/packages; GOARCH=arm64 for another architect
 image: ## the container image for amd64 and arm64, as bin/image/twill-VERSION.oci.tar
 	@dist/make/image
 
+.PHONY: manifests
+manifests: ## what installs that image in a cluster: manifests and the Helm chart, in bin/kubernetes
+	@dist/make/manifests
+
 .PHONY: demo
 demo: build ## three nodes, one overlay, on this machine: shown, repaired, taken down (root)
 	@dist/make/deps lab
