@@ -94,6 +94,12 @@ func (b *board) because(what string) string {
 	return ""
 }
 
+func (b *board) started() time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.status.Started
+}
+
 // storeHealth notes how it stands with the store, and reports whether that
 // turned.
 func (b *board) storeHealth(err error) (turned bool) {

@@ -99,16 +99,22 @@ func (a *Agent) showReadiness(reasons []string) (turned bool) {
 	return a.board.readiness(reasons)
 }
 
-// report tells the cluster that the node is ready, and then each time that
-// this turns. A node that starts does not know yet: what is there goes on. Why
-// it is ready never changes, as each word is a write to the API server.
+// reportAfter is how long a node that starts may take before it says that it
+// has no network: until then what an earlier run said stands, and what that
+// left goes on.
+const reportAfter = time.Minute
+
+// report tells the cluster that the node is ready, and then each time that this
+// turns, or why it is not. Why it is ready never changes, as each word is a
+// write to the API server.
 func (a *Agent) report(reasons []string) {
 	s := a.state
 	next := subnet.NetworkState{Up: len(reasons) == 0, Message: strings.Join(reasons, "; ")}
 	if next.Up {
 		next.Message = "the overlay network is up"
 	}
-	if a.cfg.ReportNetwork == nil || next.Up == s.network.Up {
+	starts := s.network == (subnet.NetworkState{}) && time.Since(a.board.started()) < reportAfter
+	if a.cfg.ReportNetwork == nil || next == s.network || !next.Up && starts {
 		return
 	}
 	s.network = next

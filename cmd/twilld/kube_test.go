@@ -145,3 +145,81 @@ func TestNodeAddresses(t *testing.T) {
 	is("eth1", "198.51.100.1", "203.0.113.200")
 	require.Contains(t, d.status().Text(), "peers are told 203.0.113.200 by flag, not the Node's InternalIP 203.0.113.7")
 }
+
+// What happens to a Node, and to the API server, and what the node says then.
+func TestNodeComesAndGoes(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	underlays(t)
+	api := kubetest.Start(t)
+	grant(t, api)
+	joinPeer(t, api)
+	d := newDaemon(t, api, api.URL)
+	config := d.path("mount", "net-conf.json") // as a ConfigMap is mounted
+	d.args = append(d.args, "--net-config-path", config)
+	mount := func(version, content string) {
+		d.write("mount/"+version+"/net-conf.json", content)
+		require.NoError(t, os.Symlink(version, d.path("mount", "..next")))
+		require.NoError(t, os.Rename(d.path("mount", "..next"), d.path("mount", "..data")))
+	}
+	mount("..1", `{"Network": "10.244.0.0/16"}`)
+	require.NoError(t, os.Symlink("..data/net-conf.json", config))
+	subnetIs := func(want string) func() bool {
+		return func() bool {
+			env, err := os.ReadFile(d.path("run", "subnet.env"))
+			s := d.status()
+			return s.Ready && s.Lease.Subnets[0] == want && err == nil && strings.Contains(string(env), strings.Replace(want, ".0/24", ".1/24", 1))
+		}
+	}
+	event := func(reason, contains string) func() bool {
+		return func() bool {
+			for _, e := range api.Events(t) {
+				if e.Reason == reason && e.InvolvedObject.Name == "n1" && strings.Contains(e.Message, contains) {
+					return true
+				}
+			}
+			return false
+		}
+	}
+
+	d.start()
+	d.notReady("no lease yet: Node n1: it does not exist")
+	join(t, api, "192.0.2.1")
+	d.notReady("no lease yet: Node n1: its spec.podCIDRs have no IPv4 subnet")
+	d.eventually("the operator is told", event("TwillNotReady", "have no IPv4 subnet"))
+	api.PatchNode(t, "n1", `{"spec":{"podCIDR":"10.244.1.0/24","podCIDRs":["10.244.1.0/24"]}}`)
+	d.eventually("it has its subnet", subnetIs("10.244.1.0/24"))
+	d.eventually("the operator is told", event("TwillReady", "up"))
+	up := func() bool { return unavailable(api.Node(t, "n1")).Status == corev1.ConditionFalse }
+	d.eventually("and the scheduler", up)
+
+	api.DeleteNode(t, "n1")
+	d.notReady("the lease is lost: Node n1: it does not exist")
+	require.NoFileExists(t, d.path("run", "subnet.env"), "no pod gets an address of it")
+	require.Contains(t, ip(t, "route"), "10.244.2.0/24", "packets flow on")
+	join(t, api, "192.0.2.1", "10.244.7.0/24")
+	d.eventually("it has the new one", subnetIs("10.244.7.0/24"))
+	d.eventually("the scheduler is told of the new Node", up)
+	require.Contains(t, ip(t, "address", "show", "dev", "twill.1"), "10.244.7.0/32")
+
+	mount("..2", `{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "MTU": 1400}}`)
+	d.eventually("the ConfigMap's change is taken", func() bool { return d.status().MTU == 1350 })
+
+	// The API server goes, and the node is booted meanwhile.
+	api.Kill()
+	d.eventually("it is told", func() bool { s := d.status(); return s.Ready && s.Store.Degraded != nil })
+	d.stop()
+	ip(t, "link", "delete", "twill.1")
+	require.NoError(t, os.Remove(d.path("run", "subnet.env")))
+	d.start()
+	d.notReady("the lease is what an earlier run knew: the store has not confirmed it")
+	d.eventually("pods can be added, and reach others", func() bool {
+		_, err := os.Stat(d.path("run", "subnet.env"))
+		return err == nil && strings.Contains(ip(t, "route"), "10.244.2.0/24")
+	})
+	require.Contains(t, d.status().Text(), "going by what was known at")
+	api.Restart()
+	d.eventually("all is well", subnetIs("10.244.7.0/24"))
+	require.Nil(t, d.status().Store.Degraded)
+}

@@ -17,11 +17,19 @@ const (
 	reasonDown = "TwillIsNotReady"
 )
 
+const (
+	downFor  = 2 * time.Second
+	otherFor = 5 * time.Second
+)
+
 // ReportNetwork keeps the condition NetworkUnavailable of our Node as the
 // newest of states says, whoever changes it, until ctx ends. Before the first
 // it is left as it is: a daemon that starts does not know yet. A condition that
 // says the same for another reason, a cloud's routes, is left to whom it is of.
-// With SetUnavailable off nothing is written. The error is always nil.
+// With SetUnavailable off nothing is written. That the network is down must last
+// for downFor, and another reason why for otherFor: a taint follows, and what the
+// daemon mends in a moment is none of the scheduler's business. The error is
+// always nil.
 func (s *Store) ReportNetwork(ctx context.Context, states <-chan subnet.NetworkState) error {
 	if !s.cfg.SetUnavailable {
 		for {
@@ -34,7 +42,8 @@ func (s *Store) ReportNetwork(ctx context.Context, states <-chan subnet.NetworkS
 	}
 	defer s.followOwn()()
 	defer s.health.Set(taskCondition, nil)
-	var want *subnet.NetworkState
+	var want, next *subnet.NetworkState
+	var lasts <-chan time.Time // then next is what we want
 	pace := newRepeat()
 	for {
 		n, known, changed := s.own.get()
@@ -45,7 +54,18 @@ func (s *Store) ReportNetwork(ctx context.Context, states <-chan subnet.NetworkS
 		case <-ctx.Done():
 			return nil
 		case w := <-states:
-			want = &w
+			switch {
+			case w.Up || want == nil:
+				want, next, lasts = &w, nil, nil
+			case want.Up && next == nil:
+				next, lasts = &w, time.After(downFor)
+			case next == nil:
+				next, lasts = &w, time.After(otherFor)
+			default:
+				next = &w
+			}
+		case <-lasts:
+			want, next, lasts = next, nil, nil
 		case <-changed:
 		case <-pace.wait():
 		}
