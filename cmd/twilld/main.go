@@ -27,6 +27,7 @@ import (
 	"github.com/twill-net/twill/cmd/internal/envflag"
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/lastgood"
+	"github.com/twill-net/twill/overlay/pods/leftover"
 	"github.com/twill-net/twill/overlay/sdnotify"
 	"github.com/twill-net/twill/overlay/statedir"
 	"github.com/twill-net/twill/overlay/version"
@@ -165,7 +166,7 @@ func (o *options) serve(ctx context.Context, log *logrus.Entry) error {
 	}
 
 	tables := guard.New(guard.Config{})
-	cfg.PodLinks = k
+	cfg.PodLinks = leftover.Host{Kernel: k}
 	if cfg.Hygiene {
 		cfg.Drops = tables.Drops
 	}
