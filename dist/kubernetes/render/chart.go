@@ -53,5 +53,5 @@ func chartVersion(version string) string {
 	if m := tagged.FindStringSubmatch(version); m != nil {
 		return m[1]
 	}
-	return "0.0.0-" + strings.ReplaceAll(version, "_", "-")
+	return "0.0.0-git." + strings.ReplaceAll(version, "_", "-")
 }
