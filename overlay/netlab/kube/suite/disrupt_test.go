@@ -196,9 +196,7 @@ func TestNodeReadded(t *testing.T) {
 		}
 		return nil
 	})
-	// Nobody evicts a pod whose Node was away for less than 40 s; it keeps an
-	// address that is no longer the node's.
-	kubectl(t, "delete", "pods", "--namespace="+namespace, "--field-selector=spec.nodeName="+n.Name)
+	renew(t, n)
 	awaitReach(t, namespace, "app=web")
 	for _, p := range await(t, namespace, "app=web", len(cluster.Nodes)) {
 		if p.Spec.NodeName == n.Name {
@@ -207,6 +205,20 @@ func TestNodeReadded(t *testing.T) {
 			}
 		}
 	}
+}
+
+// renew deletes the pods of a node: nobody evicts them when their Node was away
+// for less than 40 s, and they keep addresses that are no longer the node's.
+func renew(t *testing.T, n *kube.Node) {
+	t.Helper()
+	var all corev1.PodList
+	require.NoError(t, cluster.Get(t.Context(), "/api/v1/pods?fieldSelector=spec.nodeName="+n.Name, &all))
+	for _, p := range all.Items {
+		if !p.Spec.HostNetwork {
+			kubectl(t, "delete", "pod", p.Name, "--namespace="+p.Namespace, "--ignore-not-found")
+		}
+	}
+	await(t, "kube-system", "k8s-app=kube-dns", 1)
 }
 
 // Many pods come and go: nothing is left of them.
