@@ -20,7 +20,6 @@ func TestSelectByNode(t *testing.T) {
 	byDefault := routes("default dev eth0 via 192.0.2.254")
 	three := interfaces("eth0 192.0.2.1/24 192.0.2.2/24 2001:db8::1/64 2001:db8::2/64", "eth1 198.51.100.1/24 198.51.100.2/24", "eth2 down 203.0.113.1/24")
 	dummy := interfaces("eth0 192.0.2.1/24", "dum0 kind=dummy 203.0.113.9/32")
-	nat := func(list ...string) subnet.PerFamily[netip.Addr] { return addresses(list...) }
 	for _, tt := range []struct {
 		name    string
 		options underlay.Options
@@ -44,7 +43,7 @@ func TestSelectByNode(t *testing.T) {
 		},
 		{
 			name: "InternalIP behind NAT", node: internal("203.0.113.77"), links: three, routes: byDefault, want: "eth0 192.0.2.1 2001:db8::1",
-			public: nat("203.0.113.77", "2001:db8::1"), by: "the default route",
+			public: addresses("203.0.113.77", "2001:db8::1"), by: "the default route",
 			notes: []string{"the Node's InternalIP 203.0.113.77 is on no interface: it is taken for one behind NAT, peers are told it, packets leave from 192.0.2.1"},
 		},
 		{
@@ -53,7 +52,7 @@ func TestSelectByNode(t *testing.T) {
 		},
 		{
 			name: "--public-ip before InternalIP", options: underlay.Options{PublicIPs: addresses("203.0.113.5")}, node: internal("192.0.2.2"), links: three, routes: byDefault,
-			want: "eth0 192.0.2.2 2001:db8::1", public: nat("203.0.113.5", "2001:db8::1"), by: "the Node's InternalIP 192.0.2.2",
+			want: "eth0 192.0.2.2 2001:db8::1", public: addresses("203.0.113.5", "2001:db8::1"), by: "the Node's InternalIP 192.0.2.2",
 			notes: []string{"peers are told 203.0.113.5 by flag, not the Node's InternalIP 192.0.2.2"},
 		},
 		{
