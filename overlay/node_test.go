@@ -93,7 +93,10 @@ func TestUnderlayOfANodeThatIsRenumbered(t *testing.T) {
 	}
 	require.Contains(t, strings.Join(b.under().Notes, ""), "InternalIP 192.168.0.1 is on this host no more")
 	say <- internal("192.168.0.9")
-	b.eventually("all is well", func() bool { u := b.under(); return len(u.Notes) == 0 && u.ChosenBy == "the Node's InternalIP 192.168.0.9" })
+	b.eventually("all is well", func() bool {
+		u := b.under()
+		return len(u.Notes) == 0 && u.ChosenBy == "the Node's InternalIP 192.168.0.9"
+	})
 }
 
 // The network config is a file there: that it could be read says nothing of the
