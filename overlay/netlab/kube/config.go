@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// overlayable chooses containerd's snapshotter: an overlay cannot have its
+// snapshotterFor chooses containerd's snapshotter: an overlay cannot have its
 // upper layer on another overlay, such as a container's root.
 func snapshotterFor(dir string) (string, error) {
 	var s unix.Statfs_t

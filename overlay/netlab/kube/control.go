@@ -70,7 +70,7 @@ func (c *Cluster) controllerManagerArgs() []string {
 		"--cluster-signing-cert-file="+in("ca.crt"), "--cluster-signing-key-file="+in("ca.key"),
 		"--allocate-node-cidrs=true", "--cluster-cidr="+c.opts.podNetworks(),
 		"--service-cluster-ip-range="+c.opts.serviceNetworks(),
-		// Of its defaults, only that a dead node is one after 40 s.
+		// A dead node is one after 20 s, not 50: tests wait for it.
 		"--node-monitor-grace-period=20s", "--node-monitor-period=2s",
 	)
 }
