@@ -1,24 +1,18 @@
-// Pause is the first process of a pod in the cluster lab: it holds the pod's
-// namespaces, and waits for the orphans of a pod that shares one PID namespace.
+// Pause is the first process of a pod in the cluster lab: the pod's namespaces
+// are there as long as it is.
 package main
 
 import (
-	"os"
+	"context"
 	"os/signal"
 	"syscall"
 )
 
 func main() {
-	signals := make(chan os.Signal, 16)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGCHLD)
-	for s := range signals {
-		if s != syscall.SIGCHLD {
-			return
-		}
-		for {
-			if pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); pid <= 0 || err != nil {
-				break
-			}
-		}
-	}
+	// Then the kernel reaps the orphans of a pod that shares one PID namespace
+	// (wait(2), SIGCHLD set to SIG_IGN).
+	signal.Ignore(syscall.SIGCHLD)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	<-ctx.Done()
 }
