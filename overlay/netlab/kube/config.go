@@ -75,8 +75,8 @@ shutdownGracePeriod: 0s
 `, c.cgroup, n.Name, dnsService[c.opts.primary()])
 }
 
-// proxyConfig has kube-proxy leave the connection tracking of the whole
-// machine alone.
+// proxyConfig has kube-proxy leave alone how many connections the whole machine
+// may track; their timeouts are of a network namespace.
 func (c *Cluster) proxyConfig(n *Node) string {
 	return fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -85,6 +85,6 @@ mode: %s
 clusterCIDR: %q
 hostnameOverride: %s
 bindAddress: %q
-conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
+conntrack: {maxPerCore: 0, min: 0}
 `, c.opts.Proxy, c.opts.podNetworks(), n.Name, unspecified[c.opts.primary()])
 }
