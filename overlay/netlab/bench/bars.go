@@ -27,6 +27,14 @@ func (r *Report) bars() []bar {
 		}
 		all = append(all, r.controlBars(c)...)
 	}
+	for _, i := range r.Idle {
+		if i.Daemon != peerName {
+			all = append(all, i.bars()...)
+		}
+	}
+	if r.Kube != nil {
+		all = append(all, r.Kube.bars()...)
+	}
 	for _, p := range r.Repairs {
 		if p.Daemon != peerName {
 			all = append(all, p.bar())
@@ -90,9 +98,6 @@ func (r *Report) controlBars(c *Control) (all []bar) {
 			bar{at("1 000 changed at once, × the limit"), median(c.BurstMod) / burst, 4},
 			bar{at("1 000 deleted at once, × the limit"), median(c.BurstDel) / burst, 4},
 			bar{at("anonymous memory, MiB"), median(c.RSSAnon), 45})
-	}
-	if len(c.IdleCPU) > 0 {
-		all = append(all, bar{at("idle CPU, % of a core"), median(c.IdleCPU), 0.05}, bar{at("child processes"), quantile(c.Children, 1), 0})
 	}
 	return all
 }

@@ -18,6 +18,7 @@ import (
 type Options struct {
 	Binaries netlab.Binaries
 	Program  string // this program: it runs again as the probe in each node
+	API      string // kube-apiserver; empty: no Kubernetes
 	Batcher  string // test binary of backend/kernel, the writer of the limit; empty: without
 	Peer     string // a flanneld beside Twill; empty: none
 	PeerCNI  string // its CNI plugin; empty: none, and no pods of it
@@ -34,21 +35,20 @@ type Options struct {
 // Size is one number of peers.
 type Size struct {
 	Peers  int
-	Reps   int           // lives of each daemon
-	Rounds int           // single changes in each
-	Idle   time.Duration // how long idle CPU is measured, once; 0: not
+	Reps   int // lives of each daemon
+	Rounds int // single changes in each
 }
 
 // Full returns what fits into a quarter of an hour.
 func Full() Options {
 	return Options{Limit: 15 * time.Minute, Reps: 8, Pods: 60, Sizes: []Size{
-		{100, 3, 40, 20 * time.Second}, {1000, 3, 40, 0}, {5000, 2, 50, 0}, {20000, 2, 50, 20 * time.Second},
+		{100, 3, 40}, {1000, 3, 40}, {5000, 2, 50}, {20000, 2, 50},
 	}}
 }
 
 // Quick returns what fits into three minutes.
 func Quick() Options {
-	return Options{Quick: true, Limit: 3 * time.Minute, Reps: 4, Pods: 20, Sizes: []Size{{100, 1, 30, 0}, {1000, 1, 30, 0}, {20000, 2, 30, 0}}}
+	return Options{Quick: true, Limit: 3 * time.Minute, Reps: 4, Pods: 20, Sizes: []Size{{100, 1, 30}, {1000, 1, 30}, {20000, 2, 30}}}
 }
 
 // bench is one run.
@@ -66,17 +66,44 @@ type bench struct {
 // part can be chosen by its name.
 type part struct {
 	name string
-	long bool // only when it is asked for
+	when when
 	run  func(*bench, context.Context) error
 }
 
+// when is in which runs a part is that nobody has asked for.
+type when int
+
+const (
+	always when = iota
+	inFull      // not in the quick one
+	never
+)
+
 var parts = []part{
-	{"control", false, (*bench).control},
-	{"repair", false, (*bench).repair},
-	{"survival", false, (*bench).survival},
-	{"datapath", false, (*bench).datapath},
-	{"cni", false, (*bench).cni},
-	{"soak", true, (*bench).soak},
+	{"control", always, within((*bench).control)},
+	{"repair", always, within((*bench).repair)},
+	{"survival", always, within((*bench).survival)},
+	{"datapath", always, within((*bench).datapath)},
+	{"cni", always, within((*bench).cni)},
+	{"kube", inFull, within((*bench).kube)},
+	{"idle", inFull, (*bench).idle},
+	{"soak", never, within((*bench).soak)},
+}
+
+// runs reports whether the part belongs to a run.
+func (p part) runs(o Options) bool {
+	switch {
+	case len(o.Only) > 0:
+		return slices.Contains(o.Only, p.name)
+	case p.when == inFull:
+		return !o.Quick
+	}
+	return p.when == always
+}
+
+// within gives a part a lab of its own.
+func within(part func(*bench, context.Context) error) func(*bench, context.Context) error {
+	return func(b *bench, ctx context.Context) error { return b.inLab(ctx, part) }
 }
 
 // Run measures, and returns what came out; when it fails or ctx ends, what it
@@ -92,10 +119,10 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	ctx, cancel := context.WithTimeout(ctx, o.Limit)
 	defer cancel()
 	for _, part := range parts {
-		if len(o.Only) > 0 && !slices.Contains(o.Only, part.name) || len(o.Only) == 0 && part.long {
+		if !part.runs(o) {
 			continue
 		}
-		if err := b.inLab(ctx, part.run); err != nil {
+		if err := part.run(b, ctx); err != nil {
 			return b.report, fmt.Errorf("%s: %w", part.name, err)
 		}
 	}

@@ -24,8 +24,6 @@ type Control struct {
 	LeakedFDB  []float64 // entries that lead nowhere after the bursts
 	RSS        []float64 // MiB, 5 s after all of that
 	RSSAnon    []float64 // MiB
-	IdleCPU    []float64 // percent of a core, its children included
-	Children   []float64 // child processes, then
 }
 
 // ControlLimit is what the machine can do, in the same run.
@@ -121,10 +119,15 @@ func (c contender) watch(ctx context.Context) error {
 	return c.call(ctx, "Watch", WatchArgs{c.links, c.protocol, c.endpoints}, &Nothing{})
 }
 
+// startLimit is how long a start may take until it has failed.
+func startLimit(peers int) time.Duration {
+	return 20*time.Second + time.Duration(peers)*4*time.Millisecond
+}
+
 // controlOnce takes the daemon through one life.
 func (b *bench) controlOnce(ctx context.Context, c contender, r *Control, size Size) (err error) {
 	all := Peers{First: 1, Count: size.Peers}
-	limit := 20*time.Second + time.Duration(size.Peers)*4*time.Millisecond
+	limit := startLimit(size.Peers)
 	if err := c.watch(ctx); err != nil {
 		return err
 	}
@@ -168,7 +171,7 @@ func (b *bench) controlOnce(ctx context.Context, c contender, r *Control, size S
 	if err := b.changes(ctx, c, r, size); err != nil {
 		return err
 	}
-	return b.idle(ctx, d, r, size)
+	return r.memory(ctx, d)
 }
 
 // warm stops and starts the daemon; one peer comes meanwhile, whose way says
@@ -252,25 +255,12 @@ func (b *bench) changes(ctx context.Context, c contender, r *Control, size Size)
 	return nil
 }
 
-// idle leaves the daemon alone.
-func (b *bench) idle(ctx context.Context, d *running, r *Control, size Size) error {
+// memory is what the daemon holds once all of that is done with.
+func (r *Control) memory(ctx context.Context, d *running) error {
 	pause(ctx, calm)
-	before, err := d.usage(ctx)
-	if err != nil {
-		return err
-	}
-	r.RSS, r.RSSAnon = append(r.RSS, before.RSS), append(r.RSSAnon, before.RSSAnon)
-	if size.Idle == 0 || len(r.IdleCPU) > 0 {
-		return nil
-	}
-	pause(ctx, size.Idle)
-	after, err := d.usage(ctx)
-	if err != nil {
-		return err
-	}
-	r.IdleCPU = append(r.IdleCPU, 100*(after.CPU-before.CPU)/size.Idle.Seconds())
-	r.Children = append(r.Children, float64(after.Children))
-	return nil
+	used, err := d.usage(ctx)
+	r.RSS, r.RSSAnon = append(r.RSS, used.RSS), append(r.RSSAnon, used.RSSAnon)
+	return err
 }
 
 func (o *One) add(more One) {

@@ -41,6 +41,16 @@ func twill(b netlab.Binaries, endpoints []string) daemon {
 	}
 }
 
+// twillOnKube is Twill's daemon with its leases in Nodes.
+func twillOnKube(b netlab.Binaries, node, kubeconfig, netConf string) daemon {
+	d := twill(b, nil)
+	d.args = []string{
+		b.Twilld, "--kube-subnet-mgr", "--kubeconfig-file=" + kubeconfig, "--net-config-path=" + netConf, "--node-name=" + node, "--ip-masq",
+		"--healthz-ip=127.0.0.1", "--healthz-port=" + healthPort,
+	}
+	return d
+}
+
 // peerName is what a peer daemon is called in reports.
 const peerName = "peer"
 

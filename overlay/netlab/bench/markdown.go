@@ -38,6 +38,8 @@ func (r *Report) Markdown(w io.Writer) {
 		"measured in this run, interleaved. Figures are medians [quartiles]; ratios hold from run to run, absolute figures do not. "+
 		"\"peer\" is the daemon given as PEER.\n\n")
 	r.controlTables(w)
+	r.kubeTables(w)
+	r.idleTable(w)
 	r.repairTable(w)
 	r.survivalTable(w)
 	r.soakTable(w)
@@ -79,6 +81,9 @@ func ratio(values []float64, reference float64) string {
 	return fmt.Sprintf("%.2f", median(values)/reference)
 }
 
+// two writes p50 and p99.
+func two(v []float64) string { return fmt.Sprintf("%.2f / %.2f", median(v), quantile(v, 0.99)) }
+
 func (r *Report) controlTables(w io.Writer) {
 	if len(r.Control) == 0 {
 		return
@@ -92,17 +97,16 @@ func (r *Report) controlTables(w io.Writer) {
 	limits.write(w)
 	fmt.Fprint(w, "Cold start: process start to all routes, neighbours and FDB entries. Warm restart: process start to the way to the one peer that came meanwhile; "+
 		"writes are what else was written. × is to the limit.\n\n![cold start](cold.svg)\n\n")
-	starts := table{head: []string{"daemon", "peers", "cold ms", "×", "first route ms", "CPU ms", "warm ms", "×", "writes", "RSS MiB", "anon MiB", "idle CPU %"}}
+	starts := table{head: []string{"daemon", "peers", "cold ms", "×", "first route ms", "CPU ms", "warm ms", "×", "writes", "RSS MiB", "anon MiB"}}
 	for _, c := range r.Control {
 		limit := r.limit(c.Peers).total()
 		starts.add(c.Daemon, fmt.Sprint(c.Peers), spread(c.Cold, 0), ratio(c.Cold, limit), spread(c.FirstRoute, 0), spread(c.ColdCPU, 0),
-			spread(c.Warm, 0), ratio(c.Warm, limit), spread(c.WarmWrites, 0), spread(c.RSS, 1), spread(c.RSSAnon, 1), spread(c.IdleCPU, 3))
+			spread(c.Warm, 0), ratio(c.Warm, limit), spread(c.WarmWrites, 0), spread(c.RSS, 1), spread(c.RSSAnon, 1))
 	}
 	starts.write(w)
 	fmt.Fprint(w, "One peer's change, put to kernel, and put to watch event of a key that no daemon watches, in the same rounds (ms, p50 / p99; × is p50 to the watch event's); "+
 		"and 1 000 leases put, changed or deleted at once, in ten transactions, from the first request to the last route (ms; × is to the same puts where no daemon watches plus the limit's writes for 1 000 peers).\n\n![one peer's change](one.svg)\n\n")
 	changes := table{head: []string{"daemon", "peers", "watch event", "new", "×", "changed", "×", "deleted", "×", "1 000 new", "×", "1 000 changed", "×", "1 000 deleted", "×", "FDB entries leaked"}}
-	two := func(v []float64) string { return fmt.Sprintf("%.2f / %.2f", median(v), quantile(v, 0.99)) }
 	for _, c := range r.Control {
 		event := median(c.One.Event)
 		burst := r.burstLimit(c.Peers)

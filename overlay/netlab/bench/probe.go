@@ -29,6 +29,7 @@ type probe struct {
 	ctx    context.Context
 	world  *world
 	etcd   *clientv3.Client
+	api    *api // once Reach was called
 	kernel *kernel.Kernel
 
 	mu      sync.Mutex
@@ -193,7 +194,7 @@ func (p *probe) Stop(pid int, _ *Nothing) error {
 
 // Usage is what a process has used.
 type Usage struct {
-	CPU      float64 // seconds, user and system, with its children that have ended
+	CPU      float64 // seconds, user and system; of its children that have ended in ticks of 10 ms
 	RSS      float64 // MiB
 	RSSAnon  float64 // MiB
 	Threads  int
@@ -208,7 +209,12 @@ func (p *probe) Usage(pid int, u *Usage) error {
 	}
 	_, after, _ := strings.Cut(string(stat), ") ")
 	fields := strings.Fields(after)
-	for _, i := range []int{11, 12, 13, 14} { // utime, stime, cutime, cstime; proc_pid_stat(5)
+	own, err := cpuClock(pid)
+	if err != nil {
+		return err
+	}
+	u.CPU = own.Seconds()
+	for _, i := range []int{13, 14} { // cutime, cstime; proc_pid_stat(5)
 		ticks, err := strconv.Atoi(fields[i])
 		if err != nil {
 			return err

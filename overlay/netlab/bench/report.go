@@ -25,6 +25,8 @@ type Report struct {
 
 	Limits   []*ControlLimit `json:",omitempty"`
 	Control  []*Control      `json:",omitempty"`
+	Kube     *Kube           `json:",omitempty"`
+	Idle     []*Idle         `json:",omitempty"`
 	Repairs  []*Repair       `json:",omitempty"`
 	Survival []*Survival     `json:",omitempty"`
 	Soaks    []*Soak         `json:",omitempty"`
