@@ -36,6 +36,7 @@ type memKernel struct {
 	applied []backend.Change
 	fail    chan error // Watch fails
 	looks   looks
+	blind   error         // Observe fails
 	changes uint32        // of the state, by anybody
 	deaf    bool          // Watch tells nothing more, until it is called again
 	stuck   chan struct{} // unless nil, Watch does not end before it is closed
@@ -69,6 +70,9 @@ func (k *memKernel) Observe(_ context.Context, sysctls []string) (backend.State,
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.blind != nil {
+		return nil, k.blind
+	}
 	have := backend.State{}
 	for key, o := range k.state {
 		if key.Kind != backend.KindSysctl || slices.Contains(sysctls, key.Name) {
@@ -270,6 +274,9 @@ func (g *memGuard) Apply(ctx context.Context, changes []backend.Change) []error 
 }
 
 func (g *memGuard) Generation(context.Context) (uint32, error) {
+	if err := g.unreadable.Load(); err != nil {
+		return 0, *err
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.changes, nil

@@ -43,12 +43,15 @@ func (s scope) holds(k backend.Kind) bool {
 func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Change, drift map[backend.Key]backend.Object) (read, links, guard bool) {
 	s := a.state
 	guard = true
+	if slices.ContainsFunc(planned, touchesGuard) {
+		s.guardRight = 0 // also if this pass does not come to write it
+	}
 	var steps []step
 	if p := s.pending[hygiene.Guard{}.Key()]; p != nil && isBroken(p.have) && !now.Before(p.at) {
 		s.full.guard = true // its tables go as a whole: what was in them must come along
 	}
 	if !s.full.empty() {
-		changes, looked, err := a.compare(ctx, planned)
+		changes, looked, err := a.compare(ctx)
 		if err != nil {
 			if a.board.problem(partKernel, err) && ctx.Err() == nil {
 				a.cfg.Log.WithError(err).Warn("the kernel's state could not be read, will retry")
@@ -65,7 +68,7 @@ func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Ch
 		a.suspect(now, steps, drift)
 	}
 	steps = a.inTurn(now, steps)
-	if slices.ContainsFunc(steps, func(st step) bool { return guarded(kindOf(st.Object())) }) {
+	if slices.ContainsFunc(steps, func(st step) bool { return touchesGuard(st.Change) }) {
 		s.guardRight = 0
 	}
 	links = a.apply(ctx, now, steps)
@@ -171,7 +174,7 @@ func (a *Agent) applyRound(ctx context.Context, r *round, steps []step) {
 // compare looks at all that is to be looked at, and returns what differs and
 // what could be read. A guard that cannot be read is left as it is, and the
 // rest goes on.
-func (a *Agent) compare(ctx context.Context, planned []backend.Change) (changes []backend.Change, looked scope, err error) {
+func (a *Agent) compare(ctx context.Context) (changes []backend.Change, looked scope, err error) {
 	s := a.state
 	looked = s.full
 	if looked.kernel {
@@ -186,8 +189,9 @@ func (a *Agent) compare(ctx context.Context, planned []backend.Change) (changes 
 	if !looked.guard || a.guard == nil {
 		return changes, looked, nil
 	}
-	generation, unchanged := a.guardUnchanged(ctx, planned)
+	generation, unchanged := a.guardUnchanged(ctx)
 	if unchanged {
+		a.board.problem(partGuard, nil) // the look before may have failed
 		return changes, looked, nil
 	}
 	more, err := a.desired.compare(a.desired.guard, s.prunes, func(found func(backend.Object)) error {
@@ -219,20 +223,21 @@ func (s *state) prunes(k backend.Kind) bool {
 // shall be, and nothing has changed since, there or in what is wanted; and by
 // which number the kernel will know that again. A look at 40 000 elements is most
 // of what an idle daemon would do.
-func (a *Agent) guardUnchanged(ctx context.Context, planned []backend.Change) (generation uint32, unchanged bool) {
+func (a *Agent) guardUnchanged(ctx context.Context) (generation uint32, unchanged bool) {
 	s := a.state
 	generation, err := a.guard.Generation(ctx)
 	if err != nil {
 		return 0, false // the look says what is wrong
 	}
-	touched := func(c backend.Change) bool { return guarded(kindOf(c.Object())) }
 	for k := range s.pending {
 		if guarded(k.Kind) {
 			return generation, false
 		}
 	}
-	return generation, generation == s.guardRight && generation != 0 && !slices.ContainsFunc(planned, touched)
+	return generation, generation == s.guardRight && generation != 0
 }
+
+func touchesGuard(c backend.Change) bool { return guarded(kindOf(c.Object())) }
 
 // each passes on what was observed.
 func each(found func(backend.Object)) func(backend.State, error) error {
@@ -311,6 +316,7 @@ func (a *Agent) dirtySteps(now time.Time, planned []backend.Change, drift map[ba
 	}
 	for k, have := range drift {
 		switch want := a.desired.get(k); {
+		case want == nil && !s.prunes(k.Kind):
 		case want != have:
 			add(backend.Change{Have: have, Want: want}, s.settled)
 		case s.pending[k] != nil: // a sysctl that somebody else mended
