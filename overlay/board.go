@@ -30,6 +30,7 @@ type board struct {
 	foreign  int                     // CNI configs of others before ours
 	reasons  []string
 	lastRead time.Time // the kernel's state was last read or written without trouble
+	answers  time.Time // since when the store does, unless it is degraded
 }
 
 func newBoard(cfg Config) *board {
@@ -41,6 +42,7 @@ func newBoard(cfg Config) *board {
 		failing:  map[backend.Key]Failing{},
 		reasons:  []string{"starting"},
 		lastRead: time.Now(),
+		answers:  time.Now(),
 	}
 	b.status = Status{Node: cfg.Node, Version: cfg.Version, Started: time.Now()}
 	return b
@@ -71,7 +73,10 @@ func (b *board) problem(what string, err error) (news bool) {
 	defer b.mu.Unlock()
 	p, was := b.problems[what]
 	if err == nil {
-		delete(b.problems, what)
+		if was {
+			delete(b.problems, what)
+			b.touch()
+		}
 		return was
 	}
 	defer b.touch()
@@ -94,10 +99,12 @@ func (b *board) because(what string) string {
 	return ""
 }
 
-func (b *board) started() time.Time {
+// answeredFor reports whether the store has not failed to answer for so long,
+// since the start at the most.
+func (b *board) answeredFor(d time.Duration) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.status.Started
+	return b.status.Store.Degraded == nil && time.Since(b.answers) >= d
 }
 
 // storeHealth notes how it stands with the store, and reports whether that
@@ -109,6 +116,9 @@ func (b *board) storeHealth(err error) (turned bool) {
 	turned = (err == nil) != (st.Degraded == nil)
 	switch {
 	case err == nil:
+		if turned {
+			b.answers = time.Now()
+		}
 		st.Degraded, st.Error = nil, ""
 	case st.Degraded == nil:
 		now := time.Now()
@@ -259,6 +269,7 @@ func (b *board) objectWorks(k backend.Key) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.failing, k)
+	b.touch()
 }
 
 // stranded notes the pods that are not in our subnet, and reports whether

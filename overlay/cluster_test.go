@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -84,6 +85,33 @@ func TestReportToTheCluster(t *testing.T) {
 	claim := <-b.store.claims
 	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
 	require.True(t, (<-told).Up)
+}
+
+// A node that starts while the store is away says nothing of itself before the
+// store has answered for a while: it would be another thing a moment later.
+func TestReportOfAStartWithoutAStore(t *testing.T) {
+	a := New(Config{ReportNetwork: func(context.Context, <-chan subnet.NetworkState) error { return nil }}, newScript(), newMemKernel(), &memFirewall{}, nil)
+	reported := func() bool {
+		a.report([]string{"no lease yet"})
+		select {
+		case s := <-a.network:
+			require.Equal(t, subnet.NetworkState{Message: "no lease yet"}, s)
+			return true
+		default:
+			return false
+		}
+	}
+	pass := func(d time.Duration) { a.board.answers = a.board.answers.Add(-d) }
+	require.False(t, reported(), "it starts")
+	a.board.storeHealth(errors.New("connection refused"))
+	pass(time.Hour)
+	require.False(t, reported())
+	a.board.storeHealth(nil)
+	a.board.storeHealth(nil)
+	require.False(t, reported(), "it can start now")
+	pass(reportAfter)
+	require.True(t, reported())
+	require.False(t, reported(), "once")
 }
 
 // The runtime finds the network when the node is ready, not before; and again

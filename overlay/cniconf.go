@@ -44,6 +44,6 @@ func (a *Agent) lookAtCNIConfs() {
 	}
 	a.board.otherCNI(before, behind)
 	if a.board.problem(partCNI, err) && err != nil {
-		a.cfg.Log.WithError(err).Warn("another CNI config comes first")
+		a.cfg.Log.WithError(err).Warn("whether pods get on this network is in doubt")
 	}
 }

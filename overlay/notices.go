@@ -18,6 +18,10 @@ const noticeSettle = 2 * time.Second
 // noticesWaiting bounds what nobody took yet; the oldest go.
 const noticesWaiting = 32
 
+// fewAlike bounds the notices of things of which there may be thousands: they must
+// not crowd out all others.
+const fewAlike = 5
+
 // reasonOf are the parts of which an operator of the cluster is told when they
 // are unwell.
 var reasonOf = map[string]string{
@@ -33,44 +37,42 @@ var reasonOf = map[string]string{
 // back. It waits for nobody.
 func (a *Agent) notices(ctx context.Context) error {
 	told := map[string]subnet.Notice{}
-	underlay := ""
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-a.board.changed:
 		}
+		before := a.facts()
 		if !pause(ctx, noticeSettle) {
 			return nil
 		}
-		facts := a.board.facts()
-		for _, r := range a.inbox.refusedForUs() {
-			facts["refused "+r.Key] = subnet.Notice{Warning: true, Reason: "RecordRefused", Message: fmt.Sprintf("record %s of node %s does not count: %s", r.Key, r.Node, r.Reason)}
+		now := a.facts()
+		if u, ok := now[partUnderlay]; ok && told[partUnderlay].Reason == "" { // what it is at first is no news
+			told[partUnderlay] = u
 		}
-		if u, ok := facts[partUnderlay]; ok && underlay == "" { // what it is at first is no news
-			told[partUnderlay], underlay = u, u.Message
-		}
-		for what, n := range facts {
-			if told[what] != n {
-				a.tell(n)
+		for what, n := range now {
+			switch old, was := told[what]; {
+			case old == n:
+			case before[what].Reason == n.Reason: // the words for it may be others each time
+				newest(a.told, n)
+			case was: // it may be a moment's: what made it so has us look again
+				now[what] = old
+			default:
+				delete(now, what)
 			}
 		}
-		told = facts
+		told = now
 	}
 }
 
-func (a *Agent) tell(n subnet.Notice) {
-	for {
-		select {
-		case a.told <- n:
-			return
-		default:
-		}
-		select {
-		case <-a.told:
-		default:
-		}
+// facts returns the board's, and which records do not count because of this node.
+func (a *Agent) facts() map[string]subnet.Notice {
+	facts := a.board.facts()
+	for _, r := range a.inbox.refusedForUs() {
+		facts["refused "+r.Key] = subnet.Notice{Warning: true, Reason: "RecordRefused", Message: fmt.Sprintf("record %s of node %s does not count: %s", r.Key, r.Node, r.Reason)}
 	}
+	return facts
 }
 
 // facts returns what is so now and an operator must know, by what it is about.
@@ -93,7 +95,7 @@ func (b *board) facts() map[string]subnet.Notice {
 			facts[f.Object] = subnet.Notice{Warning: true, Reason: "WrongSysctl", Message: f.Object + " is not as it must be: " + f.Error}
 		}
 	}
-	for _, c := range b.status.Contended {
+	for _, c := range b.status.Contended[:min(fewAlike, len(b.status.Contended))] {
 		facts["contended "+c.Object] = subnet.Notice{Warning: true, Reason: "Contended", Message: "something keeps undoing our work: " + c.Object}
 	}
 	if len(b.status.OtherCNI) > 0 {
@@ -122,7 +124,6 @@ func (b *board) touch() {
 // refusedForUs returns the records that do not count because of what this node
 // has, at most a few.
 func (b *inbox) refusedForUs() []subnet.Refusal {
-	const few = 5
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.own == nil {
@@ -132,5 +133,5 @@ func (b *inbox) refusedForUs() []subnet.Refusal {
 	list := slices.DeleteFunc(b.snapshot.Refused(), func(r subnet.Refusal) bool {
 		return r.Node != own && !strings.HasSuffix(r.Reason, " of this node")
 	})
-	return list[:min(few, len(list))]
+	return list[:min(fewAlike, len(list))]
 }

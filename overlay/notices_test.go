@@ -80,19 +80,42 @@ func TestNotices(t *testing.T) {
 	// What a pass mends is no news, what lasts is.
 	b.store.lose <- subnet.ErrNoLease
 	told("TwillNotReady", 2, "the lease is lost")
+
+	b.kernel.set(filter.Key(), filter)
+	b.eventually("somebody mended it", func() bool { return len(b.agent.Status().Failing) == 0 })
+	b.eventually("that is seen", func() bool { return len(b.agent.board.changed) == 0 })
+	wrong := filter
+	wrong.Value = "0"
+	require.Never(t, func() bool { return len(h.of("WrongSysctl")) > 1 }, 3*noticeSettle/2, noticeSettle/4)
+	b.kernel.set(filter.Key(), wrong)
+	told("WrongSysctl", 2, "permission denied") // it has come back
+}
+
+// Of a whole table that somebody works against a few entries are told, and
+// beside them all else.
+func TestNoticesOfManyThings(t *testing.T) {
+	b := newBoard(Config{})
+	all := map[backend.Key]int{}
+	for i := range byte(100) {
+		all[routeKey(i)] = contended
+	}
+	b.contention(all)
+	facts := b.facts()
+	require.Len(t, facts, 1+fewAlike)
+	require.Contains(t, facts, "ready")
 }
 
 // Nobody waits for one who does not listen, and the newest is what he hears.
 func TestNoticesThatNobodyTakes(t *testing.T) {
-	a := &Agent{told: make(chan subnet.Notice, noticesWaiting)}
+	told := make(chan subnet.Notice, noticesWaiting)
 	for range 10 * noticesWaiting {
-		a.tell(subnet.Notice{Reason: "Old"})
+		newest(told, subnet.Notice{Reason: "Old"})
 	}
-	a.tell(subnet.Notice{Reason: "New"})
-	require.Len(t, a.told, noticesWaiting)
+	newest(told, subnet.Notice{Reason: "New"})
+	require.Len(t, told, noticesWaiting)
 	var last subnet.Notice
 	for range noticesWaiting {
-		last = <-a.told
+		last = <-told
 	}
 	require.Equal(t, "New", last.Reason)
 }

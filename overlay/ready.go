@@ -99,9 +99,9 @@ func (a *Agent) showReadiness(reasons []string) (turned bool) {
 	return a.board.readiness(reasons)
 }
 
-// reportAfter is how long a node that starts may take before it says that it
-// has no network: until then what an earlier run said stands, and what that
-// left goes on.
+// reportAfter is how long a node that starts may take, with a store that answers,
+// before it says that it has no network: until then what an earlier run said
+// stands, and what that left goes on.
 const reportAfter = time.Minute
 
 // report tells the cluster that the node is ready, and then each time that this
@@ -113,7 +113,7 @@ func (a *Agent) report(reasons []string) {
 	if next.Up {
 		next.Message = "the overlay network is up"
 	}
-	starts := s.network == (subnet.NetworkState{}) && time.Since(a.board.started()) < reportAfter
+	starts := s.network == (subnet.NetworkState{}) && !a.board.answeredFor(reportAfter)
 	if a.cfg.ReportNetwork == nil || next == s.network || !next.Up && starts {
 		return
 	}

@@ -309,10 +309,12 @@ func (a *Agent) logRefused() {
 		if a.state.refused[r.Key] == r.Reason {
 			continue
 		}
-		a.board.touch()
 		if news++; news <= few {
 			a.cfg.Log.WithFields(logrus.Fields{"key": r.Key, "peer": r.Node, "reason": r.Reason}).Warn("record refused")
 		}
+	}
+	if news > 0 || len(told) != len(a.state.refused) {
+		a.board.touch()
 	}
 	if news > few {
 		a.cfg.Log.WithField("records", news-few).Warn("more records refused, see the status")
