@@ -35,7 +35,7 @@ func (o Options) byNode(host backend.Host, all []backend.Interface, before backe
 		if !found {
 			err = fmt.Errorf("no interface that is up has %s, which the Node's annotation says to use: there are %s", both(o.Node.Local), o.list(host))
 		}
-		return i, found, err
+		return o.at(i), found, err
 	}
 	if i, found = named(all, o.Node.Internal); !found {
 		// An interface that is down comes back with its address; until then no
@@ -55,11 +55,14 @@ func (o Options) byNode(host backend.Host, all []backend.Interface, before backe
 	return i, false, nil
 }
 
-// at returns i with those of its addresses that Internal names.
+// at returns i with those of its addresses that Local or else Internal names.
 func (o Options) at(i backend.Interface) backend.Interface {
-	for _, ip := range o.Node.Internal {
-		if ip.IsValid() && has(i, ip) {
-			i = with(i, ip)
+	for _, f := range subnet.Families {
+		for _, ip := range []netip.Addr{o.Node.Local[f], o.Node.Internal[f]} {
+			if ip.IsValid() && has(i, ip) {
+				i = with(i, ip)
+				break
+			}
 		}
 	}
 	return i
@@ -124,6 +127,9 @@ func Holder(host backend.Host, ip netip.Addr) string {
 func (o Options) Explain(host backend.Host, u backend.Underlay) (by string, notes []string) {
 	by = o.by(host, u)
 	for _, f := range subnet.Families {
+		if local := o.Node.Local[f]; local.IsValid() && u.Addresses[f].IsValid() && u.Addresses[f] != local {
+			notes = append(notes, fmt.Sprintf("the address %s, which the Node's annotation says to use, is not used: the interface is chosen by %s", local, by))
+		}
 		internal, told := o.Node.Internal[f], u.PublicIPs[f]
 		switch {
 		case !internal.IsValid() || !told.IsValid():

@@ -76,7 +76,15 @@ func TestSelectByNode(t *testing.T) {
 			by: "the Node's annotation for 198.51.100.2", notes: []string{"peers are told 198.51.100.2, not the Node's InternalIP 192.0.2.1, which is on eth0: the interface is chosen by the Node's annotation for 198.51.100.2"},
 		},
 		{name: "annotations of both families", node: local("192.0.2.2", "2001:db8::2"), links: three, want: "eth0 192.0.2.2 2001:db8::2", by: "the Node's annotation for 192.0.2.2 or 2001:db8::2"},
-		{name: "--iface before the annotation", options: underlay.Options{Interfaces: []string{"eth0"}}, node: local("198.51.100.2"), links: three, want: "eth0 192.0.2.1 2001:db8::1", by: "--iface eth0"},
+		{
+			name: "annotation of one family, InternalIP of the other", node: underlay.Node{Internal: addresses("192.0.2.1", "2001:db8::2"), Local: addresses("192.0.2.2")}, links: three, want: "eth0 192.0.2.2 2001:db8::2",
+			by: "the Node's annotation for 192.0.2.2", notes: []string{"peers are told 192.0.2.2, not the Node's InternalIP 192.0.2.1, which is on eth0: the interface is chosen by the Node's annotation for 192.0.2.2"},
+		},
+		{
+			name: "--iface before the annotation", options: underlay.Options{Interfaces: []string{"eth0"}}, node: local("198.51.100.2"), links: three, want: "eth0 192.0.2.1 2001:db8::1",
+			by: "--iface eth0", notes: []string{"the address 198.51.100.2, which the Node's annotation says to use, is not used: the interface is chosen by --iface eth0"},
+		},
+		{name: "--iface by name, and the annotation's address there", options: underlay.Options{Interfaces: []string{"eth0"}}, node: underlay.Node{Internal: addresses("192.0.2.1"), Local: addresses("192.0.2.2")}, links: three, want: "eth0 192.0.2.2 2001:db8::1", by: "--iface eth0", notes: []string{"peers are told 192.0.2.2, not the Node's InternalIP 192.0.2.1, which is on eth0: the interface is chosen by --iface eth0"}},
 		{
 			name: "an annotation with an address of nobody's", node: underlay.Node{Internal: addresses("192.0.2.1"), Local: addresses("10.9.9.9")}, links: three, routes: byDefault,
 			err: "no interface that is up has 10.9.9.9, which the Node's annotation says to use: there are eth0, eth1, eth2 (down)",
