@@ -52,6 +52,8 @@ type Store struct {
 	seen string // resource version of the last news that WatchLeases passed on
 	lack string // why there is no lease, as Hold last returned it
 
+	passed map[string]string // why an annotation of our Node was passed over, by its name
+
 	announced announcement // by Hold, for Release
 }
 
@@ -61,7 +63,7 @@ func New(cfg Config) (*Store, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	s := &Store{cfg: cfg, log: cfg.Logger, health: tasks.Health{Tell: cfg.Health}}
+	s := &Store{cfg: cfg, log: cfg.Logger, health: tasks.Health{Tell: cfg.Health}, passed: map[string]string{}}
 	s.silence = silence
 	s.own.changed = make(chan struct{})
 	if s.log == nil {

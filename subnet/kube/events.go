@@ -20,8 +20,8 @@ import (
 // How many Events there may be.
 const (
 	eventsWaiting  = 32          // notices that wait for an API server that is away; then the oldest go
-	eventsBurst    = 25          // and of which more than that,
-	eventsEach     = time.Minute // and one in each of these, are dropped: as client-go does
+	eventsBurst    = 10          // and of which more than that of one reason,
+	eventsEach     = time.Minute // and one in each of these, are dropped: one who goes on and on silences no other
 	eventsKnown    = 64          // of which it is known how to count on
 	eventsLife     = time.Hour   // an API server keeps an Event that long (--event-ttl)
 	eventMessage   = 1024        // bytes; longer ones are refused (validation of core/v1)
@@ -35,7 +35,7 @@ const (
 // Events has none. The error is always nil.
 func (s *Store) ReportEvents(ctx context.Context, notices <-chan subnet.Notice) error {
 	defer s.followOwn()()
-	e := &eventer{Store: s, known: map[subnet.Notice]*told{}, tokens: eventsBurst, at: time.Now(), pace: tasks.NewPace(time.Second, 10*time.Second)}
+	e := &eventer{Store: s, known: map[subnet.Notice]*told{}, budgets: map[string]*budget{}, pace: tasks.NewPace(time.Second, 10*time.Second)}
 	var again <-chan time.Time
 	for {
 		select {
@@ -57,10 +57,26 @@ type eventer struct {
 	*Store
 	waiting []*told
 	known   map[subnet.Notice]*told
-	tokens  float64
-	at      time.Time // of the last look at tokens
+	budgets map[string]*budget // by reason, of which there are a dozen
 	pace    *backoff.ExponentialBackOff
 	denied  bool // it was logged that we may not
+}
+
+// budget is how many more Events of a reason there may be.
+type budget struct {
+	tokens float64
+	at     time.Time // as of then
+}
+
+// spend reports whether there may be one more.
+func (b *budget) spend(now time.Time) bool {
+	b.tokens = min(eventsBurst, b.tokens+now.Sub(b.at).Minutes()/eventsEach.Minutes())
+	b.at = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
 }
 
 // told is a notice, and the Event that tells it.
@@ -75,13 +91,15 @@ type told struct {
 
 // take notes something to tell.
 func (e *eventer) take(n subnet.Notice, now time.Time) {
-	e.tokens = min(eventsBurst, e.tokens+now.Sub(e.at).Minutes()/eventsEach.Minutes())
-	e.at = now
-	if e.tokens < 1 {
+	b := e.budgets[n.Reason]
+	if b == nil {
+		b = &budget{tokens: eventsBurst, at: now}
+		e.budgets[n.Reason] = b
+	}
+	if !b.spend(now) {
 		e.log.WithField("reason", n.Reason).Debug("Too many Events; one is dropped")
 		return
 	}
-	e.tokens--
 	if len(n.Message) > eventMessage {
 		n.Message = strings.ToValidUTF8(n.Message[:eventMessage-3], "") + "..."
 	}

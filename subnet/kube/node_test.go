@@ -118,7 +118,7 @@ func overwrittenPublicIP(t *testing.T, b backend) {
 		require.Equal(t, held.Lease, b.Records(t)[0].Lease)
 	}
 	require.Equal(t, subnet.PerFamily[netip.Addr]{}, held.Lease.Sources)
-	require.Contains(t, log.String(), `public-ip-overwrite: \"rubbish\" is not an IPv4 address`)
+	require.Equal(t, 1, strings.Count(log.String(), `public-ip-overwrite: \"rubbish\" is not an IPv4 address`))
 }
 
 func watchAddresses(t *testing.T, b backend) {

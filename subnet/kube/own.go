@@ -175,10 +175,18 @@ func (s *Store) WatchAddresses(ctx context.Context, tell func(Addresses)) error 
 }
 
 // override returns an address that somebody may have written to our Node for
-// us to read; one that cannot be used is passed over.
+// us to read; one that cannot be used is passed over, and logged once.
 func (s *Store) override(n ownNode, name string, f subnet.Family) netip.Addr {
 	ip, err := host(n.annotations, name, f)
+	why := ""
 	if err != nil {
+		why = err.Error()
+	}
+	s.mu.Lock()
+	news := s.passed[name] != why
+	s.passed[name] = why // of four names
+	s.mu.Unlock()
+	if news && err != nil {
 		s.log.WithError(err).Warn("An annotation of our Node is passed over")
 	}
 	return ip
