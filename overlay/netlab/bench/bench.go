@@ -76,6 +76,7 @@ type when int
 const (
 	always when = iota
 	inFull      // not in the quick one
+	alone       // and not beside a peer daemon, which has no part in it and takes the time
 	never
 )
 
@@ -85,7 +86,7 @@ var parts = []part{
 	{"survival", always, within((*bench).survival)},
 	{"datapath", always, within((*bench).datapath)},
 	{"cni", always, within((*bench).cni)},
-	{"kube", inFull, within((*bench).kube)},
+	{"kube", alone, within((*bench).kube)},
 	{"idle", inFull, (*bench).idle},
 	{"soak", never, within((*bench).soak)},
 }
@@ -95,10 +96,20 @@ func (p part) runs(o Options) bool {
 	switch {
 	case len(o.Only) > 0:
 		return slices.Contains(o.Only, p.name)
+	case p.when == alone:
+		return !o.Quick && o.Peer == ""
 	case p.when == inFull:
 		return !o.Quick
 	}
 	return p.when == always
+}
+
+// beside leaves a peer daemon the time that it needs.
+func (o Options) beside() Options {
+	if o.Peer != "" && !o.Quick {
+		o.Reps, o.Pods = o.Reps*3/4, o.Pods*2/3
+	}
+	return o
 }
 
 // within gives a part a lab of its own.
@@ -109,6 +120,7 @@ func within(part func(*bench, context.Context) error) func(*bench, context.Conte
 // Run measures, and returns what came out; when it fails or ctx ends, what it
 // has until then.
 func Run(ctx context.Context, o Options) (_ *Report, err error) {
+	o = o.beside()
 	b := &bench{opts: o, started: time.Now(), report: newReport(o)}
 	defer func() { b.report.Seconds = time.Since(b.started).Seconds() }()
 	for _, name := range o.Only {

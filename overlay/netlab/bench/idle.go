@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -36,34 +34,23 @@ const (
 	lookTime = 4 * time.Second
 )
 
-// idle leaves daemons alone, with few peers and with many at the same time, in
-// a lab each: what takes a thousandth of a core disturbs nobody.
+// idle leaves daemons alone, with few peers and with many in a lab each. Not at
+// the same time: the kernel has one neighbour table for all namespaces, and a
+// dump walks through the others' entries.
 func (b *bench) idle(ctx context.Context) error {
-	var ready sync.WaitGroup // nobody is measured while another one starts
-	ready.Add(len(idlePeers))
-	results := make([][]*Idle, len(idlePeers))
-	g, ctx := errgroup.WithContext(ctx)
-	for i, peers := range idlePeers {
-		own := &bench{opts: b.opts, started: b.started, report: b.report}
-		g.Go(func() error {
-			arrive := sync.OnceFunc(ready.Done)
-			defer arrive()
-			return own.inLab(ctx, func(own *bench, ctx context.Context) (err error) {
-				results[i], err = own.leave(ctx, peers, func() { arrive(); ready.Wait() })
-				return err
-			})
-		})
+	for _, peers := range idlePeers {
+		if err := b.inLab(ctx, func(b *bench, ctx context.Context) error { return b.leave(ctx, peers) }); err != nil {
+			return err
+		}
 	}
-	err := g.Wait()
-	b.report.Idle = slices.Concat(results...)
-	return err
+	return nil
 }
 
-// leave starts the daemons, waits for others, and leaves them alone.
-func (b *bench) leave(ctx context.Context, peers int, together func()) ([]*Idle, error) {
+// leave starts the daemons and leaves them alone.
+func (b *bench) leave(ctx context.Context, peers int) error {
 	b.step("idle, %d peers", peers)
 	if err := b.loadPeers(ctx, peers); err != nil {
-		return nil, err
+		return err
 	}
 	runs := make([]*running, len(b.contenders))
 	err := b.eachContender(func(i int, c contender) (err error) {
@@ -80,18 +67,21 @@ func (b *bench) leave(ctx context.Context, peers int, together func()) ([]*Idle,
 		return runs[i].awaitReady(ctx, limit)
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	together()
 	pause(ctx, lookEvery+lookTime)
 	results := make([]*Idle, len(runs))
 	err = b.eachContender(func(i int, c contender) (err error) {
 		results[i], err = runs[i].leave(ctx, peers)
 		return err
 	})
-	return results, err
+	if err == nil {
+		b.report.Idle = append(b.report.Idle, results...)
+	}
+	return err
 }
 
+// eachContender does something with all at the same time.
 func (b *bench) eachContender(do func(int, contender) error) error {
 	var g errgroup.Group
 	for i, c := range b.contenders {

@@ -71,12 +71,15 @@ func (b *bench) repair(ctx context.Context) error {
 	if b.opts.Quick {
 		sizes = sizes[1:]
 	}
-	for _, size := range sizes {
+	for i, size := range sizes {
 		b.step("repair, %d peers", size)
 		if err := b.loadPeers(ctx, size); err != nil {
 			return err
 		}
 		for _, c := range b.contenders {
+			if c.name == peerName && i > 0 {
+				continue // what it does not repair takes a minute and a half, however many peers there are
+			}
 			if err := b.repairAll(ctx, c, size); err != nil {
 				return fmt.Errorf("%s with %d peers: %w", c.name, size, err)
 			}
@@ -101,7 +104,7 @@ func (b *bench) repairAll(ctx context.Context, c contender, size int) error {
 		times = 2
 	}
 	if c.name == peerName {
-		times, within = 1, 10*time.Second
+		times, within = 1, 7*time.Second // it looks at iptables every 5 s
 	}
 	if err := b.damage(ctx, p, c, size, damages, times, within); err != nil {
 		return err

@@ -179,6 +179,9 @@ func TestParts(t *testing.T) {
 	}
 	require.Equal(t, []string{"control", "repair", "survival", "datapath", "cni", "kube", "idle"}, names(Full()))
 	require.Equal(t, []string{"control", "repair", "survival", "datapath", "cni"}, names(Quick()))
+	peer := Full()
+	peer.Peer = "/flanneld"
+	require.Equal(t, []string{"control", "repair", "survival", "datapath", "cni", "idle"}, names(peer))
 	quick := Quick()
 	quick.Only = []string{"soak", "kube"}
 	require.Equal(t, []string{"kube", "soak"}, names(quick), "what is asked for")

@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string) error {
 	bin := fs.String("bin", "bin", "`directory` of what `make build` builds")
 	out := fs.String("out", "Documentation/bench", "`directory` for the report")
 	quick := fs.Bool("quick", false, "three minutes rather than fifteen")
-	only := fs.String("only", "", "comma separated `parts`: control, repair, survival, datapath, cni; kube and idle, which -quick leaves out; and soak, 1 000 000 lease events, which takes minutes and runs only when named")
+	only := fs.String("only", "", "comma separated `parts`: control, repair, survival, datapath, cni; idle and kube, which -quick leaves out, and kube a run with -peer, too; and soak, 1 000 000 lease events, which takes minutes and runs only when named")
 	api := fs.String("api", "", "kube-apiserver `binary`, for the part kube")
 	batcher := fs.String("batcher", "", "test `binary` of backend/kernel, which writes in batches for the limit")
 	peer := fs.String("peer", "", "flanneld `binary` to measure beside")
