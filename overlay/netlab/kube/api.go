@@ -50,16 +50,30 @@ func (c *Cluster) Get(ctx context.Context, path string, into any) error {
 
 // Do asks the API, as the administrator. Where body is not nil, contentType is its.
 func (c *Cluster) Do(ctx context.Context, method, path, contentType string, body []byte, into any) error {
-	req, err := http.NewRequestWithContext(ctx, method, c.apiURL()+path, bytes.NewReader(body))
+	return c.As("admin-token").Do(ctx, method, path, contentType, body, into)
+}
+
+// User asks the API as somebody.
+type User struct {
+	cluster *Cluster
+	token   string
+}
+
+// As returns the user who has a token.
+func (c *Cluster) As(token string) User { return User{c, token} }
+
+// Do is Cluster.Do, as this user.
+func (u User) Do(ctx context.Context, method, path, contentType string, body []byte, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, u.cluster.apiURL()+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Authorization", "Bearer admin-token")
+	req.Header.Set("Authorization", "Bearer "+u.token)
 	req.Header.Set("Accept", "application/json")
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	resp, err := c.client.Do(req)
+	resp, err := u.cluster.client.Do(req)
 	if err != nil {
 		return err
 	}

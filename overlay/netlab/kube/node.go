@@ -84,8 +84,8 @@ func (c *Cluster) kubeletArgs(n *Node) []string {
 	return []string{
 		"--config=" + in("kubelet.yaml"), "--kubeconfig=" + in("kubelet.conf"),
 		"--hostname-override=" + n.Name, "--node-ip=" + ips,
-		// A zone of its own: without three of them, Kubernetes' tests of traffic distribution skip themselves.
-		"--node-labels=topology.kubernetes.io/zone=" + n.Name,
+		// Three zones, without which Kubernetes' tests of traffic distribution skip themselves.
+		fmt.Sprintf("--node-labels=topology.kubernetes.io/zone=zone%d", slices.Index(c.Nodes, n)%3+1),
 	}
 }
 

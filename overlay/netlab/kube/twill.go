@@ -22,19 +22,27 @@ const (
 	Chart    Install = "chart"
 )
 
+// Twill is a version of Twill: files that are made of the working tree.
+type Twill struct {
+	Image     string // an archive for ImportImage
+	Manifest  string // for ApplyFile
+	Uninstall string // likewise, once the DaemonSet is deleted
+}
+
 // BuildTwill builds the image of Twill, from the working tree of the repository
-// at root, and what installs it, under a tag.
-func BuildTwill(ctx context.Context, root string, stack netlab.Stack, how Install, tag string, progress io.Writer) (image, manifest string, err error) {
+// at root, and what installs and removes it, under a tag, which is the version
+// that its programs tell.
+func BuildTwill(ctx context.Context, root string, stack netlab.Stack, how Install, tag string, progress io.Writer) (Twill, error) {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, filepath.Join(root, "dist/make/kube-twill"), string(stack), tag)
 	cmd.Env = append(os.Environ(), "INSTALL="+string(how))
 	cmd.Stdout, cmd.Stderr = &out, progress
 	if err := cmd.Run(); err != nil {
-		return "", "", fmt.Errorf("building Twill's image and manifest: %w", err)
+		return Twill{}, fmt.Errorf("building Twill's image and manifest: %w", err)
 	}
 	lines := strings.Fields(out.String())
-	if len(lines) != 2 {
-		return "", "", fmt.Errorf("building Twill's image and manifest: dist/make/kube-twill says %q", &out)
+	if len(lines) != 3 {
+		return Twill{}, fmt.Errorf("building Twill's image and manifest: dist/make/kube-twill says %q", &out)
 	}
-	return lines[0], lines[1], nil
+	return Twill{lines[0], lines[1], lines[2]}, nil
 }

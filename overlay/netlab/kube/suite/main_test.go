@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -72,24 +73,34 @@ func start(ctx context.Context) error {
 	if v := os.Getenv("INSTALL"); v != "" {
 		how = kube.Install(v)
 	}
-	image, file, err := kube.BuildTwill(ctx, root, o.Stack, how, "lab", os.Stderr)
-	if err != nil {
+	build = func(ctx context.Context, tag string) (kube.Twill, error) {
+		return kube.BuildTwill(ctx, root, o.Stack, how, tag, os.Stderr)
+	}
+	if twill, err = build(ctx, "lab"); err != nil {
 		return err
 	}
-	manifest, o.Images = file, []string{image}
+	o.Images = []string{twill.Image}
 	cluster, err = kube.New(ctx, o)
 	return err
 }
 
-// manifest installs Twill.
-var manifest string
+// twill is what is installed, and build makes another version of it.
+var (
+	twill kube.Twill
+	build func(ctx context.Context, tag string) (kube.Twill, error)
+)
 
 // options reads what the run is to be like from the environment.
 func options() (kube.Options, error) {
 	o := kube.Options{Stack: netlab.DualStack, Proxy: kube.NFTables, Log: os.Stderr}
 	var err error
+	if v := os.Getenv("NODES"); v != "" {
+		if o.Nodes, err = strconv.Atoi(v); err != nil || o.Nodes < 2 {
+			err = fmt.Errorf("NODES is %q, must be a number, 2 at least", v)
+		}
+	}
 	if v := os.Getenv("STACK"); v != "" {
-		err = o.Stack.Set(v)
+		err = errors.Join(err, o.Stack.Set(v))
 	}
 	if v := os.Getenv("PROXY"); v != "" {
 		err = errors.Join(err, o.Proxy.Set(v))
@@ -108,9 +119,14 @@ func install(ctx context.Context) error {
 		}
 		before = append(before, node)
 	}
-	if err := cluster.ApplyFile(ctx, manifest); err != nil {
+	if err := cluster.ApplyFile(ctx, twill.Manifest); err != nil {
 		return err
 	}
+	return working(ctx)
+}
+
+// working waits until Twill, the nodes and CoreDNS do their work.
+func working(ctx context.Context) error {
 	if err := cluster.WaitReady(ctx); err != nil {
 		return err
 	}
