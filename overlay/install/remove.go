@@ -160,6 +160,7 @@ func (h Host) Left() ([]string, error) {
 		filepath.Join(h.Root, h.RunDir), filepath.Join(h.Root, h.StateDir),
 	} {
 		switch _, err := os.Lstat(path); {
+		case err == nil && empty(path): // it would be gone if it were not somebody's mount point
 		case err == nil:
 			left = append(left, "file "+path)
 		case !errors.Is(err, fs.ErrNotExist):
@@ -167,4 +168,10 @@ func (h Host) Left() ([]string, error) {
 		}
 	}
 	return left, nil
+}
+
+// empty reports whether path is a directory with nothing in it.
+func empty(path string) bool {
+	names, err := os.ReadDir(path)
+	return err == nil && len(names) == 0
 }
