@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -36,7 +37,7 @@ var reasonOf = map[string]string{
 // know: each thing when it has lasted for a while, and again when it comes
 // back. It waits for nobody.
 func (a *Agent) notices(ctx context.Context) error {
-	told := map[string]subnet.Notice{}
+	told := told{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,23 +48,30 @@ func (a *Agent) notices(ctx context.Context) error {
 		if !pause(ctx, noticeSettle) {
 			return nil
 		}
-		now := a.facts()
-		if u, ok := now[partUnderlay]; ok && told[partUnderlay].Reason == "" { // what it is at first is no news
-			told[partUnderlay] = u
+		for _, n := range told.news(before, a.facts()) {
+			newest(a.told, n)
 		}
-		for what, n := range now {
-			switch old, was := told[what]; {
-			case old == n:
-			case before[what].Reason == n.Reason: // the words for it may be others each time
-				newest(a.told, n)
-			case was: // it may be a moment's: what made it so has us look again
-				now[what] = old
-			default:
-				delete(now, what)
-			}
-		}
-		told = now
 	}
+}
+
+// told is what of the facts was told, as long as they stand.
+type told map[string]subnet.Notice
+
+// news returns what is to be told: facts that there were before, too, if not in
+// the same words, which may be others each time. What is younger is looked at
+// again, as what has changed it asks for that.
+func (t told) news(before, now map[string]subnet.Notice) (news []subnet.Notice) {
+	if u, ok := now[partUnderlay]; ok && t[partUnderlay].Reason == "" { // what it is at first is no news
+		t[partUnderlay] = u
+	}
+	for what, n := range now {
+		if t[what] != n && before[what].Reason == n.Reason {
+			news = append(news, n)
+			t[what] = n
+		}
+	}
+	maps.DeleteFunc(t, func(what string, _ subnet.Notice) bool { return now[what].Reason == "" })
+	return news
 }
 
 // facts returns the board's, and which records do not count because of this node.

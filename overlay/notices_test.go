@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -80,15 +81,58 @@ func TestNotices(t *testing.T) {
 	// What a pass mends is no news, what lasts is.
 	b.store.lose <- subnet.ErrNoLease
 	told("TwillNotReady", 2, "the lease is lost")
+}
 
-	b.kernel.set(filter.Key(), filter)
-	b.eventually("somebody mended it", func() bool { return len(b.agent.Status().Failing) == 0 })
-	b.eventually("that is seen", func() bool { return len(b.agent.board.changed) == 0 })
-	wrong := filter
-	wrong.Value = "0"
-	require.Never(t, func() bool { return len(h.of("WrongSysctl")) > 1 }, 3*noticeSettle/2, noticeSettle/4)
-	b.kernel.set(filter.Key(), wrong)
-	told("WrongSysctl", 2, "permission denied") // it has come back
+// What lasts is told once, in whichever words, and again when it has been away.
+func TestNoticesOfWhatLasts(t *testing.T) {
+	ready := subnet.Notice{Reason: "TwillReady", Message: "up"}
+	down, other := subnet.Notice{Warning: true, Reason: "TwillNotReady", Message: "no lease"}, subnet.Notice{Warning: true, Reason: "TwillNotReady", Message: "no config"}
+	is := func(n subnet.Notice) map[string]subnet.Notice { return map[string]subnet.Notice{"ready": n} }
+	told := told{}
+	for _, step := range []struct {
+		before, now map[string]subnet.Notice
+		news        []subnet.Notice
+	}{
+		{is(down), is(ready), nil},
+		{is(ready), is(ready), []subnet.Notice{ready}},
+		{is(ready), is(down), nil},
+		{is(down), is(ready), nil}, // it was a moment's
+		{is(ready), is(ready), nil},
+		{is(down), is(other), []subnet.Notice{other}},
+		{is(other), is(other), nil},
+		{is(other), nil, nil},
+		{nil, is(other), nil},
+		{is(other), is(other), []subnet.Notice{other}}, // it came back
+	} {
+		require.Equal(t, step.news, told.news(step.before, step.now))
+	}
+}
+
+// What comes and what goes has the facts looked at again.
+func TestBoardTellsOfChanges(t *testing.T) {
+	b := newBoard(Config{})
+	changed := func() bool {
+		select {
+		case <-b.changed:
+			return true
+		default:
+			return false
+		}
+	}
+	failure := errors.New("read-only file system")
+	key := backend.Key{Kind: backend.KindSysctl, Name: "net/ipv4/ip_forward"}
+	b.problem(partConfig, nil)
+	require.False(t, changed())
+	for range 2 {
+		b.problem(partConfig, failure)
+		require.True(t, changed())
+		b.problem(partConfig, nil)
+		require.True(t, changed())
+		b.objectFailed(key, failure)
+		require.True(t, changed())
+		b.objectWorks(key)
+		require.True(t, changed())
+	}
 }
 
 // Of a whole table that somebody works against a few entries are told, and
