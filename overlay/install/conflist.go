@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/google/renameio/v2"
@@ -34,11 +35,11 @@ func ReadConflist(source, path string) (*Conflist, error) {
 	return &Conflist{Path: path, content: content}, nil
 }
 
-// Put writes the config, unless it is there as it must be, and reports whether
-// it did.
+// Put writes the config, unless all of it is there, perhaps with plugins of
+// others, and reports whether it did.
 func (c *Conflist) Put() (changed bool, err error) {
 	have, err := os.ReadFile(c.Path)
-	if err == nil && bytes.Equal(have, c.content) {
+	if err == nil && holds(have, c.content) {
 		return false, nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -51,6 +52,39 @@ func (c *Conflist) Put() (changed bool, err error) {
 		return false, fmt.Errorf("writing the CNI config: %w", err)
 	}
 	return true, nil
+}
+
+// holds reports whether a config has all that ours has, unchanged and in that
+// order. Service meshes add a plugin of theirs to the config that is there, and
+// do so again whenever it is gone.
+func holds(have, ours []byte) bool {
+	if bytes.Equal(have, ours) {
+		return true
+	}
+	had, plugins, err := parse(have)
+	if err != nil {
+		return false
+	}
+	shall, wanted, err := parse(ours)
+	if err != nil || !reflect.DeepEqual(had, shall) {
+		return false
+	}
+	for _, p := range plugins {
+		if len(wanted) > 0 && reflect.DeepEqual(p, wanted[0]) {
+			wanted = wanted[1:]
+		}
+	}
+	return len(wanted) == 0
+}
+
+// parse returns what a list says besides its plugins, and these.
+func parse(content []byte) (list map[string]any, plugins []any, err error) {
+	if err := json.Unmarshal(content, &list); err != nil {
+		return nil, nil, err
+	}
+	plugins, _ = list["plugins"].([]any)
+	delete(list, "plugins")
+	return list, plugins, nil
 }
 
 // RemoveConflist removes the config, if it is one of ours: a list with our

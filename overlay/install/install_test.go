@@ -110,6 +110,34 @@ func TestConflist(t *testing.T) {
 	require.False(t, removed)
 }
 
+// Istio and Linkerd chain a plugin of theirs to whatever is there.
+func TestConflistWithOthersPlugins(t *testing.T) {
+	source, path := t.TempDir()+"/conf", t.TempDir()+"/10-twill.conflist"
+	write(t, source, list, 0o644)
+	c, err := ReadConflist(source, path)
+	require.NoError(t, err)
+	for content, right := range map[string]bool{
+		`{"cniVersion":"1.0.0", "name":"cbr0", "plugins":[{"type":"twill"}, {"type":"portmap"}, {"type":"istio-cni"}]}`: true,
+		`{"cniVersion":"1.0.0","name":"cbr0","plugins":[{"type":"twill"},{"type":"linkerd-cni"},{"type":"portmap"}]}`:   true,
+		`{"cniVersion":"1.0.0","name":"cbr0","plugins":[{"type":"portmap"},{"type":"twill"},{"type":"istio-cni"}]}`:     false,
+		`{"cniVersion":"1.0.0","name":"cbr0","plugins":[{"type":"twill"},{"type":"istio-cni"}]}`:                        false,
+		`{"cniVersion":"1.0.0","name":"cbr0","plugins":[{"type":"twill","mtu":9},{"type":"portmap"}]}`:                  false,
+		`{"cniVersion":"1.0.0","name":"other","plugins":[{"type":"twill"},{"type":"portmap"}]}`:                         false,
+		`{"cniVersion":"1.0.0","name":"cbr0","disableCheck":true,"plugins":[{"type":"twill"},{"type":"portmap"}]}`:      false,
+		`{"cniVersion":"1.0.0","name":"cbr0"}`: false,
+	} {
+		write(t, path, content, 0o644)
+		changed, err := c.Put()
+		require.NoError(t, err)
+		require.Equal(t, !right, changed, content)
+		if right {
+			require.Equal(t, content, read(t, path))
+		} else {
+			require.Equal(t, list, read(t, path))
+		}
+	}
+}
+
 func TestConflistOfOthers(t *testing.T) {
 	path := t.TempDir() + "/10-twill.conflist"
 	for _, content := range []string{`{"name":"other","cniVersion":"1.0.0","plugins":[{"type":"bridge"}]}`, `{`} {
