@@ -23,6 +23,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/kernel"
@@ -91,9 +92,16 @@ func (h Host) removeShaper(ctx context.Context, a pods.Attachment) error {
 	return h.deleted(ctx, a)
 }
 
+// pluginTime bounds a plugin that hangs: until it has ended, no pod gets an
+// address of the network.
+const pluginTime = 10 * time.Second
+
 // deleted has the bandwidth plugin do what a DEL by the runtime would have.
 func (h Host) deleted(ctx context.Context, a pods.Attachment) error {
+	ctx, cancel := context.WithTimeout(ctx, pluginTime)
+	defer cancel()
 	cmd := exec.CommandContext(ctx, cmp.Or(h.Bandwidth, DefaultBandwidth))
+	cmd.WaitDelay = time.Second
 	cmd.Env = append(os.Environ(), "CNI_COMMAND=DEL", "CNI_CONTAINERID="+a.Container, "CNI_IFNAME="+a.IfName, "CNI_NETNS=", "CNI_PATH="+filepath.Dir(cmd.Path))
 	cmd.Stdin = strings.NewReader(fmt.Sprintf(`{"cniVersion":"1.0.0","name":%q,"type":"bandwidth"}`, a.Network))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
