@@ -142,8 +142,8 @@ func (r *Report) idleTable(w io.Writer) {
 	}
 	fmt.Fprintf(w, "## Idle\n\nCPU of a daemon over %.0f s in which nothing happens, by its CPU clock, from more than half a minute after the last change on: two of Twill's looks at everything are in it, "+
 		"one every 30 s, which read back from the kernel what nobody announces. \"In looks\" is what went in the same busiest %.0f s of each half minute: "+
-		"the look, and the memory it took given back two seconds later. It grows with the peers (three entries each are read and compared), the rest does not: with 20 000, by a profile, reading the entries is 40 % of a look (half of that the kernel's dumps), "+
-		"comparing 15 %, the garbage of both 25 %, and a seventh goes into faulting in memory that was given back after the look before. "+
+		"the look, and the memory it took given back two seconds later. It grows with the peers (three entries each are read and compared), the rest does not: with 20 000, by a profile, reading the entries is 40 %% of a look (half of that the kernel's dumps), "+
+		"comparing 15 %%, the garbage of both 25 %%, and a seventh goes into faulting in memory that was given back after the look before. "+
 		"Wake-ups are voluntary context switches.\n\n", idleTime.Seconds(), lookTime.Seconds())
 	t := table{head: []string{"daemon", "peers", "% of a core", "in looks", "the rest", "ms a look", "wake-ups a second", "anon MiB", "child processes"}}
 	for _, i := range r.Idle {
