@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -109,7 +110,11 @@ func (c *Cluster) GetNode(ctx context.Context, name string) (n corev1.Node, err 
 
 // WaitPodNetworks waits until a Node has its pod networks, and returns them.
 func (c *Cluster) WaitPodNetworks(ctx context.Context, name string) (nets subnet.PerFamily[netip.Prefix], err error) {
+	i := slices.IndexFunc(c.Nodes, func(n *Node) bool { return n.Name == name })
 	err = poll(ctx, name+" has its pod networks", func() error {
+		if i >= 0 && !c.Nodes[i].Kubelet.Running() { // nobody restarts it: fs.inotify.max_user_instances is too low, for one
+			return errors.Join(errEnded, c.Nodes[i].Kubelet.Wait(ctx))
+		}
 		n, err := c.GetNode(ctx, name)
 		if err != nil {
 			return err

@@ -66,7 +66,10 @@ func New(ctx context.Context, o Options) (_ *Cluster, err error) {
 	for _, n := range c.lab.Nodes {
 		c.Nodes = append(c.Nodes, &Node{Node: n, cluster: c})
 	}
-	if err := o.Parts.record(o.Dir); err != nil {
+	if c.opts.Parts, err = o.Parts.reachable(o.Dir); err != nil {
+		return nil, err
+	}
+	if err := c.opts.Parts.record(o.Dir); err != nil {
 		return nil, err
 	}
 	if err := c.writeAccess(); err != nil {

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -54,6 +56,33 @@ func (p Parts) record(dir string) error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, partsFile), text, 0o644)
+}
+
+// hidden are directories of this machine that a node has of its own.
+var hidden = []string{"/tmp/", "/run/"}
+
+// reachable returns the parts with paths that are the same on the nodes: what is
+// in a hidden directory is linked, or copied, into the cluster's.
+func (p Parts) reachable(dir string) (Parts, error) {
+	dirs := make([]string, 0, len(p.Programs))
+	for i, from := range p.Programs {
+		to := from
+		if slices.ContainsFunc(hidden, func(h string) bool { return strings.HasPrefix(from, h) }) {
+			to = filepath.Join(dir, "programs", strconv.Itoa(i))
+			if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+				return Parts{}, err
+			}
+			link := exec.Command("cp", "-rlT", from, to)
+			if link.Run() != nil { // another file system
+				if out, err := exec.Command("cp", "-rfT", from, to).CombinedOutput(); err != nil {
+					return Parts{}, fmt.Errorf("copying the programs in %s to where nodes see them: %w: %s", from, err, out)
+				}
+			}
+		}
+		dirs = append(dirs, to)
+	}
+	p.Programs = dirs
+	return p, nil
 }
 
 // program returns the path of one of the programs.

@@ -4,5 +4,6 @@
 // tests share one cluster, which TestMain makes; they leave it as it was.
 //
 // The tests have the build tag cluster, so that a plain `go test ./...` neither
-// builds nor skips them: dist/make/kube-test runs them.
+// builds nor skips them: dist/make/kube-test runs them. With -short they leave out
+// what another test shows as well, and do less often what they repeat.
 package suite
