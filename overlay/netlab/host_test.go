@@ -51,7 +51,9 @@ func runs(t *testing.T, n *netlab.Node, line string) bool {
 func TestProcess(t *testing.T) {
 	t.Parallel()
 	lab := netlabtest.New(t, netlab.Options{Nodes: 1})
-	const script = `trap 'echo got TERM; exit 3' TERM; trap 'echo got HUP' HUP; echo started; while :; do sleep 0.01; done`
+	// A shell that waits for what it has put into the background runs a trap at once;
+	// one that is about to start a program may lose it.
+	const script = `trap 'echo got TERM; exit 3' TERM; trap 'echo got HUP' HUP; echo started; while :; do sleep 0.1 & wait $!; done`
 	p, err := lab.Node(1).Start("daemon", "sh", "-c", script)
 	require.NoError(t, err)
 	logged := func(n int, want string) {

@@ -123,7 +123,7 @@ true`)
 			return err
 		}
 		if err := kube.ReadyNode(node); err == nil || !strings.Contains(err.Error(), "cni plugin not initialized") {
-			return fmt.Errorf("it says: %v", err)
+			return fmt.Errorf("it says: %w", err)
 		}
 		return nil
 	})
