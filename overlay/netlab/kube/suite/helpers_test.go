@@ -173,15 +173,19 @@ func eventually(t *testing.T, what string, check func(context.Context) error) {
 	ctx := within(t)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	var last error // of a check that was not cut off
 	for {
 		err := check(ctx)
 		if err == nil {
 			return
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			require.FailNow(t, "never came true: "+what, "at last: %v", err)
+			require.FailNow(t, "never came true: "+what, "at last: %v", last)
 		}
 	}
 }
