@@ -52,7 +52,7 @@ func TestNodeIsNotReadyWithoutDevices(t *testing.T) {
 
 // What an operator must know is on the Node.
 func TestEvents(t *testing.T) {
-	n := cluster.Nodes[len(cluster.Nodes)-1]
+	n := cluster.Nodes[0] // a Node that was made anew has no Events of before
 	other := "/etc/cni/net.d/00-other.conflist"
 	t.Cleanup(func() { require.NoError(t, os.Remove(n.Path(other))) })
 	// As if somebody had installed another CNI plugin besides.

@@ -18,9 +18,6 @@ import (
 
 // The daemon is replaced on node after node: the kernel carries the packets.
 func TestRollingRestart(t *testing.T) {
-	if testing.Short() {
-		t.Skip("an upgrade is one, too: TestUpgrade")
-	}
 	pods := web(t, begin(t), "web")
 	was := unmoved(t)
 	netlabtest.Unharmed(t, "a rolling restart of the DaemonSet", pairs(hosts(t, pods)), func() {
@@ -32,6 +29,9 @@ func TestRollingRestart(t *testing.T) {
 
 // Another version, and back.
 func TestUpgrade(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it is two rolling restarts, and the building of another version")
+	}
 	next, err := build(within(t), "lab-next")
 	require.NoError(t, err)
 	for _, n := range cluster.Nodes {
