@@ -62,8 +62,9 @@ const variables = `OWNMAC=$(cat /sys/class/net/$DEV/address) MTU=$(cat /sys/clas
 	RULES=$(` + ourRules + `) NAT=$(iptables-nft -t nat -S | wc -l)
 	for v in OWNMAC MTU OWN RPF RULES NAT; do eval "echo $v=\"\$$v\""; done`
 
-// repairTimes is how often each is tried with one daemon's life: what is
-// damaged more than five times within a minute is repaired slowly on purpose.
+// repairTimes is how often each is tried, once in each life of the daemon: what
+// is damaged more than five times within a minute, and the link is by four kinds
+// of damage, is repaired slowly on purpose.
 const repairTimes = 4
 
 func (b *bench) repair(ctx context.Context) error {
@@ -112,14 +113,15 @@ func (b *bench) repairAll(ctx context.Context, c contender, size int) error {
 	if err := p.restart(ctx, c.iptables...); err != nil {
 		return err
 	}
-	if err := b.damage(ctx, p, c, size, iptablesDamages, times, within); err != nil {
+	if err := b.damage(ctx, p, c, size, iptablesDamages, times, within, c.iptables...); err != nil {
 		return err
 	}
 	return p.restart(ctx)
 }
 
-// damage does each kind of damage so many times.
-func (b *bench) damage(ctx context.Context, p *pair, c contender, size int, damages []damage, times int, within time.Duration) error {
+// damage does each kind of damage so many times, to daemons with these flags
+// besides their own.
+func (b *bench) damage(ctx context.Context, p *pair, c contender, size int, damages []damage, times int, within time.Duration, flags ...string) error {
 	vars, err := p.variables(ctx, c, size)
 	if err != nil {
 		return err
@@ -129,7 +131,12 @@ func (b *bench) damage(ctx context.Context, p *pair, c contender, size int, dama
 		results[i] = &Repair{Daemon: c.name, Damage: d.name, Peers: size, Within: float64(within.Milliseconds())}
 		b.report.Repairs = append(b.report.Repairs, results[i])
 	}
-	for range times {
+	for n := range times {
+		if n > 0 {
+			if err := p.restart(ctx, flags...); err != nil {
+				return err
+			}
+		}
 		for i, d := range damages {
 			args := DamageArgs{Variables: vars, Do: d.do, Undone: d.undone, Within: within}
 			if d.ways {
