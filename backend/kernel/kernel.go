@@ -12,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/twill-net/twill/backend/vxlan"
 )
 
 // Protocol marks our routes (rtm_protocol, rtnetlink(7)); no routing daemon
@@ -23,7 +25,7 @@ const Protocol = 116
 type Config struct {
 	NetNS         int            // file descriptor of a network namespace, kept open by the caller; 0: the process's own
 	Protocol      int            // of our routes; 0: Protocol
-	LinkPattern   *regexp.Regexp // of our VXLAN devices' names; nil: ^twill(-v6)?\.[0-9]+$
+	LinkPattern   *regexp.Regexp // of our VXLAN devices' names; nil: vxlan.DevicePattern
 	SysctlRoot    string         // "": /proc/sys
 	ReceiveBuffer int            // of the notification socket, bytes; 0: 32 MiB, some 80 000 notifications
 }
@@ -50,7 +52,7 @@ func New(cfg Config) (*Kernel, error) {
 		cfg.Protocol = Protocol
 	}
 	if cfg.LinkPattern == nil {
-		cfg.LinkPattern = regexp.MustCompile(`^twill(-v6)?\.[0-9]+$`)
+		cfg.LinkPattern = vxlan.DevicePattern
 	}
 	if cfg.SysctlRoot == "" {
 		cfg.SysctlRoot = "/proc/sys"

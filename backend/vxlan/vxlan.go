@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"strings"
 
 	"github.com/twill-net/twill/backend"
@@ -83,6 +84,9 @@ func Device(tunnel subnet.Family, vni uint32) string {
 	}
 	return fmt.Sprintf("twill.%d", vni)
 }
+
+// DevicePattern matches the names that Device gives, and no others.
+var DevicePattern = regexp.MustCompile(`^twill(-v6)?\.[0-9]+$`)
 
 // mac derives the VTEP's address from the node's name, so that a reboot or a
 // new device does not change it: locally administered and unicast (IEEE 802).

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"regexp"
 	"syscall"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/kernel"
 	"github.com/twill-net/twill/backend/nftables/guard"
+	"github.com/twill-net/twill/backend/vxlan"
 	"github.com/twill-net/twill/cmd/internal/envflag"
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/lastgood"
@@ -40,9 +40,6 @@ const fullPass = 30 * time.Second
 // recallAfter is for how long the store is asked before a node goes by what it
 // last knew: less than CNI's ADD waits for subnet.env.
 const recallAfter = 3 * time.Second
-
-// ourLinks are the names of our devices.
-var ourLinks = regexp.MustCompile(`^twill(-v6)?\.[0-9]+$`)
 
 func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
@@ -129,7 +126,7 @@ func (o *options) host() (*statedir.Dir, *kernel.Kernel, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	k, err := kernel.New(kernel.Config{LinkPattern: ourLinks})
+	k, err := kernel.New(kernel.Config{})
 	if err != nil {
 		return nil, nil, errors.Join(err, dir.Close())
 	}
@@ -191,7 +188,7 @@ func resume(store store, cfg overlay.Config) error {
 
 // agent returns the validated config of the agent.
 func (o *options) agent(log *logrus.Entry) (overlay.Config, error) {
-	u, err := o.underlay(ourLinks)
+	u, err := o.underlay(vxlan.DevicePattern)
 	if err != nil {
 		return overlay.Config{}, err
 	}

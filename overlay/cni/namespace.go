@@ -20,7 +20,7 @@ import (
 // open opens a network namespace, 0 for our own. The pattern spares the kernel
 // package a compilation each time.
 func open(netns int) (*kernel.Kernel, error) {
-	k, err := kernel.New(kernel.Config{NetNS: netns, LinkPattern: devicePattern})
+	k, err := kernel.New(kernel.Config{NetNS: netns})
 	if err != nil {
 		return nil, ioFailure(err)
 	}

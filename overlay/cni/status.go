@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -15,12 +14,10 @@ import (
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/kernel"
+	"github.com/twill-net/twill/backend/vxlan"
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/envfile"
 )
-
-// devicePattern matches the names of our VXLAN devices.
-var devicePattern = regexp.MustCompile(`^twill(-v6)?\.[0-9]+$`)
 
 // status asks the node and not the daemon, so that an upgrade or a crash of
 // twilld does not turn a node that works NotReady: the lease is what subnet.env
@@ -149,7 +146,7 @@ func deviceWith(ctx context.Context, k *kernel.Kernel, address netip.Prefix) (ba
 		return backend.Interface{}, false, err
 	}
 	for _, i := range all {
-		if i.Kind == "vxlan" && devicePattern.MatchString(i.Name) {
+		if i.Kind == "vxlan" && vxlan.DevicePattern.MatchString(i.Name) {
 			return i, true, nil
 		}
 	}

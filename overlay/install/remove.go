@@ -2,16 +2,15 @@ package install
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/vxlan"
 	"github.com/twill-net/twill/overlay/pods"
 )
 
@@ -75,19 +74,8 @@ func (h Host) network() pods.Network {
 	if err != nil {
 		return network
 	}
-	var list struct {
-		Name    string
-		Plugins []json.RawMessage
-	}
-	if json.Unmarshal(content, &list) != nil {
-		return network
-	}
-	for _, plugin := range list.Plugins {
-		var p struct{ Type string }
-		if json.Unmarshal(plugin, &p) != nil || p.Type != pods.Type {
-			continue
-		}
-		if n, err := pods.NetworkOf(list.Name, plugin); err == nil {
+	if name, plugin := ourPlugin(content); plugin != nil {
+		if n, err := pods.NetworkOf(name, plugin); err == nil {
 			return n
 		}
 	}
@@ -140,8 +128,6 @@ func (h Host) removeState(network pods.Network) (removed []string, err error) {
 	return removed, errors.Join(errs...)
 }
 
-var ourLinks = regexp.MustCompile(`^twill(-v6)?\.[0-9]+$`)
-
 // Left returns what is still there of Twill, of what can be seen without any
 // right: devices, files, directories.
 func (h Host) Left() ([]string, error) {
@@ -151,7 +137,7 @@ func (h Host) Left() ([]string, error) {
 		return nil, fmt.Errorf("listing the host's links: %w", err)
 	}
 	for _, l := range links {
-		if ourLinks.MatchString(l.Name()) {
+		if vxlan.DevicePattern.MatchString(l.Name()) {
 			left = append(left, "link "+l.Name())
 		}
 	}
