@@ -12,6 +12,8 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/google/renameio/v2"
+
+	"github.com/twill-net/twill/overlay/pods"
 )
 
 // Conflist is a CNI network config in the place from which the container
@@ -97,17 +99,30 @@ func RemoveConflist(path string) (removed bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("reading the CNI config: %w", err)
 	}
-	var list struct{ Plugins []struct{ Type string } }
-	if json.Unmarshal(content, &list) != nil {
-		return false, nil // not ours
+	if _, plugin := ourPlugin(content); plugin == nil {
+		return false, nil
 	}
-	for _, p := range list.Plugins {
-		if p.Type == "twill" {
-			if err := os.Remove(path); err != nil {
-				return false, fmt.Errorf("removing the CNI config: %w", err)
-			}
-			return true, nil
+	if err := os.Remove(path); err != nil {
+		return false, fmt.Errorf("removing the CNI config: %w", err)
+	}
+	return true, nil
+}
+
+// ourPlugin returns what a list says of our plugin, and the list's name; nil
+// where it is not a list, or has none of ours.
+func ourPlugin(content []byte) (list string, plugin json.RawMessage) {
+	var conf struct {
+		Name    string
+		Plugins []json.RawMessage
+	}
+	if json.Unmarshal(content, &conf) != nil {
+		return "", nil
+	}
+	for _, plugin := range conf.Plugins {
+		var p struct{ Type string }
+		if json.Unmarshal(plugin, &p) == nil && p.Type == pods.Type {
+			return conf.Name, plugin
 		}
 	}
-	return false, nil
+	return "", nil
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend/kernel"
+	"github.com/twill-net/twill/backend/rulestest"
 	"github.com/twill-net/twill/overlay/install"
 	"github.com/twill-net/twill/subnet"
 )
@@ -29,23 +29,7 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("network namespaces need root")
-	}
-	h := &host{t: t}
-	opened := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends here
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			opened <- err
-			return
-		}
-		var err error
-		h.fd, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		opened <- err
-	}()
-	require.NoError(t, <-opened)
-	t.Cleanup(func() { unix.Close(h.fd) })
+	h := &host{t: t, fd: rulestest.NewNamespace(t).FD()}
 	var err error
 	h.Kernel, err = kernel.New(kernel.Config{NetNS: h.fd})
 	require.NoError(t, err)
