@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/twill-net/twill/subnet"
@@ -61,14 +60,7 @@ func (s *Store) Release(ctx context.Context) error {
 	if a.uid == "" {
 		return nil
 	}
-	const tries = 10 // the kubelet writes the Node every few seconds at most
-	var err error
-	for range tries {
-		if err = s.withdraw(ctx, a); !apierrors.IsConflict(err) {
-			break
-		}
-	}
-	if err != nil {
+	if err := untilNoConflict(func() error { return s.withdraw(ctx, a) }); err != nil {
 		return fmt.Errorf("releasing the lease of Node %s: %w", s.cfg.Node, err)
 	}
 	s.mu.Lock()

@@ -2,15 +2,12 @@ package kube
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // Clear takes from our Node all that a daemon has written to it, whichever that
@@ -18,12 +15,10 @@ import (
 // is ours. It returns what it took; a Node that is not there has nothing. No
 // daemon may run, or it writes it again.
 func (s *Store) Clear(ctx context.Context) (taken []string, err error) {
-	const tries = 10 // the kubelet writes the Node every few seconds at most
-	for range tries {
-		if taken, err = s.clear(ctx); !apierrors.IsConflict(err) {
-			break
-		}
-	}
+	err = untilNoConflict(func() error {
+		taken, err = s.clear(ctx)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("clearing Node %s of what twilld wrote to it: %w", s.cfg.Node, err)
 	}
@@ -55,13 +50,7 @@ func (s *Store) clear(ctx context.Context) (taken []string, err error) {
 	if len(taken) == 0 {
 		return nil, nil
 	}
-	body, err := json.Marshal(patch)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := s.request(ctx)
-	defer cancel()
-	return taken, s.api.Patch(types.StrategicMergePatchType).Resource("nodes").Name(s.cfg.Node).SubResource("status").Body(body).Do(ctx).Error()
+	return taken, s.patch(ctx, patch)
 }
 
 // ours reports whether we wrote a condition; flannel's daemon says FlannelIsUp,

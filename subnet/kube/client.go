@@ -12,6 +12,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -161,9 +162,21 @@ func (s *Store) ownSelector() string {
 	return fields.OneTermEqualSelector(metav1.ObjectNameField, s.cfg.Node).String()
 }
 
-// patch patches our own Node, that with the UID in the patch. A patch that
-// changes nothing writes nothing.
-func (s *Store) patch(ctx context.Context, p nodePatch) error {
+// untilNoConflict repeats a change of our Node which somebody else has changed
+// meanwhile.
+func untilNoConflict(change func() error) (err error) {
+	const tries = 10 // the kubelet writes the Node every few seconds at most
+	for range tries {
+		if err = change(); !apierrors.IsConflict(err) {
+			break
+		}
+	}
+	return err
+}
+
+// patch patches our own Node, that with the UID in the patch, a nodePatch or what
+// is written like one. A patch that changes nothing writes nothing.
+func (s *Store) patch(ctx context.Context, p any) error {
 	body, err := json.Marshal(p)
 	if err != nil {
 		return err
