@@ -4,22 +4,19 @@
 package etcdtest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"github.com/twill-net/twill/subnet/internal/serverprocess"
 )
 
 // Options of a server. The zero value is plain HTTP without a password.
@@ -32,20 +29,14 @@ type Options struct {
 
 // Server is one member of an etcd.
 type Server struct {
+	*serverprocess.Process
+
 	Endpoint string // http://127.0.0.1:port or https://…
 
-	t       testing.TB
-	opts    Options
-	binary  string
-	name    string
-	data    string
-	peer    string
-	cluster string // its peers, as --initial-cluster takes them
-	log     *os.File
-	cmd     *exec.Cmd
-	exited  chan struct{}
-	paused  bool
-	auth    bool // is on
+	t    testing.TB
+	opts Options
+	data string
+	auth bool // is on
 }
 
 const startTimeout = 30 * time.Second
@@ -62,91 +53,50 @@ func Start(t testing.TB, o Options) *Server {
 }
 
 // StartCluster runs an etcd of several members, without a password.
-func StartCluster(t testing.TB, members int, o Options) []*Server {
+func StartCluster(t testing.TB, members int, o Options) (servers []*Server) {
 	t.Helper()
-	// Somebody may take a port between its choice and etcd's own bind.
-	for try := 1; ; try++ {
-		servers := newCluster(t, members, o)
-		err := startAll(servers)
-		if err == nil {
-			return servers
-		}
+	serverprocess.Start(t, func() (processes []*serverprocess.Process) {
+		servers = newCluster(t, members, o)
 		for _, s := range servers {
-			s.Kill()
+			processes = append(processes, s.Process)
 		}
-		require.Less(t, try, 3, "starting etcd: %v", err)
-		t.Logf("starting etcd, attempt %d: %v", try, err)
-	}
+		return processes
+	})
+	return servers
 }
 
-func newCluster(t testing.TB, members int, o Options) []*Server {
+func newCluster(t testing.TB, members int, o Options) (servers []*Server) {
 	t.Helper()
 	scheme := "http"
 	if o.TLS != nil {
 		scheme = "https"
 	}
-	var servers []*Server
-	var peers []string
+	var names, urls, peers []string
 	for i := range members {
-		dir := t.TempDir()
-		s := &Server{
-			Endpoint: fmt.Sprintf("%s://127.0.0.1:%d", scheme, freePort(t)),
-			t:        t, opts: o, binary: Build(t),
-			name: fmt.Sprintf("m%d", i), data: filepath.Join(dir, "data"),
-			peer: fmt.Sprintf("http://127.0.0.1:%d", freePort(t)),
-		}
-		log, err := os.Create(filepath.Join(dir, "etcd.log"))
-		require.NoError(t, err)
-		s.log = log
-		t.Cleanup(func() {
-			s.Kill()
-			log.Close()
-		})
-		servers, peers = append(servers, s), append(peers, s.name+"="+s.peer)
+		name, url := fmt.Sprintf("m%d", i), fmt.Sprintf("http://127.0.0.1:%d", serverprocess.FreePort(t))
+		names, urls, peers = append(names, name), append(urls, url), append(peers, name+"="+url)
 	}
-	for _, s := range servers {
-		s.cluster = strings.Join(peers, ",")
+	for i, name := range names {
+		s := &Server{
+			Endpoint: fmt.Sprintf("%s://127.0.0.1:%d", scheme, serverprocess.FreePort(t)),
+			t:        t, opts: o, data: filepath.Join(t.TempDir(), "data"),
+		}
+		s.Process = serverprocess.New(t, startTimeout, s.try, s.command(name, urls[i], peers)...)
+		servers = append(servers, s)
 	}
 	return servers
 }
 
-func startAll(servers []*Server) error {
-	for _, s := range servers {
-		if err := s.exec(); err != nil {
-			return err
-		}
-	}
-	for _, s := range servers {
-		if err := s.await(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// freePort chooses below the range from which the kernel gives ports to
-// outgoing connections, so that a server finds its port free when it restarts.
-func freePort(t testing.TB) int {
-	t.Helper()
-	for {
-		port := 20000 + rand.IntN(12000)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			require.NoError(t, l.Close())
-			return port
-		}
-		require.ErrorIs(t, err, syscall.EADDRINUSE)
-	}
-}
-
-// exec starts the process.
-func (s *Server) exec() error {
+// command returns the program and the arguments of a member, url being where
+// its peers reach it.
+func (s *Server) command(name, url string, peers []string) []string {
 	args := []string{
-		"--name=" + s.name, "--data-dir=" + s.data, "--unsafe-no-fsync", "--logger=zap", "--log-level=warn",
+		Build(s.t),
+		"--name=" + name, "--data-dir=" + s.data, "--unsafe-no-fsync", "--logger=zap", "--log-level=warn",
 		"--listen-client-urls=" + s.Endpoint, "--advertise-client-urls=" + s.Endpoint,
-		"--listen-peer-urls=" + s.peer, "--initial-advertise-peer-urls=" + s.peer, "--initial-cluster=" + s.cluster,
+		"--listen-peer-urls=" + url, "--initial-advertise-peer-urls=" + url, "--initial-cluster=" + strings.Join(peers, ","),
 	}
-	if !strings.Contains(s.cluster, ",") {
+	if len(peers) == 1 {
 		args = append(args, "--heartbeat-interval=20", "--election-timeout=200") // the time of its start
 	}
 	if s.opts.TLS != nil {
@@ -155,40 +105,7 @@ func (s *Server) exec() error {
 			args = append(args, "--client-cert-auth", "--trusted-ca-file="+s.opts.TLS.CA)
 		}
 	}
-	cmd := exec.Command(s.binary, append(args, s.opts.Args...)...)
-	cmd.Stdout, cmd.Stderr = s.log, s.log
-	cmd.Env = []string{"GOMAXPROCS=2"}
-	// A test binary that is killed takes its servers along.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
-	s.cmd, s.exited = cmd, exited
-	return nil
-}
-
-// await waits until the server serves.
-func (s *Server) await() error {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	for {
-		err := s.try(ctx)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-s.exited:
-			return fmt.Errorf("etcd exited: %s", s.tail())
-		case <-ctx.Done():
-			return fmt.Errorf("etcd is not ready after %s: %w; %s", startTimeout, err, s.tail())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+	return append(args, s.opts.Args...)
 }
 
 // try asks for a key, once there is somebody to ask: gRPC would wait for a
@@ -209,15 +126,6 @@ func (s *Server) try(ctx context.Context) error {
 	defer cancel()
 	_, err = client.Get(ctx, "/")
 	return err
-}
-
-func (s *Server) tail() string {
-	b, err := os.ReadFile(s.log.Name())
-	if err != nil {
-		return err.Error()
-	}
-	lines := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
-	return string(bytes.Join(lines[max(0, len(lines)-5):], []byte("\n")))
 }
 
 // Client returns a client with all rights, for what a test does behind the

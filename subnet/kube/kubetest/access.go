@@ -3,6 +3,7 @@ package kubetest
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path"
@@ -13,6 +14,8 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/twill-net/twill/subnet/etcd/etcdtest"
 )
 
 // collections are where objects are created, by kind.
@@ -97,4 +100,24 @@ func (s *Server) TryPatch(t testing.TB, token, node, patch string) (code int, an
 	code, b, err := s.do(t.Context(), token, http.MethodPatch, nodes+"/"+node, mergePatch, []byte(patch))
 	require.NoError(t, err)
 	return code, string(b)
+}
+
+// Proxy opens a way to the server that can be cut, until the test ends.
+func (s *Server) Proxy(t testing.TB) *etcdtest.Proxy {
+	return (&etcdtest.Server{Endpoint: s.URL}).Proxy(t)
+}
+
+// Kubeconfig writes a file that leads to url, the server or a way to it, as the
+// user of the token.
+func (s *Server) Kubeconfig(t testing.TB, url, token string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, `apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "%s", certificate-authority: "%s"}}]
+users: [{name: u, user: {token: "%s"}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+`, url, s.CA, token), 0o600))
+	return file
 }

@@ -11,21 +11,16 @@ import (
 	"crypto/x509"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/subnet/etcd/etcdtest"
+	"github.com/twill-net/twill/subnet/internal/serverprocess"
 )
 
 // The tokens that a server takes. Admin may do everything; the daemon is the
@@ -35,20 +30,16 @@ const (
 	Daemon = "daemon-token"
 )
 
-// Server is a kube-apiserver.
+// Server is a kube-apiserver. Its end leaves its etcd running.
 type Server struct {
+	*serverprocess.Process
+
 	URL string // https://127.0.0.1:port
 	CA  string // PEM file
 
 	Etcd *etcdtest.Server
 
-	t      testing.TB
-	http   *http.Client
-	args   []string
-	log    *os.File
-	cmd    *exec.Cmd
-	exited chan struct{}
-	paused bool
+	http *http.Client
 }
 
 // A busy machine takes its time.
@@ -56,30 +47,24 @@ const startTimeout = 2 * time.Minute
 
 // Start runs a server, until the test ends. It is ready when Start returns.
 // args are further flags of kube-apiserver's.
-func Start(t testing.TB, args ...string) *Server {
+func Start(t testing.TB, args ...string) (s *Server) {
 	t.Helper()
-	// Somebody may take the port between its choice and the server's own bind.
-	for try := 1; ; try++ {
-		s := newServer(t, args)
-		err := s.start()
-		if err == nil {
-			return s
-		}
-		s.Kill()
-		require.Less(t, try, 3, "starting kube-apiserver: %v", err)
-		t.Logf("starting kube-apiserver, attempt %d: %v", try, err)
-	}
+	serverprocess.Start(t, func() []*serverprocess.Process {
+		s = newServer(t, args)
+		return []*serverprocess.Process{s.Process}
+	})
+	return s
 }
 
 func newServer(t testing.TB, args []string) *Server {
 	t.Helper()
 	dir := t.TempDir()
 	files := etcdtest.NewTLS(t)
-	port := freePort(t)
-	s := &Server{URL: fmt.Sprintf("https://127.0.0.1:%d", port), CA: files.CA, Etcd: etcdtest.Start(t, etcdtest.Options{}), t: t}
+	port := serverprocess.FreePort(t)
+	s := &Server{URL: fmt.Sprintf("https://127.0.0.1:%d", port), CA: files.CA, Etcd: etcdtest.Start(t, etcdtest.Options{})}
 	tokens := filepath.Join(dir, "tokens.csv")
 	require.NoError(t, os.WriteFile(tokens, []byte(Admin+`,admin,1,"system:masters"`+"\n"+Daemon+",twilld,2\n"), 0o600))
-	s.args = append([]string{
+	s.Process = serverprocess.New(t, startTimeout, s.ready, append([]string{
 		binary(t),
 		"--etcd-servers=" + s.Etcd.Endpoint,
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", port), "--advertise-address=192.0.2.1", "--endpoint-reconciler-type=none",
@@ -87,98 +72,32 @@ func newServer(t testing.TB, args []string) *Server {
 		"--token-auth-file=" + tokens, "--authorization-mode=Node,RBAC",
 		"--service-cluster-ip-range=10.96.0.0/16",
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-signing-key-file=" + files.ServerKey, "--service-account-key-file=" + files.ServerCert,
-	}, args...)
-	var err error
-	s.log, err = os.Create(filepath.Join(dir, "apiserver.log"))
-	require.NoError(t, err)
+	}, args...)...)
 	pem, err := os.ReadFile(s.CA)
 	require.NoError(t, err)
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(pem)
 	s.http = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
-	t.Cleanup(func() {
-		s.http.CloseIdleConnections()
-		s.Kill()
-		s.log.Close()
-	})
+	t.Cleanup(s.http.CloseIdleConnections)
 	return s
 }
 
 // binary returns the path of kube-apiserver.
 func binary(t testing.TB) string {
 	t.Helper()
-	mod, err := exec.CommandContext(t.Context(), "go", "env", "GOMOD").Output()
-	require.NoError(t, err)
-	root := filepath.Dir(strings.TrimSpace(string(mod)))
-	list := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes")
-	list.Dir = filepath.Join(root, "dist", "kubernetes", "components")
-	version, err := list.Output()
-	require.NoError(t, err)
-	b := filepath.Join(root, ".cache", "kubernetes", strings.TrimSpace(string(version))+"-"+runtime.GOARCH, "kube-apiserver")
-	_, err = os.Stat(b)
+	components := filepath.Join("dist", "kubernetes", "components")
+	b := filepath.Join(serverprocess.Cache(t, "kubernetes", components, "k8s.io/kubernetes"), "kube-apiserver")
+	_, err := os.Stat(b)
 	require.NoError(t, err, "kube-apiserver is not built; run dist/kubernetes/components/build, which takes ten minutes the first time")
 	return b
 }
 
-// freePort chooses below the range from which the kernel gives ports to
-// outgoing connections, so that a server finds its port free when it restarts.
-func freePort(t testing.TB) int {
-	t.Helper()
-	for {
-		port := 20000 + rand.IntN(12000)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err == nil {
-			require.NoError(t, l.Close())
-			return port
-		}
-		require.ErrorIs(t, err, syscall.EADDRINUSE)
+func (s *Server) ready(ctx context.Context) error {
+	code, body, err := s.do(ctx, Admin, http.MethodGet, "/readyz", "", nil)
+	if err == nil && code != http.StatusOK {
+		err = fmt.Errorf("status %d: %s", code, body)
 	}
-}
-
-func (s *Server) start() error {
-	cmd := exec.Command(s.args[0], s.args[1:]...)
-	cmd.Stdout, cmd.Stderr = s.log, s.log
-	cmd.Env = []string{"GOMAXPROCS=2"}
-	// A test binary that is killed takes its servers along.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	exited := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(exited)
-	}()
-	s.cmd, s.exited = cmd, exited
-	return s.await()
-}
-
-// await waits until the server is ready.
-func (s *Server) await() error {
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	for {
-		code, body, err := s.do(ctx, Admin, http.MethodGet, "/readyz", "", nil)
-		if err == nil && code == http.StatusOK {
-			return nil
-		}
-		select {
-		case <-s.exited:
-			return fmt.Errorf("kube-apiserver exited: %s", s.tail())
-		case <-ctx.Done():
-			return fmt.Errorf("kube-apiserver is not ready after %s: %s %w; %s", startTimeout, body, err, s.tail())
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-func (s *Server) tail() string {
-	b, err := os.ReadFile(s.log.Name())
-	if err != nil {
-		return err.Error()
-	}
-	lines := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
-	return string(bytes.Join(lines[max(0, len(lines)-5):], []byte("\n")))
+	return err
 }
 
 // do makes one request.
