@@ -51,19 +51,3 @@ func (a *Agent) offer(c subnet.Claim) {
 
 // publish hands a new claim to hold, in the place of one that waits.
 func (a *Agent) publish(c subnet.Claim) { newest(a.claims, c) }
-
-// newest puts a value into a channel that has a capacity, in the place of the
-// oldest that waits there if it is full.
-func newest[T any](to chan T, v T) {
-	for { // somebody else may put one between the two
-		select {
-		case to <- v:
-			return
-		default:
-		}
-		select {
-		case <-to:
-		default:
-		}
-	}
-}

@@ -27,20 +27,13 @@ type store interface {
 // open makes the store that the flags choose, and has cfg say what goes with it.
 // health brings what it says of its connection.
 func (o *options) open(cfg *overlay.Config, log *logrus.Entry) (s store, health <-chan overlay.StoreHealth, err error) {
-	newest := make(chan overlay.StoreHealth, 1) // the store is made before the agent which takes its health
-	tell := func(err error) {
-		select {
-		case <-newest: // what is new counts
-		default:
-		}
-		newest <- overlay.StoreHealth{Err: err}
-	}
+	tell, health := overlay.NewStoreHealth()
 	if o.kube.Enabled {
 		s, err = o.openKube(cfg, log, tell)
 	} else {
 		s, err = o.openEtcd(cfg, log, tell)
 	}
-	return s, newest, err
+	return s, health, err
 }
 
 func (o *options) openKube(cfg *overlay.Config, log *logrus.Entry, health func(error)) (store, error) {
