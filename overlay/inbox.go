@@ -43,6 +43,7 @@ type news struct {
 	drift                        map[backend.Key]backend.Object // what the kernel has, where it is not what we want; nil when gone
 	resync                       scope                          // look at these as a whole
 	node                         *underlay.Node                 // other addresses of the node by what the cluster says
+	nodeRecalled                 bool                           // or by the lease that it had
 	host                         bool                           // interfaces or addresses of the host changed
 	routes                       bool                           // routes of the host changed
 	refusals                     bool                           // other records may be refused than before
@@ -104,7 +105,9 @@ func (b *inbox) config(raw []byte) {
 	b.put(func(n *news) { n.config, n.configRecalled, b.told, b.configured = raw, false, b.told+1, true })
 }
 func (b *inbox) node(a underlay.Node) {
-	b.put(func(n *news) { n.node, n.routes, b.routesAt, b.located = &a, true, time.Time{}, true })
+	b.put(func(n *news) {
+		n.node, n.nodeRecalled, n.routes, b.routesAt, b.located = &a, false, true, time.Time{}, true
+	})
 }
 func (b *inbox) held(h subnet.Held) {
 	b.put(func(n *news) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -37,7 +38,9 @@ func (b *bench) under() UnderStatus {
 }
 
 // The underlay is what the cluster says, from the first word on, and follows it.
-func TestUnderlayFollowsTheNode(t *testing.T) {
+func TestUnderlayFollowsTheNode(t *testing.T) { synctest.Test(t, underlayFollowsTheNode) }
+
+func underlayFollowsTheNode(t *testing.T) {
 	var say chan<- underlay.Node
 	b := start(t, func(c *Config, k *memKernel) { say = inCluster(c, k) })
 	b.store.configs <- []byte(netConf)
@@ -53,8 +56,10 @@ func TestUnderlayFollowsTheNode(t *testing.T) {
 	b.eventually("ready", func() bool { return b.agent.Status().Ready })
 	require.Equal(t, UnderStatus{Interface: "eth1", MTU: 1400, PublicIPs: []string{"192.0.2.1"}, ChosenBy: "the Node's InternalIP 192.0.2.1"}, b.under())
 
+	said := time.Now()
 	say <- internal("203.0.113.7")
 	claim = <-b.store.claims
+	require.Equal(t, underlay.Patience, time.Since(said), "the one on this host is not left at once for one that is nowhere")
 	require.Equal(t, "203.0.113.7", claim.PublicIPs[subnet.IPv4].String())
 	require.Equal(t, "192.168.0.1", claim.Sources[subnet.IPv4].String(), "where packets leave from")
 	b.eventually("it is told", func() bool {
@@ -71,6 +76,42 @@ func TestUnderlayFollowsTheNode(t *testing.T) {
 	require.Equal(t, "eth0", b.under().Interface)
 	say <- internal("192.0.2.1")
 	b.eventually("and back", func() bool { return b.under().Interface == "eth1" && len(b.agent.Status().Problems) == 0 })
+}
+
+// An InternalIP that is away for a moment moves nothing: kubelets write them anew.
+func TestInternalIPThatIsAwayForAMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var say chan<- underlay.Node
+		b := start(t, func(c *Config, k *memKernel) { say = inCluster(c, k) })
+		b.store.configs <- []byte(netConf)
+		say <- internal("192.0.2.1")
+		claim := <-b.store.claims
+		require.Equal(t, "192.0.2.1", claim.PublicIPs[subnet.IPv4].String())
+		at := func(ip string) {
+			t.Helper()
+			synctest.Wait()
+			require.Equal(t, []string{ip}, b.under().PublicIPs)
+			require.Empty(t, b.under().Notes)
+		}
+		for range 3 {
+			say <- underlay.Node{}
+			at("192.0.2.1")
+			time.Sleep(underlay.Patience - time.Second)
+			at("192.0.2.1")
+			say <- internal("192.0.2.1")
+			at("192.0.2.1")
+		}
+		require.Empty(t, b.store.claims)
+		say <- internal("192.168.0.1")
+		at("192.168.0.1") // this is on another interface of ours
+		say <- internal("192.0.2.1")
+		at("192.0.2.1")
+		said := time.Now()
+		say <- underlay.Node{}
+		b.eventually("what stays away is gone", func() bool { return b.under().Interface == "eth0" })
+		require.GreaterOrEqual(t, time.Since(said), underlay.Patience)
+		require.Less(t, time.Since(said), underlay.Patience+time.Second)
+	})
 }
 
 // A node that gets another address is not behind NAT until the cluster knows it.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -45,7 +46,9 @@ func (h *heard) of(reason string) (messages []string) {
 	return messages
 }
 
-func TestNotices(t *testing.T) {
+func TestNotices(t *testing.T) { synctest.Test(t, notices) }
+
+func notices(t *testing.T) {
 	var h heard
 	var say chan<- underlay.Node
 	filter := backend.Sysctl{Name: "net/ipv4/conf/twill.1/rp_filter", Value: "2"}

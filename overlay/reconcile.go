@@ -20,11 +20,14 @@ import (
 type state struct {
 	config   *subnet.Config               // the newest that can be used
 	node     *underlay.Node               // what the cluster says; nil while that is not known
+	belief   underlay.Belief              // and what of that counts,
+	nodeAt   time.Time                    // until then; zero for until it says something else
+	doubted  bool                         // that is to come
 	onHost   subnet.PerFamily[netip.Addr] // of its InternalIPs those that were on this host
 	underlay *backend.Underlay
 	planner  Planner
 	// The store has not told them yet, they are as an earlier run knew them.
-	configRecalled, heldRecalled bool
+	configRecalled, heldRecalled, nodeRecalled bool
 
 	active subnet.Config // what the planner was made for
 	held   *subnet.Held
@@ -131,12 +134,18 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	}
 
 	if n.node != nil {
-		s.node = n.node
+		s.node, s.nodeRecalled = n.node, n.nodeRecalled
+	}
+	if !s.nodeAt.IsZero() && !now.Before(s.nodeAt) {
+		s.routes, s.nodeAt = true, time.Time{}
 	}
 	a.lookAtCNIConfs()
 	replan := a.takeConfig(n.config, n.configRecalled)
 	interfaces, other, others := a.takeHost(ctx)
 	replan, hosts = replan || other, hosts || others
+	if !s.nodeAt.IsZero() {
+		recheck = earliest(s.nodeAt, recheck)
+	}
 	otherLease := false
 	if n.held != nil && (s.held == nil || *s.held != *n.held) {
 		otherLease = s.held == nil || s.held.Lease != n.held.Lease
