@@ -11,8 +11,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
-
-	"github.com/twill-net/twill/subnet/kube/kubetest"
 )
 
 func TestNodeName(t *testing.T) {
@@ -43,12 +41,10 @@ func TestNodeName(t *testing.T) {
 
 // A whole daemon on a real API server, in a network namespace of its own.
 func TestKubernetes(t *testing.T) {
-	if !inside(t) {
+	api := cluster(t)
+	if api == nil {
 		return
 	}
-	underlays(t)
-	api := kubetest.Start(t)
-	grant(t, api)
 	join(t, api, "", "10.244.1.0/25")
 	joinPeer(t, api)
 	d := newDaemon(t, api, api.URL)
@@ -92,12 +88,10 @@ func unavailable(n *corev1.Node) corev1.NodeCondition {
 // The underlay is that of the Node's InternalIP, and follows it and the
 // annotations without a restart; flags win.
 func TestNodeAddresses(t *testing.T) {
-	if !inside(t) {
+	api := cluster(t)
+	if api == nil {
 		return
 	}
-	underlays(t)
-	api := kubetest.Start(t)
-	grant(t, api)
 	join(t, api, "198.51.100.1", "10.244.1.0/24")
 	d := newDaemon(t, api, api.URL)
 	d.start()
@@ -148,12 +142,10 @@ func TestNodeAddresses(t *testing.T) {
 
 // What happens to a Node, and to the API server, and what the node says then.
 func TestNodeComesAndGoes(t *testing.T) {
-	if !inside(t) {
+	api := cluster(t)
+	if api == nil {
 		return
 	}
-	underlays(t)
-	api := kubetest.Start(t)
-	grant(t, api)
 	joinPeer(t, api)
 	d := newDaemon(t, api, api.URL)
 	config := d.path("mount", "net-conf.json") // as a ConfigMap is mounted

@@ -66,12 +66,21 @@ func underlays(t testing.TB) {
 
 const prefix = "flannel.alpha.coreos.com/"
 
-// grant gives the daemon the rights of the shipped role.
-func grant(t *testing.T, api *kubetest.Server) {
+// cluster runs the test again in namespaces of its own, as node n1: with its
+// underlays, and an API server on which the daemon has the rights of the shipped
+// role. Outside of them it returns nil.
+func cluster(t *testing.T) *kubetest.Server {
+	t.Helper()
+	if !inside(t) {
+		return nil
+	}
+	underlays(t)
+	api := kubetest.Start(t)
 	api.Grant(t,
 		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: []string{"list", "watch"}},
 		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"nodes/status"}, Verbs: []string{"patch"}},
 		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}})
+	return api
 }
 
 // join makes Node n1.

@@ -16,8 +16,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
-
-	"github.com/twill-net/twill/subnet/kube/kubetest"
 )
 
 // daemonEnv marks the process that is a twilld in a container.
@@ -150,15 +148,13 @@ func sysctl(t testing.TB, name, value string) {
 // file systems, no programs, seccomp. It gets ready and repairs links, routes and
 // rules; of sysctls it sets what netlink sets, and tells the others.
 func TestUnprivileged(t *testing.T) {
-	if !inside(t) {
+	api := cluster(t)
+	if api == nil {
 		return
 	}
-	underlays(t)
 	// As `twill host prepare` does.
 	sysctl(t, "net/ipv4/ip_forward", "1")
 	sysctl(t, "net/ipv6/conf/all/forwarding", "1")
-	api := kubetest.Start(t)
-	grant(t, api)
 	join(t, api, "192.0.2.1", "10.244.1.0/24", "fd00:244:1::/64")
 	joinPeer(t, api)
 	c := &container{daemon: newDaemon(t, api, api.URL, "--healthz-ip=127.0.0.1", "--healthz-port=10119", "--ip-masq")}

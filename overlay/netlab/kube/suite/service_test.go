@@ -17,42 +17,24 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
-// services are in front of pods app=web: one of each kind.
-const services = `
+// serve makes a Service in front of the pods of an app.
+func serve(t *testing.T, namespace, name, app, spec string) {
+	t.Helper()
+	apply(t, fmt.Sprintf(`
 apiVersion: v1
 kind: Service
-metadata: {name: any, namespace: %[1]s}
-spec:
-  type: NodePort
-  ipFamilyPolicy: PreferDualStack
-  selector: {app: web}
-  ports: [{port: 80, targetPort: 8080, nodePort: 30080}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: local, namespace: %[1]s}
-spec:
-  type: NodePort
-  ipFamilyPolicy: PreferDualStack
-  externalTrafficPolicy: Local
-  selector: {app: web}
-  ports: [{port: 80, targetPort: 8080, nodePort: 30081}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: headless, namespace: %[1]s}
-spec:
-  clusterIP: None
-  ipFamilyPolicy: PreferDualStack
-  selector: {app: web}
-  ports: [{port: 8080}]
-`
+metadata: {name: %s, namespace: %s}
+spec: {ipFamilyPolicy: PreferDualStack, selector: {app: %s}, %s}
+`, name, namespace, app, spec))
+}
 
 func TestServices(t *testing.T) {
 	namespace := begin(t)
 	servers := web(t, namespace, "web")
 	clients := web(t, namespace, "client")
-	apply(t, fmt.Sprintf(services, namespace))
+	serve(t, namespace, "any", "web", "type: NodePort, ports: [{port: 80, targetPort: 8080, nodePort: 30080}]")
+	serve(t, namespace, "local", "web", "type: NodePort, externalTrafficPolicy: Local, ports: [{port: 80, targetPort: 8080, nodePort: 30081}]")
+	serve(t, namespace, "headless", "web", "clusterIP: None, ports: [{port: 8080}]")
 	outside := cluster.Lab().Outside
 	families(t, func(t *testing.T, f subnet.Family) {
 		vip := serviceIP(t, namespace, "any", f)
@@ -92,15 +74,8 @@ spec:
   terminationGracePeriodSeconds: 0
   containers:
   - {name: web, image: %[2]s, imagePullPolicy: Never, args: [netexec, --http-port=8080]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: alone, namespace: %[1]s}
-spec:
-  ipFamilyPolicy: PreferDualStack
-  selector: {app: alone}
-  ports: [{port: 80, targetPort: 8080}]
 `, namespace, agnhost))
+	serve(t, namespace, "alone", "alone", "ports: [{port: 80, targetPort: 8080}]")
 	pod := host(t, await(t, namespace, "app=alone", 1)[0])
 	families(t, func(t *testing.T, f subnet.Family) {
 		require.Equal(t, "alone", fetched(t, pod, serviceIP(t, namespace, "alone", f), 80, "hostname"))
