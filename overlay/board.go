@@ -31,6 +31,8 @@ type board struct {
 	reasons  []string
 	lastRead time.Time // the kernel's state was last read or written without trouble
 	answers  time.Time // since when the store does, unless it is degraded
+
+	recordCreated int64 // when our record was made, as the store counts; 0: not told
 }
 
 func newBoard(cfg Config) *board {
@@ -204,6 +206,10 @@ func (b *board) held(h subnet.Held) {
 		b.metrics.leaseExpiry.Set(float64(h.Expires.Unix()))
 	}
 	b.status.Lease = &l
+	if b.recordCreated != h.Created {
+		b.recordCreated = h.Created
+		b.touch()
+	}
 }
 
 // firewall notes where the rules are, and reports whether they are elsewhere

@@ -37,7 +37,7 @@ var reasonOf = map[string]string{
 // know: each thing when it has lasted for a while, and again when it comes
 // back. It waits for nobody.
 func (a *Agent) notices(ctx context.Context) error {
-	told := told{}
+	told, created := told{}, int64(0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -48,7 +48,14 @@ func (a *Agent) notices(ctx context.Context) error {
 		if !pause(ctx, noticeSettle) {
 			return nil
 		}
-		for _, n := range told.news(before, a.facts()) {
+		now := a.facts()
+		if c := a.board.created(); c != created {
+			if created != 0 {
+				clear(told) // Events are of one Node object, and this is another one
+			}
+			created = c
+		}
+		for _, n := range told.news(before, now) {
 			newest(a.told, n)
 		}
 	}
@@ -119,6 +126,13 @@ func (b *board) facts() map[string]subnet.Notice {
 		facts["stranded"] = subnet.Notice{Warning: true, Reason: "PodsStranded", Message: fmt.Sprintf("%d pods have addresses outside of this node's subnet and must be made anew", n)}
 	}
 	return facts
+}
+
+// created returns when our record was made: another one is another Node.
+func (b *board) created() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.recordCreated
 }
 
 // touch has facts looked at again. Called with or without the lock held.

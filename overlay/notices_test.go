@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -84,6 +85,27 @@ func notices(t *testing.T) {
 	// What a pass mends is no news, what lasts is.
 	b.store.lose <- subnet.ErrNoLease
 	told("TwillNotReady", 2, "the lease is lost")
+}
+
+// Of a Node that was made anew nothing was told yet: Events are of one object,
+// and go with it.
+func TestNoticesOfANodeMadeAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var h heard
+		b := start(t, func(c *Config, _ *memKernel) { c.Announce = h.announce })
+		b.store.configs <- []byte(netConf)
+		lease := (<-b.store.claims).Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})
+		b.store.updates <- subnet.Update{Full: true}
+		for n, held := range []subnet.Held{
+			{Lease: lease, Created: 1700000000},
+			{Lease: lease, Created: 1700000000, Key: "n1"}, // it is the same one
+			{Lease: lease, Created: 1700000060},
+		} {
+			b.store.helds <- held
+			time.Sleep(time.Minute)
+			require.Len(t, h.of("TwillReady"), []int{1, 1, 2}[n])
+		}
+	})
 }
 
 // What lasts is told once, in whichever words, and again when it has been away.

@@ -169,7 +169,9 @@ func (e *eventer) write(ctx context.Context, t *told, node types.UID) error {
 		if !apierrors.IsNotFound(err) {
 			return wrapEvent(t, err)
 		}
-		t.first, t.count = t.last, 1 // it has expired
+	}
+	if t.name != "" { // it has expired, or is of the Node that was there before
+		t.first, t.count = t.last, 1
 	}
 	kind := corev1.EventTypeNormal
 	if t.Warning {

@@ -57,6 +57,10 @@ func events(t *testing.T, b backend) {
 	require.Equal(t, e.Name, again[0].Name)
 	require.False(t, again[0].LastTimestamp.Before(&again[0].FirstTimestamp))
 
+	stands := subnet.Notice{Reason: "Stands", Message: "x"}
+	notices <- stands
+	eventually(t, "what stands", func() bool { return len(b.of(t, "Stands")) == 1 })
+	was := b.of(t, "Stands")[0]
 	notices <- subnet.Notice{Reason: "TwillReady", Message: strings.Repeat("ä", 1000)}
 	eventually(t, "another", func() bool { return len(b.of(t, "TwillReady")) == 1 })
 	require.Equal(t, corev1.EventTypeNormal, b.of(t, "TwillReady")[0].Type)
@@ -71,6 +75,13 @@ func events(t *testing.T, b backend) {
 	eventually(t, "a Node made anew has its own", func() bool {
 		notices <- subnet.Notice{Reason: "Anew", Message: uidOf(b.of(t, "Anew"))}
 		return slices.ContainsFunc(b.of(t, "Anew"), func(e corev1.Event) bool { return e.InvolvedObject.UID == uid })
+	})
+
+	notices <- stands
+	eventually(t, "what stood is told of the new one, as for the first time", func() bool {
+		return slices.ContainsFunc(b.of(t, "Stands"), func(e corev1.Event) bool {
+			return e.InvolvedObject.UID == uid && e.Count == 1 && e.Name != was.Name
+		})
 	})
 
 	for i := range 100 { // of one who goes on and on
