@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"strings"
 
+	"github.com/twill-net/twill/backend/internal/procfile"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -23,7 +23,7 @@ var tableNames = subnet.PerFamily[string]{
 // legacyTable reports whether a legacy table is there. It does not bring it
 // about, as any run of iptables-legacy would.
 func legacyTable(f subnet.Family, table string) (bool, error) {
-	data, err := os.ReadFile(tableNames[f])
+	data, err := procfile.Read(tableNames[f])
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -31,4 +31,16 @@ func legacyTable(f subnet.Family, table string) (bool, error) {
 		return false, fmt.Errorf("reading which legacy tables there are: %w", err)
 	}
 	return slices.Contains(strings.Fields(string(data)), table), nil
+}
+
+// LegacyUsed reports whether there is any legacy table in the network namespace
+// of the calling thread.
+func LegacyUsed() bool {
+	for _, file := range tableNames {
+		names, err := procfile.Read(file)
+		if err == nil && len(strings.TrimSpace(string(names))) > 0 {
+			return true
+		}
+	}
+	return false
 }

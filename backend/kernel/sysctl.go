@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/internal/procfile"
 )
 
 // sysctlPath returns the file of a sysctl.
@@ -26,7 +27,7 @@ func (k *Kernel) sysctlPath(name string) (string, error) {
 // readSysctl returns a value with single spaces: the kernel separates the
 // parts of some by tabs.
 func readSysctl(path string) (string, error) {
-	b, err := os.ReadFile(path)
+	b, err := procfile.Read(path)
 	return strings.Join(strings.Fields(string(b)), " "), err
 }
 

@@ -2,13 +2,13 @@ package firewall
 
 import (
 	"context"
-	"os"
 	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/twill-net/twill/backend/iptables"
 	"github.com/twill-net/twill/backend/nftables"
 )
 
@@ -67,7 +67,7 @@ func (f *Firewall) resync(ctx context.Context, tell func()) {
 				again = time.After(min(retryMost, retryFirst<<min(n-1, 10)))
 			}
 		case <-due:
-			if f.legacy.Load() || legacyUsed() {
+			if f.legacy.Load() || iptables.LegacyUsed() {
 				tell()
 			}
 		case <-again:
@@ -104,21 +104,7 @@ func (f *Firewall) turn() {
 
 // noteLegacy notes whether iptables-legacy has tables here.
 func (f *Firewall) noteLegacy() {
-	if used := legacyUsed(); f.legacy.Swap(used) != used {
+	if used := iptables.LegacyUsed(); f.legacy.Swap(used) != used {
 		f.turn()
 	}
-}
-
-// legacyUsed reports whether iptables-legacy has tables in the network namespace
-// of the calling thread. The kernel makes them when they are first asked for
-// (ip_tables.c, iptable_filter.c), and lists them per network namespace; by way
-// of the thread, since /proc/net is that of the process.
-func legacyUsed() bool {
-	for _, file := range []string{"ip_tables_names", "ip6_tables_names"} {
-		names, err := os.ReadFile("/proc/thread-self/net/" + file)
-		if err == nil && len(strings.TrimSpace(string(names))) > 0 {
-			return true
-		}
-	}
-	return false
 }
