@@ -187,11 +187,6 @@ func (a *Agent) writeEnv() error {
 			env.MTU = mtu[f]
 		}
 	}
-	for _, o := range s.planner.Host(s.held.Lease) {
-		if l, ok := o.(backend.Link); ok {
-			env.Devices = append(env.Devices, l.Name)
-		}
-	}
 	changed, err := envfile.Write(a.cfg.SubnetFile, env)
 	if changed {
 		a.cfg.Log.WithField("file", a.cfg.SubnetFile).Info("subnet file written")

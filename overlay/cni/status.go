@@ -11,7 +11,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
-	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/kernel"
@@ -99,9 +98,9 @@ func (c Conf) settled(ctx context.Context, env envfile.Env, limit time.Duration)
 	}
 }
 
-// statusOfDevices looks for the devices: none at all is a node that is not
-// ready (50); something amiss with what is there leaves the pods that run
-// without their peers (51).
+// statusOfDevices looks for the device of each family: none at all is a node
+// that is not ready (50); something amiss with what is there leaves the pods
+// that run without their peers (51).
 func (c Conf) statusOfDevices(ctx context.Context, env envfile.Env) error {
 	if want, err := c.hasDevice(); err != nil || !want {
 		return err
@@ -111,91 +110,34 @@ func (c Conf) statusOfDevices(ctx context.Context, env envfile.Env) error {
 		return err
 	}
 	defer k.Close()
-	look := addressed
-	if len(env.Devices) > 0 {
-		look = named
-	}
-	amiss, unable, err := look(ctx, k, env)
-	if err != nil {
-		return ioFailure(err)
+	var amiss []string
+	missing, families := 0, 0
+	for _, f := range subnet.Families {
+		if !env.Subnets[f].IsValid() {
+			continue
+		}
+		families++
+		address := netip.PrefixFrom(env.Subnets[f].Masked().Addr(), f.Bits())
+		device, ok, err := deviceWith(ctx, k, address)
+		switch {
+		case err != nil:
+			return ioFailure(err)
+		case !ok:
+			missing++
+			amiss = append(amiss, fmt.Sprintf("no VXLAN device of twill has the address %s", address))
+		case !device.Up:
+			amiss = append(amiss, fmt.Sprintf("the VXLAN device %s is down", device.Name))
+		}
 	}
 	if len(amiss) == 0 {
 		return nil
 	}
 	code := types.ErrLimitedConnectivity
-	if unable {
+	if missing == families {
 		code = types.ErrPluginNotAvailable
 	}
 	return types.NewError(code, "looking for the node's VXLAN device: "+strings.Join(amiss, ", "),
 		`is twilld running and ready on this node? with a backend that makes no device, the network config says "device": "none"`)
-}
-
-// named looks for the devices that the daemon decided on, and says what is amiss,
-// and whether none of them is in its place. Each carries the addresses of both
-// families (vxlan.Planner), so that an address alone tells nothing of the second.
-func named(ctx context.Context, k *kernel.Kernel, env envfile.Env) (amiss []string, unable bool, err error) {
-	away := 0
-	for _, name := range env.Devices {
-		i, err := k.Interface(ctx, name)
-		lacks, without := lacking(i, env)
-		switch {
-		case errors.Is(err, unix.ENODEV) || err == nil && i.Kind != "vxlan":
-			away++
-			amiss = append(amiss, "there is no VXLAN device "+name)
-		case err != nil:
-			return nil, false, err
-		case !i.Up: // then the kernel has taken its IPv6 address, too
-			amiss = append(amiss, fmt.Sprintf("the VXLAN device %s is down", name))
-		case without:
-			away++
-			amiss = append(amiss, fmt.Sprintf("the VXLAN device %s has not the address %s", name, lacks))
-		}
-	}
-	return amiss, away == len(env.Devices), nil
-}
-
-// lacking returns the first address of the node's subnets that an interface has
-// not.
-func lacking(i backend.Interface, env envfile.Env) (a netip.Prefix, lacks bool) {
-	for _, f := range subnet.Families {
-		a, used := address(env, f)
-		if used && !slices.ContainsFunc(i.Addresses, func(have backend.InterfaceAddress) bool { return have.Prefix == a }) {
-			return a, true
-		}
-	}
-	return netip.Prefix{}, false
-}
-
-// address returns what a device of ours has of a family, where that is in use.
-func address(env envfile.Env, f subnet.Family) (a netip.Prefix, used bool) {
-	if !env.Subnets[f].IsValid() {
-		return a, false
-	}
-	return netip.PrefixFrom(env.Subnets[f].Masked().Addr(), f.Bits()), true
-}
-
-// addressed is named for a file that names no devices: one with the address of
-// each family is enough.
-func addressed(ctx context.Context, k *kernel.Kernel, env envfile.Env) (amiss []string, unable bool, err error) {
-	unable = true
-	for _, f := range subnet.Families {
-		a, used := address(env, f)
-		if !used {
-			continue
-		}
-		device, ok, err := deviceWith(ctx, k, a)
-		switch {
-		case err != nil:
-			return nil, false, err
-		case !ok:
-			amiss = append(amiss, fmt.Sprintf("no VXLAN device of twill has the address %s", a))
-			continue
-		case !device.Up:
-			amiss = append(amiss, fmt.Sprintf("the VXLAN device %s is down", device.Name))
-		}
-		unable = false
-	}
-	return amiss, unable, nil
 }
 
 func deviceWith(ctx context.Context, k *kernel.Kernel, address netip.Prefix) (backend.Interface, bool, error) {

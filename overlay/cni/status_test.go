@@ -21,18 +21,10 @@ func TestStatus(t *testing.T) {
 		v6     = "no VXLAN device of twill has the address fd00:5:0:52::/128"
 		hint   = statusHint + `with a backend that makes no device, the network config says "device": "none"`
 	)
-	// As twilld makes them: each carries both families' addresses.
-	make1 := func(name string) func(t *testing.T, h host) {
-		return func(t *testing.T, h host) { h.device(t, name, 1, "10.5.52.0/32", "fd00:5:0:52::/128") }
+	both := func(t *testing.T, h host) {
+		h.device(t, "twill.1", 1, "10.5.52.0/32")
+		h.device(t, "twill-v6.1", 1, "fd00:5:0:52::/128")
 	}
-	both := func(t *testing.T, h host) { make1("twill.1")(t, h); make1("twill-v6.1")(t, h) }
-	down := func(name string) func(t *testing.T, h host) {
-		return func(t *testing.T, h host) { both(t, h); ip(t, "-n", h.ns, "link", "set", name, "down") }
-	}
-	named := func(devices string) string {
-		return strings.Replace(dualEnv, "FLANNEL_IPMASQ", "TWILL_DEVICES="+devices+"\nFLANNEL_IPMASQ", 1)
-	}
-	two := named("twill.1,twill-v6.1")
 	for _, c := range []struct {
 		name, env string
 		make      func(t *testing.T, h host)
@@ -48,28 +40,9 @@ func TestStatus(t *testing.T) {
 		{name: "half a lease", env: dualEnv[:60], make: both, code: 50, want: "reading the node's subnet from PATH: "},
 		{name: "no device", env: dualEnv, code: 50, want: device + v4 + ", " + v6 + hint},
 		{name: "one family's", env: dualEnv, code: 51, want: device + v6 + hint, make: func(t *testing.T, h host) { h.device(t, "twill.1", 1, "10.5.52.0/32") }},
-		{name: "down", env: v4Env, code: 51, want: device + "the VXLAN device twill.1 is down" + hint, make: func(t *testing.T, h host) {
-			h.device(t, "twill.1", 1, "10.5.52.0/32")
+		{name: "down", env: dualEnv, code: 51, want: device + "the VXLAN device twill.1 is down" + hint, make: func(t *testing.T, h host) {
+			both(t, h)
 			ip(t, "-n", h.ns, "link", "set", "twill.1", "down")
-		}},
-		{name: "two are told", env: two, make: both},
-		{name: "one is told and enough", env: named("twill-v6.1"), make: make1("twill-v6.1")},
-		{name: "one is told, and a second one still there", env: named("twill.1"), make: down("twill-v6.1")},
-		{name: "two are told, the IPv6 tunnel's is missing", env: two, make: make1("twill.1"), code: 51, want: device + "there is no VXLAN device twill-v6.1" + hint},
-		{name: "two are told, the IPv4 tunnel's is missing", env: two, make: make1("twill-v6.1"), code: 51, want: device + "there is no VXLAN device twill.1" + hint},
-		{name: "two are told, the IPv6 tunnel's is down", env: two, make: down("twill-v6.1"), code: 51, want: device + "the VXLAN device twill-v6.1 is down" + hint},
-		{name: "two are told, the IPv4 tunnel's is down", env: two, make: down("twill.1"), code: 51, want: device + "the VXLAN device twill.1 is down" + hint},
-		{name: "two are told, one lacks an address", env: two, code: 51, want: device + "the VXLAN device twill-v6.1 has not the address 10.5.52.0/32" + hint, make: func(t *testing.T, h host) {
-			make1("twill.1")(t, h)
-			h.device(t, "twill-v6.1", 1, "fd00:5:0:52::/128")
-		}},
-		{name: "two are told, none is there", env: two, code: 50, want: device + "there is no VXLAN device twill.1, there is no VXLAN device twill-v6.1" + hint},
-		{name: "two are told, of an earlier subnet", env: two, code: 50, want: device + "the VXLAN device twill.1 has not the address 10.5.52.0/32", make: func(t *testing.T, h host) {
-			h.device(t, "twill.1", 1, "10.5.53.0/32")
-		}},
-		{name: "one is told, which is no VXLAN device", env: named("twill.1"), code: 50, want: device + "there is no VXLAN device twill.1" + hint, make: func(t *testing.T, h host) {
-			ip(t, "-n", h.ns, "link", "add", "twill.1", "type", "bridge")
-			ip(t, "-n", h.ns, "addr", "add", "10.5.52.0/32", "dev", "twill.1")
 		}},
 		{name: "of an earlier subnet", env: v4Env, code: 50, want: device + v4 + hint, make: func(t *testing.T, h host) { h.device(t, "twill.1", 1, "10.5.53.0/32") }},
 		{name: "another's", env: v4Env, code: 50, want: device + v4 + hint, make: func(t *testing.T, h host) { h.device(t, "flannel.1", 1, "10.5.52.0/32") }},

@@ -7,12 +7,10 @@
 //	FLANNEL_IPV6_NETWORK=fd00:5::/48
 //	FLANNEL_IPV6_SUBNET=fd00:5:0:52::1/64
 //	FLANNEL_MTU=1450
-//	TWILL_DEVICES=twill.1,twill-v6.1
 //	FLANNEL_IPMASQ=true
 //
 // One family is enough; its two keys come together. The NETWORK keys take
-// several CIDRs separated by commas. TWILL_DEVICES is our own: readers of
-// flannel's file pass it over, and its files do not have it. The last line is the last to be written
+// several CIDRs separated by commas. The last line is the last to be written
 // and is required, so a file that was cut off never parses.
 //
 // The package imports neither netlink, etcd, Kubernetes nor a logger.

@@ -3,7 +3,6 @@ package envfile
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -18,12 +17,6 @@ const (
 	maxMTU     = 65535
 )
 
-const keyDevices = "TWILL_DEVICES"
-
-// device matches the names of devices that shells read as they are; Linux takes
-// 15 bytes (linux/if.h, IFNAMSIZ).
-var device = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
-
 // Env is what subnet.env says. A family that is not in use has no network and
 // the zero subnet.
 type Env struct {
@@ -34,9 +27,6 @@ type Env struct {
 	Subnets subnet.PerFamily[netip.Prefix]
 	// MTU is that of the pods, in bytes.
 	MTU int
-	// Devices are the tunnel devices that the daemon decided on, one or two; none
-	// where the backend has none, or where the writer does not tell, as flannel.
-	Devices []string
 	// IPMasq is true when the daemon masquerades, so that the CNI delegate
 	// must not.
 	IPMasq bool
@@ -71,11 +61,6 @@ func (e Env) Validate() error {
 	}
 	if e.MTU < low || e.MTU > maxMTU {
 		return refuse("FLANNEL_MTU", strconv.Itoa(e.MTU), "want %d to %d bytes", low, maxMTU)
-	}
-	for _, d := range e.Devices {
-		if !device.MatchString(d) {
-			return refuse(keyDevices, strings.Join(e.Devices, ","), "want names of devices separated by commas, such as twill.1,twill-v6.1")
-		}
 	}
 	return nil
 }
@@ -133,11 +118,7 @@ func (e Env) MarshalText() ([]byte, error) {
 			fmt.Fprintf(&b, "%s=%s\n", key(f, "SUBNET"), e.Subnets[f])
 		}
 	}
-	fmt.Fprintf(&b, "FLANNEL_MTU=%d\n", e.MTU)
-	if len(e.Devices) > 0 {
-		fmt.Fprintf(&b, "%s=%s\n", keyDevices, strings.Join(e.Devices, ","))
-	}
-	fmt.Fprintf(&b, "FLANNEL_IPMASQ=%t\n", e.IPMasq)
+	fmt.Fprintf(&b, "FLANNEL_MTU=%d\nFLANNEL_IPMASQ=%t\n", e.MTU, e.IPMasq)
 	return []byte(b.String()), nil
 }
 

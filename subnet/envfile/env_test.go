@@ -36,7 +36,6 @@ var (
 		Networks: subnet.PerFamily[[]netip.Prefix]{prefixes("10.5.0.0/16", "10.6.0.0/16"), prefixes("fd00:5::/48")},
 		Subnets:  subnet.PerFamily[netip.Prefix]{v4.Subnets[subnet.IPv4], v6.Subnets[subnet.IPv6]},
 		MTU:      1430,
-		Devices:  []string{"twill.1", "twill-v6.1"},
 		IPMasq:   true,
 	}
 )
@@ -45,7 +44,7 @@ const (
 	v4Text   = "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.52.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
 	v6Text   = "FLANNEL_IPV6_NETWORK=fd00:5::/48\nFLANNEL_IPV6_SUBNET=fd00:5:0:52::1/64\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=false\n"
 	dualText = "FLANNEL_NETWORK=10.5.0.0/16,10.6.0.0/16\nFLANNEL_SUBNET=10.5.52.1/24\n" +
-		"FLANNEL_IPV6_NETWORK=fd00:5::/48\nFLANNEL_IPV6_SUBNET=fd00:5:0:52::1/64\nFLANNEL_MTU=1430\nTWILL_DEVICES=twill.1,twill-v6.1\nFLANNEL_IPMASQ=true\n"
+		"FLANNEL_IPV6_NETWORK=fd00:5::/48\nFLANNEL_IPV6_SUBNET=fd00:5:0:52::1/64\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=true\n"
 )
 
 func TestMarshalAndParse(t *testing.T) {

@@ -89,7 +89,7 @@ func known(k string) bool {
 			return true
 		}
 	}
-	return k == "FLANNEL_MTU" || k == "FLANNEL_IPMASQ" || k == keyDevices
+	return k == "FLANNEL_MTU" || k == "FLANNEL_IPMASQ"
 }
 
 // decode turns values into their types; whether they fit together is for
@@ -112,9 +112,6 @@ func decode(vars map[string]variable) (e Env, err error) {
 	}
 	if e.MTU, err = strconv.Atoi(mtu.value); err != nil {
 		return e, refuse("FLANNEL_MTU", mtu.value, "want a number of bytes such as 1450")
-	}
-	if v, ok := vars[keyDevices]; ok {
-		e.Devices = strings.Split(v.value, ",")
 	}
 	masq, ok := vars["FLANNEL_IPMASQ"]
 	switch {

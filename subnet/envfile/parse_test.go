@@ -47,8 +47,6 @@ func TestParseErrors(t *testing.T) {
 		{"MTU too small for IPv6", strings.Replace(v6Text, "1430", "1279", 1), `line 3: FLANNEL_MTU="1279": want 1280 to 65535 bytes`},
 		{"MTU large", edit("1450", "65536"), `line 3: FLANNEL_MTU="65536": want 68 to 65535 bytes`},
 		{"MTU missing", edit("FLANNEL_MTU=1450\n", ""), "FLANNEL_MTU is missing: the file is incomplete; want the pods' MTU in bytes"},
-		{"no device", edit("1450", "1450\nTWILL_DEVICES="), `line 4: TWILL_DEVICES="": want names of devices separated by commas, such as twill.1,twill-v6.1`},
-		{"device garbage", edit("1450", "1450\nTWILL_DEVICES=twill.1, $x"), `line 4: TWILL_DEVICES="twill.1, $x": want names of devices separated by commas, such as twill.1,twill-v6.1`},
 		{"masquerade garbage", edit("true", "yes"), `line 4: FLANNEL_IPMASQ="yes": want true or false`},
 		{"masquerade missing", edit("FLANNEL_IPMASQ=true\n", ""), "FLANNEL_IPMASQ is missing: the file is incomplete; want true or false"},
 	} {

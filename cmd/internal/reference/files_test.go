@@ -53,7 +53,7 @@ func checkEnv(t *testing.T) {
 	env := envfile.Env{
 		Networks: subnet.PerFamily[[]netip.Prefix]{{netip.MustParsePrefix("10.244.0.0/16")}, {netip.MustParsePrefix("fd00:244::/48")}},
 		Subnets:  subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.145.1/24"), netip.MustParsePrefix("fd00:244:0:f19f::1/64")},
-		MTU:      1430, Devices: []string{"twill.1", "twill-v6.1"}, IPMasq: true,
+		MTU:      1430, IPMasq: true,
 	}
 	text, err := env.MarshalText()
 	require.NoError(t, err)
@@ -63,7 +63,6 @@ func checkEnv(t *testing.T) {
 		"FLANNEL_IPV6_NETWORK": "likewise for IPv6",
 		"FLANNEL_IPV6_SUBNET":  "likewise for IPv6",
 		"FLANNEL_MTU":          "MTU of the pods, the smaller of the enabled families'",
-		"TWILL_DEVICES":        "our VXLAN devices, which the CNI plugin's STATUS looks for; flannel has no such key",
 		"FLANNEL_IPMASQ":       "`true` where twilld masquerades (`--ip-masq`), and the CNI delegate must not",
 	}
 	var rows [][]string

@@ -154,7 +154,7 @@ func TestSubnetEnv(t *testing.T) {
 	v4 := strings.Replace(r.Subnets[0].String(), ".0/", ".1/", 1)
 	require.Equal(t, "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET="+v4+
 		"\nFLANNEL_IPV6_NETWORK=fd00:244::/48\nFLANNEL_IPV6_SUBNET="+gateway(r.Subnets[1].String())+
-		"\nFLANNEL_MTU=1430\nTWILL_DEVICES=twill.1,twill-v6.1\nFLANNEL_IPMASQ=true\n", statEnv(t, n).content)
+		"\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=true\n", statEnv(t, n).content)
 	require.EqualValues(t, 0o644, statEnv(t, n).mode)
 
 	// Whoever has the old file open goes on to read it: it was not written
