@@ -10,6 +10,7 @@ import (
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/etcd"
 	"github.com/twill-net/twill/subnet/etcd/etcdtest"
+	"github.com/twill-net/twill/subnet/subnettest"
 )
 
 func subnets(p ...string) (out subnet.PerFamily[netip.Prefix]) {
@@ -102,17 +103,17 @@ func TestReserveARunningNode(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, etcdtest.Options{})
 	s := b.open(t)
-	h := hold(t, b.open(t), claim(t, "n1", 1))
-	first := h.next(t)
+	h := subnettest.Hold(t, b.open(t), subnettest.Claim(t, "n1"))
+	first := h.Next(t)
 	id := b.etcdLease(t, first.Key)
 	before := b.Records(t)[0]
 	require.NoError(t, s.Reserve(t.Context(), "n1", noIPs, first.Lease.Subnets))
-	second := h.next(t)
+	second := h.Next(t)
 	require.Equal(t, subnet.Held{Lease: first.Lease, Key: first.Key, Created: first.Created}, second)
 	after := b.Records(t)[0]
 	before.Reserved, before.Modified = true, after.Modified
 	require.Equal(t, before, after, "peers see the same lease")
-	eventually(t, "the etcd lease is revoked", func() bool {
+	subnettest.Eventually(t, "the etcd lease is revoked", func() bool {
 		resp, err := b.client.TimeToLive(t.Context(), id)
 		require.NoError(t, err)
 		return resp.TTL == -1
@@ -121,7 +122,7 @@ func TestReserveARunningNode(t *testing.T) {
 	removed, err := s.Remove(t.Context(), func(r subnet.Record) bool { return r.Lease.Node == "n1" })
 	require.NoError(t, err)
 	require.Equal(t, []subnet.Record{after}, removed)
-	third := h.next(t)
+	third := h.Next(t)
 	require.Equal(t, first.Key, third.Key)
 	require.NotZero(t, third.Expires)
 }

@@ -62,24 +62,24 @@ func addUser(t *testing.T, client *clientv3.Client, name, prefix string) {
 func TestTokenExpires(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, etcdtest.Options{Password: password, Args: []string{"--auth-token-ttl=1", "--bcrypt-cost=4"}})
-	var out logged
-	var health reports
+	var out subnettest.Log
+	var health subnettest.Reports
 	b.change = as("root", password, func(c *etcd.Config) {
-		c.Logger, c.Health = out.entry(), health.take
+		c.Logger, c.Health = out.Entry(), health.Take
 		c.LeaseTTL = 6 * time.Second // renewed every 2 s, each time with a token that has ended
 	})
 	s := b.open(t)
-	c := claim(t, "n1", 1)
-	h := hold(t, s, c)
-	first := h.next(t)
+	c := subnettest.Claim(t, "n1")
+	h := subnettest.Hold(t, s, c)
+	first := h.Next(t)
 	v := subnettest.Watch(t, s)
 	v.Await(t, b)
 	for range 4 { // 8 s at least, more than the TTL
-		require.Equal(t, first.Key, h.next(t).Key)
+		require.Equal(t, first.Key, h.Next(t).Key)
 	}
 	b.Put(t, "10.5.2.0-24", peerB, false)
 	v.Await(t, b)
-	n, _ := health.last()
+	n, _ := health.Last()
 	require.Zero(t, n, "a token that ends is no trouble")
 
 	client := b.client
@@ -94,17 +94,17 @@ func TestTokenExpires(t *testing.T) {
 	b.server.Restart()
 	b.Put(t, "10.5.3.0-24", peerB, false)
 	v.Await(t, b)
-	full, _ := fulls(v)
+	full, _ := v.Fulls()
 	require.Zero(t, full)
-	require.Empty(t, h.done)
+	require.Empty(t, h.Done)
 	require.NotContains(t, out.String(), password)
 }
 
 // nextCreated skips renewals.
-func nextCreated(t *testing.T, h *holding, before subnet.Held) subnet.Held {
+func nextCreated(t *testing.T, h *subnettest.Holding, before subnet.Held) subnet.Held {
 	t.Helper()
 	for {
-		if held := h.next(t); held.Created != before.Created {
+		if held := h.Next(t); held.Created != before.Created {
 			return held
 		}
 	}
@@ -126,11 +126,11 @@ func TestRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := b
-			var out logged
-			var health reports
+			var out subnettest.Log
+			var health subnettest.Reports
 			b.change = func(c *etcd.Config) {
 				tt.change(c)
-				c.Logger, c.Health = out.entry(), health.take
+				c.Logger, c.Health = out.Entry(), health.Take
 			}
 			s := b.open(t)
 			var errs []error
@@ -139,22 +139,22 @@ func TestRefused(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan error, 1)
 				go func() { done <- s.WatchLeases(ctx, func(subnet.Update) {}) }()
-				eventually(t, "it is told", func() bool { _, err := health.last(); return err != nil })
-				_, err := health.last()
+				subnettest.Eventually(t, "it is told", func() bool { _, err := health.Last(); return err != nil })
+				_, err := health.Last()
 				errs = append(errs, err)
 				cancel()
 				require.NoError(t, <-done)
 			} else {
 				errs = append(errs, s.WatchLeases(t.Context(), func(subnet.Update) {}),
 					s.WatchConfig(t.Context(), func([]byte) {}),
-					s.Hold(t.Context(), claim(t, "n1", 1), func(subnet.Held) {}))
+					s.Hold(t.Context(), subnettest.Claim(t, "n1"), func(subnet.Held) {}))
 			}
 			for _, err := range errs {
 				require.ErrorIs(t, err, tt.err)
 				require.NotContains(t, err.Error(), password)
 			}
 			require.NotContains(t, out.String(), password)
-			for _, err := range health.all {
+			for _, err := range health.All() {
 				if err != nil {
 					require.NotContains(t, err.Error(), password)
 				}
@@ -194,12 +194,12 @@ func TestTLS(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var health reports
-			var out logged
+			var health subnettest.Reports
+			var out subnettest.Log
 			b := backend{server: tt.server, prefix: "/" + strings.ReplaceAll(name, " ", "-")}
 			b.change = func(c *etcd.Config) {
 				tt.change(c)
-				c.Health, c.Logger = health.take, out.entry()
+				c.Health, c.Logger = health.Take, out.Entry()
 			}
 			s := b.open(t)
 			ctx, cancel := context.WithCancel(t.Context())
@@ -210,8 +210,8 @@ func TestTLS(t *testing.T) {
 			if tt.err == "" {
 				require.True(t, (<-lists).Full)
 			} else {
-				eventually(t, "it is told", func() bool { _, err := health.last(); return err != nil })
-				_, err := health.last()
+				subnettest.Eventually(t, "it is told", func() bool { _, err := health.Last(); return err != nil })
+				_, err := health.Last()
 				require.ErrorContains(t, err, tt.err)
 				require.Empty(t, lists)
 			}
@@ -231,13 +231,13 @@ func TestCertificateIsReplaced(t *testing.T) {
 	key := t.TempDir() + "/key.pem"
 	copyFile(t, theirs.ClientCert, cert)
 	copyFile(t, theirs.ClientKey, key)
-	var health reports
+	var health subnettest.Reports
 	b.change = func(c *etcd.Config) {
-		c.CAFile, c.CertFile, c.KeyFile, c.Health = ours.CA, cert, key, health.take
+		c.CAFile, c.CertFile, c.KeyFile, c.Health = ours.CA, cert, key, health.Take
 	}
 	s := b.open(t)
 	v := subnettest.Watch(t, s)
-	eventually(t, "it is told", func() bool { _, err := health.last(); return err != nil })
+	subnettest.Eventually(t, "it is told", func() bool { _, err := health.Last(); return err != nil })
 	copyFile(t, ours.ClientCert, cert)
 	copyFile(t, ours.ClientKey, key)
 	v.Await(t, b)

@@ -15,36 +15,36 @@ func TestLeaderLost(t *testing.T) {
 	t.Parallel()
 	members := etcdtest.StartCluster(t, 3, etcdtest.Options{})
 	b := backend{server: members[0], client: members[0].Client(t), prefix: "/x"}
-	var health reports
-	b.change = func(c *etcd.Config) { c.Health = health.take }
+	var health subnettest.Reports
+	b.change = func(c *etcd.Config) { c.Health = health.Take }
 	b.Put(t, "10.5.1.0-24", peerA, false)
 	s := b.open(t)
 	v := subnettest.Watch(t, s)
 	v.Await(t, b)
-	h := hold(t, s, claim(t, "n1", 1))
-	h.next(t)
+	h := subnettest.Hold(t, s, subnettest.Claim(t, "n1"))
+	h.Next(t)
 	members[1].Kill()
 	members[2].Kill()
-	eventually(t, "it is told", func() bool {
-		_, err := health.last()
+	subnettest.Eventually(t, "it is told", func() bool {
+		_, err := health.Last()
 		return err != nil
 	})
-	_, err := health.last()
+	_, err := health.Last()
 	t.Log(err)
 	members[1].Restart()
-	eventually(t, "there is a leader again", func() bool {
+	subnettest.Eventually(t, "there is a leader again", func() bool {
 		_, err := b.client.Put(t.Context(), b.key("10.5.2.0-24"), peerB)
 		return err == nil
 	})
 	v.Await(t, b)
-	eventually(t, "all is well again", func() bool {
-		_, err := health.last()
+	subnettest.Eventually(t, "all is well again", func() bool {
+		_, err := health.Last()
 		return err == nil
 	})
-	full, wentBack := fulls(v)
+	full, wentBack := v.Fulls()
 	require.Zero(t, full)
 	require.Zero(t, wentBack, "a member that lags is no backup")
-	require.Empty(t, h.held)
+	require.Empty(t, h.Held)
 }
 
 // One member of three dies: another one serves.
@@ -60,7 +60,7 @@ func TestMemberLost(t *testing.T) {
 	v.Await(t, b)
 	for _, m := range []int{1, 2} {
 		members[m].Kill()
-		eventually(t, "another member leads", func() bool { // and so takes this
+		subnettest.Eventually(t, "another member leads", func() bool { // and so takes this
 			_, err := b.client.Put(t.Context(), b.key("10.5.2.0-24"), peerB)
 			return err == nil
 		})
@@ -69,6 +69,6 @@ func TestMemberLost(t *testing.T) {
 		v.Await(t, b)
 		members[m].Restart()
 	}
-	_, wentBack := fulls(v)
+	_, wentBack := v.Fulls()
 	require.Zero(t, wentBack)
 }

@@ -23,14 +23,14 @@ func TestRenewal(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, etcdtest.Options{})
 	b.change = ttl(5 * time.Second)
-	h := hold(t, b.open(t), claim(t, "n1", 1))
-	first := h.next(t)
+	h := subnettest.Hold(t, b.open(t), subnettest.Claim(t, "n1"))
+	first := h.Next(t)
 	v := subnettest.Watch(t, b.open(t))
 	v.Await(t, b)
 	before, id := b.Records(t), b.etcdLease(t, first.Key)
 	last := first
 	for range 5 { // of 5/3 s each
-		renewed := h.next(t)
+		renewed := h.Next(t)
 		require.Greater(t, renewed.Expires, last.Expires)
 		last = renewed
 		renewed.Expires = first.Expires
@@ -42,9 +42,8 @@ func TestRenewal(t *testing.T) {
 	require.Len(t, v.Updates(), 1)
 
 	// Once nobody renews it, it ends by itself.
-	h.stop()
-	require.NoError(t, <-h.done)
-	eventually(t, "it has ended", func() bool { return len(b.Records(t)) == 0 })
+	require.NoError(t, h.End(t))
+	subnettest.Eventually(t, "it has ended", func() bool { return len(b.Records(t)) == 0 })
 	v.Await(t, b)
 }
 
@@ -52,10 +51,9 @@ func TestRestartUsesTheEtcdLeaseAgain(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, etcdtest.Options{})
 	take := func() subnet.Held {
-		h := hold(t, b.open(t), claim(t, "n1", 1))
-		held := h.next(t)
-		h.stop()
-		require.NoError(t, <-h.done)
+		h := subnettest.Hold(t, b.open(t), subnettest.Claim(t, "n1"))
+		held := h.Next(t)
+		require.NoError(t, h.End(t))
 		return held
 	}
 	first := take()
@@ -82,18 +80,17 @@ func TestSharedEtcdLease(t *testing.T) {
 	shared, err := b.client.Grant(t.Context(), 24*3600)
 	require.NoError(t, err)
 	for _, k := range []string{b.key("10.5.1.0-24"), "/other"} {
-		_, err = b.client.Put(t.Context(), k, `{"PublicIP":"10.5.0.1","BackendType":"vxlan"}`, clientv3.WithLease(shared.ID))
+		_, err = b.client.Put(t.Context(), k, `{"PublicIP":"192.168.0.1","BackendType":"vxlan"}`, clientv3.WithLease(shared.ID))
 		require.NoError(t, err)
 	}
 	s := b.open(t)
-	h := hold(t, s, claim(t, "n1", 1))
-	require.Equal(t, "10.5.1.0-24", h.next(t).Key)
+	h := subnettest.Hold(t, s, subnettest.Claim(t, "n1"))
+	require.Equal(t, "10.5.1.0-24", h.Next(t).Key)
 	ours := b.etcdLease(t, "10.5.1.0-24")
 	require.NotEqual(t, shared.ID, ours)
 	_, err = b.client.Put(t.Context(), "/other's", "", clientv3.WithLease(ours))
 	require.NoError(t, err)
-	h.stop()
-	require.NoError(t, <-h.done)
+	require.NoError(t, h.End(t))
 	require.NoError(t, s.Release(t.Context()))
 	require.Empty(t, b.Records(t))
 	resp, err := b.client.Get(t.Context(), "/other", clientv3.WithPrefix())
@@ -105,10 +102,9 @@ func TestReleaseRevokesTheEtcdLease(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, etcdtest.Options{})
 	s := b.open(t)
-	h := hold(t, s, claim(t, "n1", 1))
-	id := b.etcdLease(t, h.next(t).Key)
-	h.stop()
-	require.NoError(t, <-h.done)
+	h := subnettest.Hold(t, s, subnettest.Claim(t, "n1"))
+	id := b.etcdLease(t, h.Next(t).Key)
+	require.NoError(t, h.End(t))
 	require.NoError(t, s.Release(t.Context()))
 	resp, err := b.client.TimeToLive(t.Context(), id)
 	require.NoError(t, err)
@@ -119,12 +115,12 @@ func TestReleaseRevokesTheEtcdLease(t *testing.T) {
 func TestEtcdLeaseRevoked(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, etcdtest.Options{})
-	h := hold(t, b.open(t), claim(t, "n1", 1))
-	first := h.next(t)
+	h := subnettest.Hold(t, b.open(t), subnettest.Claim(t, "n1"))
+	first := h.Next(t)
 	for range 2 {
 		_, err := b.client.Revoke(t.Context(), b.etcdLease(t, first.Key))
 		require.NoError(t, err)
-		again := h.next(t)
+		again := h.Next(t)
 		require.Equal(t, first.Key, again.Key)
 		resp, err := b.client.TimeToLive(t.Context(), b.etcdLease(t, first.Key))
 		require.NoError(t, err)
@@ -136,16 +132,16 @@ func TestEtcdLeaseRevoked(t *testing.T) {
 func TestLeaseEndsWhileCutOff(t *testing.T) {
 	t.Parallel()
 	b, way := newBackend(t, etcdtest.Options{}).through(t)
-	var out logged
+	var out subnettest.Log
 	change := b.change
 	b.change = func(c *etcd.Config) {
 		change(c)
-		c.LeaseTTL, c.Logger = 5*time.Second, out.entry()
+		c.LeaseTTL, c.Logger = 5*time.Second, out.Entry()
 	}
-	h := hold(t, b.open(t), claim(t, "n1", 1))
-	first := h.next(t)
+	h := subnettest.Hold(t, b.open(t), subnettest.Claim(t, "n1"))
+	first := h.Next(t)
 	way.Cut()
-	eventually(t, "the lease has ended", func() bool { return len(b.Records(t)) == 0 })
+	subnettest.Eventually(t, "the lease has ended", func() bool { return len(b.Records(t)) == 0 })
 	b.Put(t, first.Key, peerA, false)
 	taken := b.Records(t)[0]
 	way.Heal()
@@ -159,18 +155,18 @@ func TestLeaseEndsWhileCutOff(t *testing.T) {
 func TestContendedLease(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, etcdtest.Options{})
-	one, two := claim(t, "n1", 1), claim(t, "n1", 1)
+	one, two := subnettest.Claim(t, "n1"), subnettest.Claim(t, "n1")
 	two.BackendData[subnet.IPv4] = `{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}`
-	hs := []*holding{hold(t, b.open(t), one), hold(t, b.open(t), two)}
+	hs := []*subnettest.Holding{subnettest.Hold(t, b.open(t), one), subnettest.Hold(t, b.open(t), two)}
 	for range 2 {
 		for _, h := range hs {
-			h.next(t)
+			h.Next(t)
 		}
 	}
 	revision := b.Records(t)[0].Modified
 	started := time.Now()
 	for _, h := range hs {
-		h.next(t)
+		h.Next(t)
 	}
 	require.Len(t, b.Records(t), 1)
 	require.Less(t, float64(b.Records(t)[0].Modified-revision)/time.Since(started).Seconds(), 10.0, "writes a second")

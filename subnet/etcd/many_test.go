@@ -112,7 +112,7 @@ func BenchmarkEvent(b *testing.B) {
 			put(b, i)
 			select {
 			case <-updates:
-			case <-time.After(patience):
+			case <-time.After(subnettest.Patience):
 				b.Fatal("no update")
 			}
 		}

@@ -25,19 +25,6 @@ func (b backend) through(t *testing.T) (backend, *etcdtest.Proxy) {
 	return b, p
 }
 
-// fulls counts the full lists among the updates after the first.
-func fulls(v *subnettest.View) (full, wentBack int) {
-	for _, u := range v.Updates()[1:] {
-		if u.Full {
-			full++
-		}
-		if u.WentBack {
-			wentBack++
-		}
-	}
-	return full, wentBack
-}
-
 // What happened while the way was cut is told as changes, not as a list.
 func TestWatchResumes(t *testing.T) {
 	t.Parallel()
@@ -57,7 +44,7 @@ func TestWatchResumes(t *testing.T) {
 		way.Heal()
 		v.Await(t, b)
 	}
-	full, _ := fulls(v)
+	full, _ := v.Fulls()
 	require.Zero(t, full)
 }
 
@@ -71,7 +58,7 @@ func TestWatchAfterCompaction(t *testing.T) {
 	b.server.Compact() // all of it known: no matter
 	b.Delete(t, "10.5.2.0-24")
 	v.Await(t, b)
-	full, _ := fulls(v)
+	full, _ := v.Fulls()
 	require.Zero(t, full)
 
 	way.Cut()
@@ -81,7 +68,7 @@ func TestWatchAfterCompaction(t *testing.T) {
 	b.server.Compact()
 	way.Heal()
 	v.Await(t, b)
-	full, wentBack := fulls(v)
+	full, wentBack := v.Fulls()
 	require.Equal(t, 1, full, "what was missed can only be listed")
 	require.Zero(t, wentBack)
 	b.Delete(t, "10.5.3.0-24")
@@ -93,40 +80,40 @@ func TestWatchAfterCompaction(t *testing.T) {
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, etcdtest.Options{})
-	var health reports
-	b.change = func(c *etcd.Config) { c.Health = health.take }
+	var health subnettest.Reports
+	b.change = func(c *etcd.Config) { c.Health = health.Take }
 	s := b.open(t)
-	h := hold(t, s, claim(t, "n1", 1))
-	first := h.next(t)
+	h := subnettest.Hold(t, s, subnettest.Claim(t, "n1"))
+	first := h.Next(t)
 	v := subnettest.Watch(t, s)
 	v.Await(t, b)
-	n, _ := health.last()
+	n, _ := health.Last()
 	require.Zero(t, n, "all is well")
 	for range 2 {
 		b.server.Kill()
-		eventually(t, "the outage is told", func() bool {
-			_, err := health.last()
+		subnettest.Eventually(t, "the outage is told", func() bool {
+			_, err := health.Last()
 			return err != nil
 		})
-		_, err := health.last()
+		_, err := health.Last()
 		require.ErrorContains(t, err, "ing")
 		b.server.Restart()
 		back := time.Now()
 		b.Put(t, "10.5.2.0-24", peerB, false)
 		v.Await(t, b)
 		t.Logf("the first new peer came %s after etcd", time.Since(back))
-		eventually(t, "the end of it is told", func() bool {
-			_, err := health.last()
+		subnettest.Eventually(t, "the end of it is told", func() bool {
+			_, err := health.Last()
 			return err == nil
 		})
 		b.Delete(t, "10.5.2.0-24")
 		v.Await(t, b)
 	}
-	full, _ := fulls(v)
+	full, _ := v.Fulls()
 	require.Zero(t, full)
 	require.Equal(t, first.Key, v.Records()[first.Key].Key)
-	require.Empty(t, h.held, "nothing has happened to the lease")
-	require.Empty(t, h.done)
+	require.Empty(t, h.Held, "nothing has happened to the lease")
+	require.Empty(t, h.Done)
 }
 
 // However long etcd was away, the first new peer comes soon after it is back:
@@ -160,28 +147,28 @@ func TestLongOutage(t *testing.T) {
 func TestServerHangs(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, etcdtest.Options{})
-	var health reports
-	b.change = func(c *etcd.Config) { c.Health = health.take }
+	var health subnettest.Reports
+	b.change = func(c *etcd.Config) { c.Health = health.Take }
 	s := b.open(t)
-	h := hold(t, s, claim(t, "n1", 1))
-	h.next(t)
+	h := subnettest.Hold(t, s, subnettest.Claim(t, "n1"))
+	h.Next(t)
 	v := subnettest.Watch(t, s)
 	v.Await(t, b)
 	b.server.Pause()
 	paused := time.Now()
-	eventually(t, "it is told", func() bool {
-		_, err := health.last()
+	subnettest.Eventually(t, "it is told", func() bool {
+		_, err := health.Last()
 		return err != nil
 	})
 	t.Logf("told after %s", time.Since(paused))
 	b.server.Resume()
 	b.Put(t, "10.5.2.0-24", peerB, false)
 	v.Await(t, b)
-	eventually(t, "all is well again", func() bool {
-		_, err := health.last()
+	subnettest.Eventually(t, "all is well again", func() bool {
+		_, err := health.Last()
 		return err == nil
 	})
-	require.Empty(t, h.held)
+	require.Empty(t, h.Held)
 }
 
 func TestServerIsNotThereYet(t *testing.T) {
@@ -189,23 +176,23 @@ func TestServerIsNotThereYet(t *testing.T) {
 	b := newBackend(t, etcdtest.Options{})
 	b.SetConfig(t, []byte("{}"))
 	b.server.Stop()
-	var health reports
-	b.change = func(c *etcd.Config) { c.Health = health.take }
+	var health subnettest.Reports
+	b.change = func(c *etcd.Config) { c.Health = health.Take }
 	s := b.open(t)
-	h := hold(t, s, claim(t, "n1", 1))
+	h := subnettest.Hold(t, s, subnettest.Claim(t, "n1"))
 	v := subnettest.Watch(t, s)
 	config := make(chan []byte, 10)
 	go func() { _ = s.WatchConfig(t.Context(), func(raw []byte) { config <- raw }) }()
-	eventually(t, "it is told", func() bool {
-		_, err := health.last()
+	subnettest.Eventually(t, "it is told", func() bool {
+		_, err := health.Last()
 		return err != nil
 	})
-	_, err := health.last()
+	_, err := health.Last()
 	require.ErrorContains(t, err, "connection refused")
 	require.Empty(t, v.Updates())
 	b.server.Restart()
 	require.Equal(t, "{}", string(<-config))
-	held := h.next(t)
+	held := h.Next(t)
 	v.Await(t, b)
 	require.Contains(t, v.Records(), held.Key)
 }

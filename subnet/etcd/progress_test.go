@@ -40,7 +40,7 @@ func goesOn(t *testing.T, s *etcd.Store, watch string) {
 	t.Helper()
 	for range 3 {
 		was := s.Progress()[watch]
-		eventually(t, watch+" goes on", func() bool { return s.Progress()[watch].After(was) })
+		subnettest.Eventually(t, watch+" goes on", func() bool { return s.Progress()[watch].After(was) })
 	}
 }
 
@@ -53,12 +53,12 @@ func TestWatchThatHangs(t *testing.T) {
 	s.Hasten(quiet)
 	var config atomic.Pointer[string]
 	watchConfig(t, s, func(raw []byte) { text := string(raw); config.Store(&text) })
-	h := hold(t, s, claim(t, "n1", 1))
-	held := h.next(t)
+	h := subnettest.Hold(t, s, subnettest.Claim(t, "n1"))
+	held := h.Next(t)
 	v := subnettest.Watch(t, s)
 	v.Await(t, b)
 	for _, text := range []string{"2", "3"} {
-		eventually(t, "all watches stand", func() bool { return len(s.Progress()) == 3 })
+		subnettest.Eventually(t, "all watches stand", func() bool { return len(s.Progress()) == 3 })
 		for watch := range s.Progress() {
 			goesOn(t, s, watch)
 		}
@@ -66,13 +66,13 @@ func TestWatchThatHangs(t *testing.T) {
 		b.SetConfig(t, []byte(text))
 		b.Put(t, "10.5.200.0-24", peerA, false)
 		v.Await(t, b)
-		eventually(t, "the config is told", func() bool { return *config.Load() == text })
+		subnettest.Eventually(t, "the config is told", func() bool { return *config.Load() == text })
 		b.Delete(t, held.Key)
-		require.Equal(t, held.Key, h.next(t).Key, "a lost lease is taken again")
+		require.Equal(t, held.Key, h.Next(t).Key, "a lost lease is taken again")
 		b.Delete(t, "10.5.200.0-24")
 		v.Await(t, b)
 	}
-	full, _ := fulls(v)
+	full, _ := v.Fulls()
 	require.Zero(t, full, "what was missed is told as changes")
 }
 
@@ -111,7 +111,7 @@ func TestProgressInAnOutage(t *testing.T) {
 	v.Await(t, b)
 	b.server.Kill()
 	was := s.Progress()[etcd.WatchingLeases]
-	eventually(t, "it is tried again", func() bool { return s.Progress()[etcd.WatchingLeases].After(was) })
+	subnettest.Eventually(t, "it is tried again", func() bool { return s.Progress()[etcd.WatchingLeases].After(was) })
 	b.server.Restart()
 	b.Put(t, "10.5.2.0-24", peerB, false)
 	v.Await(t, b)
@@ -135,7 +135,7 @@ func TestNoProgressWhereItHangs(t *testing.T) {
 			}
 		})
 	}()
-	eventually(t, "the watches stand", func() bool { return relay.Watches() == 2 })
+	subnettest.Eventually(t, "the watches stand", func() bool { return relay.Watches() == 2 })
 	b.Put(t, "10.5.1.0-24", peerA, false)
 	<-told
 	stuck := s.Progress()[etcd.WatchingLeases]

@@ -26,8 +26,8 @@ func TestRestoredFromBackup(t *testing.T) {
 			s := b.open(t)
 			v := subnettest.Watch(t, s)
 			v.Await(t, b)
-			h := hold(t, s, claim(t, "n1", 1))
-			held := h.next(t)
+			h := subnettest.Hold(t, s, subnettest.Claim(t, "n1"))
+			held := h.Next(t)
 			for range 5 {
 				b.Put(t, "10.5.2.0-24", peerB, false)
 			}
@@ -41,12 +41,12 @@ func TestRestoredFromBackup(t *testing.T) {
 				b.Put(t, "10.5.3.0-24", peerB, false)
 			}
 			way.Heal()
-			again := h.next(t)
+			again := h.Next(t)
 			require.Equal(t, held.Key, again.Key, "a lost lease is taken again")
 			v.Await(t, b)
 			require.NotContains(t, v.Records(), "10.5.2.0-24", "it is not in the backup")
 			require.Contains(t, v.Records(), held.Key)
-			full, wentBack := fulls(v)
+			full, wentBack := v.Fulls()
 			require.Equal(t, 1, wentBack)
 			require.Equal(t, 1, full)
 		})
@@ -69,7 +69,7 @@ func TestAnotherCluster(t *testing.T) {
 	way.Retarget(other.server)
 	way.Heal()
 	v.Await(t, other)
-	_, wentBack := fulls(v)
+	_, wentBack := v.Fulls()
 	require.Equal(t, 1, wentBack)
 	// And it is told although there is nothing by which to know the history.
 	b, other = newBackend(t, etcdtest.Options{}), newBackend(t, etcdtest.Options{})
@@ -80,7 +80,7 @@ func TestAnotherCluster(t *testing.T) {
 	way.Cut()
 	way.Retarget(other.server)
 	way.Heal()
-	eventually(t, "it is told", func() bool { _, wentBack := fulls(v); return wentBack == 1 })
+	subnettest.Eventually(t, "it is told", func() bool { _, wentBack := v.Fulls(); return wentBack == 1 })
 }
 
 // The store went back while nobody watched it: between two calls.
@@ -153,9 +153,9 @@ func TestWentBackBetweenRuns(t *testing.T) {
 			require.Equal(t, at, s.Position())
 			v = subnettest.Watch(t, s)
 			v.Await(t, b)
-			eventually(t, "the list is told", func() bool { return len(v.Updates()) > 0 })
+			subnettest.Eventually(t, "the list is told", func() bool { return len(v.Updates()) > 0 })
 			require.Equal(t, c.wentBack, v.Updates()[0].WentBack)
-			_, again := fulls(v)
+			_, again := v.Fulls()
 			require.Zero(t, again)
 		})
 	}
@@ -172,7 +172,7 @@ func TestAnotherClusterBetweenRuns(t *testing.T) {
 	there := other.open(t)
 	require.NoError(t, there.Resume(s.Position()))
 	v = subnettest.Watch(t, there)
-	eventually(t, "the list is told", func() bool { return len(v.Updates()) > 0 })
+	subnettest.Eventually(t, "the list is told", func() bool { return len(v.Updates()) > 0 })
 	require.True(t, v.Updates()[0].WentBack)
 }
 

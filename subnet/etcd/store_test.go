@@ -1,15 +1,11 @@
 package etcd_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
-	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/goleak"
@@ -128,107 +124,4 @@ func (b backend) etcdLease(t *testing.T, key string) clientv3.LeaseID {
 	require.NoError(t, err)
 	require.Len(t, resp.Kvs, 1)
 	return clientv3.LeaseID(resp.Kvs[0].Lease)
-}
-
-const patience = 60 * time.Second
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	require.Eventually(t, ok, patience, 10*time.Millisecond, "waiting until %s", what)
-}
-
-// reports collects what Config.Health is told.
-type reports struct {
-	mu  sync.Mutex
-	all []error
-}
-
-func (r *reports) take(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.all = append(r.all, err)
-}
-
-// last returns what was told last, and how often something was.
-func (r *reports) last() (n int, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.all) == 0 {
-		return 0, nil
-	}
-	return len(r.all), r.all[len(r.all)-1]
-}
-
-// logged is a logger that a test can read.
-type logged struct {
-	mu  sync.Mutex
-	buf strings.Builder
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
-
-func (l *logged) entry() *logrus.Entry {
-	log := logrus.New()
-	log.SetOutput(l)
-	log.SetLevel(logrus.TraceLevel)
-	return logrus.NewEntry(log)
-}
-
-// holding runs Hold until the test ends or stop is called.
-type holding struct {
-	held chan subnet.Held
-	done chan error
-	stop context.CancelFunc
-}
-
-func hold(t *testing.T, s *etcd.Store, c subnet.Claim) *holding {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	h := &holding{held: make(chan subnet.Held, 100), done: make(chan error, 1), stop: cancel}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		h.done <- s.Hold(ctx, c, func(held subnet.Held) { h.held <- held })
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-ended
-	})
-	return h
-}
-
-func (h *holding) next(t *testing.T) subnet.Held {
-	t.Helper()
-	select {
-	case held := <-h.held:
-		return held
-	case err := <-h.done:
-		require.NoError(t, err, "Hold has ended")
-		require.Fail(t, "Hold has ended without a lease")
-	case <-time.After(patience):
-		require.Fail(t, "no lease")
-	}
-	return subnet.Held{}
-}
-
-func claim(t *testing.T, node string, n int) subnet.Claim {
-	t.Helper()
-	cfg, err := subnet.ParseConfig([]byte(`{"Network": "10.5.0.0/16"}`))
-	require.NoError(t, err)
-	c := subnet.Claim{Node: node, MachineID: "machine-" + node, Config: cfg, BackendType: subnet.BackendVXLAN}
-	c.PublicIPs[subnet.IPv4] = c.Config.Networks[subnet.IPv4].Network.Addr()
-	for range n {
-		c.PublicIPs[subnet.IPv4] = c.PublicIPs[subnet.IPv4].Next()
-	}
-	return c
 }

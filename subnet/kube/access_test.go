@@ -34,8 +34,8 @@ func without(rules []rbacv1.PolicyRule, verb, resource string) []rbacv1.PolicyRu
 // The shipped role is enough, as all other tests show; without any verb of it
 // something does not work, and is told.
 func rights(t *testing.T, b backend) {
-	var health reports
-	b.change = func(c *kube.Config) { c.Health = health.take }
+	var health subnettest.Reports
+	b.change = func(c *kube.Config) { c.Health = health.Take }
 	b.Join(t, "n1", "10.5.1.0/24")
 	verbs := 0
 	for _, rule := range least(t) {
@@ -46,24 +46,24 @@ func rights(t *testing.T, b backend) {
 			way := b.server.Proxy(t)
 			b.url = way.Endpoint
 			s := b.open(t, "n1")
-			h := hold(t, s, claim(t, "n1"))
+			h := subnettest.Hold(t, s, subnettest.Claim(t, "n1"))
 			v := subnettest.Watch(t, s)
 			if verb == "list" { // a stream that brings its list needs it only to be resumed
-				eventually(t, "there is a stream", func() bool { return len(v.Updates()) > 0 })
+				subnettest.Eventually(t, "there is a stream", func() bool { return len(v.Updates()) > 0 })
 				told := len(v.Updates())
 				b.annotate(t, "n1", map[string]any{prefix + "source-ip": "192.168.0.99"})
-				eventually(t, "it told something", func() bool { return len(v.Updates()) > told })
+				subnettest.Eventually(t, "it told something", func() bool { return len(v.Updates()) > told })
 				way.Cut()
 				way.Heal()
 			}
-			eventually(t, denied, func() bool {
-				_, err := health.last()
+			subnettest.Eventually(t, denied, func() bool {
+				_, err := health.Last()
 				return err != nil && strings.Contains(err.Error(), denied)
 			})
 			b.server.Grant(t, least(t)...) // whoever mends the role need not restart anything
-			h.next(t)
-			eventually(t, "all is well", func() bool { _, err := health.last(); return err == nil && len(v.Updates()) > 0 })
-			h.stop()
+			h.Next(t)
+			subnettest.Eventually(t, "all is well", func() bool { _, err := health.Last(); return err == nil && len(v.Updates()) > 0 })
+			h.Stop()
 			require.NoError(t, v.Stop())
 			require.NoError(t, s.Release(t.Context()))
 		}
@@ -77,10 +77,10 @@ func TestAdmission(t *testing.T) {
 	s := kubetest.Start(t)
 	s.Apply(t, shipped(t, "rbac.yaml"))
 	s.Apply(t, shipped(t, "admission.yaml"))
-	var health reports
+	var health subnettest.Reports
 	var token string
 	b := backend{server: s, config: filepath.Join(t.TempDir(), "net-conf.json"), change: func(c *kube.Config) {
-		c.Kubeconfig, c.APIURL, c.ServiceAccount, c.Health = "", s.URL, s.Account(t, token), health.take
+		c.Kubeconfig, c.APIURL, c.ServiceAccount, c.Health = "", s.URL, s.Account(t, token), health.Take
 	}}
 	for i := range 3 {
 		n := largeNode(i) // what the policy compares has a cost, which has a limit
@@ -98,7 +98,7 @@ func TestAdmission(t *testing.T) {
 		return fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, prefix+"public-ip", value)
 	}
 
-	eventually(t, "the policy is in force", func() bool {
+	subnettest.Eventually(t, "the policy is in force", func() bool {
 		code, _ := s.TryPatch(t, unbound, "n1/status", ours(""))
 		return code == http.StatusForbidden
 	})
@@ -130,31 +130,31 @@ func TestAdmission(t *testing.T) {
 	// All that the daemon does.
 	store := b.open(t, "n1")
 	v := subnettest.Watch(t, store)
-	c := claim(t, "n1")
-	h := hold(t, store, c)
-	h.next(t)
+	c := subnettest.Claim(t, "n1")
+	h := subnettest.Hold(t, store, c)
+	h.Next(t)
 	states := make(chan subnet.NetworkState)
-	during(t, func(ctx context.Context) { _ = store.ReportNetwork(ctx, states) })
+	subnettest.During(t, func(ctx context.Context) { _ = store.ReportNetwork(ctx, states) })
 	for _, up := range []bool{true, false, true} {
 		states <- subnet.NetworkState{Up: up}
 		want := corev1.ConditionTrue
 		if up {
 			want = corev1.ConditionFalse
 		}
-		eventually(t, "the condition is written", func() bool { return unavailable(s.Node(t, "n1")).Status == want })
+		subnettest.Eventually(t, "the condition is written", func() bool { return unavailable(s.Node(t, "n1")).Status == want })
 	}
-	eventually(t, "it sees itself", func() bool { return len(v.Records()) == 1 })
-	h.stop()
+	subnettest.Eventually(t, "it sees itself", func() bool { return len(v.Records()) == 1 })
+	h.Stop()
 	require.NoError(t, store.Release(t.Context()))
-	eventually(t, "it sees that it has gone", func() bool { return len(v.Records()) == 0 })
-	_, err := health.last()
+	subnettest.Eventually(t, "it sees that it has gone", func() bool { return len(v.Records()) == 0 })
+	_, err := health.Last()
 	require.NoError(t, err)
 
 	// The same on a Node that is not its own.
-	c = claim(t, "n2")
-	hold(t, b.open(t, "n2"), c)
-	eventually(t, "it is told", func() bool {
-		_, err := health.last()
+	c = subnettest.Claim(t, "n2")
+	subnettest.Hold(t, b.open(t, "n2"), c)
+	subnettest.Eventually(t, "it is told", func() bool {
+		_, err := health.Last()
 		return err != nil && strings.Contains(err.Error(), "twilld may change the Node that its token is of, n1, and this is n2")
 	})
 }

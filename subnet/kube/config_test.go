@@ -108,7 +108,7 @@ func waysToTheServer(t *testing.T, b backend) {
 		t.Setenv("KUBERNETES_SERVICE_PORT", u.Port())
 		b.change = change
 		v := subnettest.Watch(t, b.open(t, "n9"))
-		eventually(t, name, func() bool { return len(v.Records()) == 1 })
+		subnettest.Eventually(t, name, func() bool { return len(v.Records()) == 1 })
 	}
 }
 
@@ -120,7 +120,7 @@ func TestNoTokenInTheClear(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	heard := make(chan *http.Request, 100)
-	during(t, func(ctx context.Context) {
+	subnettest.During(t, func(ctx context.Context) {
 		defer context.AfterFunc(ctx, func() { l.Close() })()
 		for {
 			c, err := l.Accept()

@@ -32,7 +32,7 @@ func flannelAnnotations(t *testing.T, b backend) {
 	b.Join(t, "n3", "10.5.3.0/24")
 	b.annotate(t, "n3", map[string]any{prefix + "kube-subnet-manager": "false", prefix + "backend-type": "vxlan", prefix + "public-ip": "192.168.0.3"})
 	v := subnettest.Watch(t, b.open(t, "n9"))
-	eventually(t, "they are there", func() bool { return len(v.Updates()) == 1 })
+	subnettest.Eventually(t, "they are there", func() bool { return len(v.Updates()) == 1 })
 	got := v.Records()
 	require.Len(t, got, 2)
 	require.Equal(t, subnet.Lease{
@@ -49,7 +49,7 @@ func flannelAnnotations(t *testing.T, b backend) {
 	// A node moves from flannel to Twill. What it does not announce any more
 	// goes, what is nobody's stays.
 	b.annotate(t, "n1", map[string]any{prefix + "node-public-ip": "192.168.0.1", "example.com/other": "x"})
-	hold(t, b.open(t, "n1"), claim(t, "n1")).next(t)
+	subnettest.Hold(t, b.open(t, "n1"), subnettest.Claim(t, "n1")).Next(t)
 	require.Equal(t, map[string]string{
 		prefix + "kube-subnet-manager": "true", prefix + "backend-type": "vxlan",
 		prefix + "backend-data": `{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`, prefix + "public-ip": "192.168.0.1",
@@ -82,34 +82,34 @@ func brokenAnnotations(t *testing.T, b backend) {
 		b.Join(t, node, fmt.Sprintf("10.5.%d.0/24", i))
 		b.annotate(t, node, good)
 		b.annotate(t, node, map[string]any{prefix + c.name: c.value})
-		eventually(t, c.reason, func() bool { return v.Records()[node].Invalid == "annotation "+c.reason })
+		subnettest.Eventually(t, c.reason, func() bool { return v.Records()[node].Invalid == "annotation "+c.reason })
 		b.annotate(t, node, good)
 		if _, ok := good[prefix+c.name]; !ok {
 			b.annotate(t, node, map[string]any{prefix + c.name: nil})
 		}
-		eventually(t, "it is mended", func() bool { return v.Records()[node].Invalid == "" })
+		subnettest.Eventually(t, "it is mended", func() bool { return v.Records()[node].Invalid == "" })
 	}
 	b.Join(t, "n1")
 	b.annotate(t, "n1", good)
-	eventually(t, "it is refused", func() bool { return v.Records()["n1"].Invalid == "the Node has no spec.podCIDRs" })
+	subnettest.Eventually(t, "it is refused", func() bool { return v.Records()["n1"].Invalid == "the Node has no spec.podCIDRs" })
 	require.Equal(t, "192.168.0.1", v.Records()["n1"].Lease.PublicIPs[subnet.IPv4].String(), "what can be read is there")
 	b.annotate(t, "n1", map[string]any{prefix + "kube-subnet-manager": nil})
-	eventually(t, "it is gone", func() bool { _, ok := v.Records()["n1"]; return !ok })
+	subnettest.Eventually(t, "it is gone", func() bool { _, ok := v.Records()["n1"]; return !ok })
 }
 
 func overwrittenPublicIP(t *testing.T, b backend) {
-	var log logged
-	b.change = func(c *kube.Config) { c.Logger = log.entry() }
+	var log subnettest.Log
+	b.change = func(c *kube.Config) { c.Logger = log.Entry() }
 	b.Join(t, "n1", "10.5.1.0/24")
 	b.annotate(t, "n1", map[string]any{prefix + "public-ip-overwrite": "203.0.113.1", prefix + "public-ipv6-overwrite": "2001:db8::9"})
-	c := claim(t, "n1")
-	h := hold(t, b.open(t, "n1"), c)
-	held := h.next(t)
+	c := subnettest.Claim(t, "n1")
+	h := subnettest.Hold(t, b.open(t, "n1"), c)
+	held := h.Next(t)
 	require.Equal(t, subnet.PerFamily[netip.Addr]{netip.MustParseAddr("203.0.113.1")}, held.Lease.PublicIPs, "of a family that has a tunnel")
 	require.Equal(t, c.PublicIPs, held.Lease.Sources, "its packets come from where they came from")
 	for _, overwrite := range []any{"203.0.113.2", "rubbish", "203.0.113.3", nil} {
 		b.annotate(t, "n1", map[string]any{prefix + "public-ip-overwrite": overwrite})
-		held = h.next(t)
+		held = h.Next(t)
 		want := c.PublicIPs
 		if ip, err := netip.ParseAddr(fmt.Sprint(overwrite)); err == nil {
 			want[subnet.IPv4] = ip
@@ -124,7 +124,7 @@ func overwrittenPublicIP(t *testing.T, b backend) {
 func watchAddresses(t *testing.T, b backend) {
 	told := make(chan kube.Addresses, 10)
 	s := b.open(t, "n7")
-	stop := during(t, func(ctx context.Context) { _ = s.WatchAddresses(ctx, func(a kube.Addresses) { told <- a }) })
+	stop := subnettest.During(t, func(ctx context.Context) { _ = s.WatchAddresses(ctx, func(a kube.Addresses) { told <- a }) })
 	b.Join(t, "n7")
 	var want kube.Addresses
 	got := next(t, told)
@@ -148,7 +148,7 @@ func watchAddresses(t *testing.T, b backend) {
 // A heartbeat of the kubelet's is an event of 10 kB, and no news.
 func heartbeats(t *testing.T, b backend) {
 	b.Join(t, "n1", "10.5.1.0/24")
-	hold(t, b.open(t, "n1"), claim(t, "n1")).next(t)
+	subnettest.Hold(t, b.open(t, "n1"), subnettest.Claim(t, "n1")).Next(t)
 	v := subnettest.Watch(t, b.open(t, "n9"))
 	v.Await(t, subnettest.Looking(b))
 	for i := range 5 {
@@ -156,25 +156,25 @@ func heartbeats(t *testing.T, b backend) {
 			time.Now().Add(time.Duration(i)*time.Minute).UTC().Format(time.RFC3339)))
 	}
 	b.Join(t, "n2", "10.5.2.0/24")
-	hold(t, b.open(t, "n2"), claim(t, "n2")).next(t)
-	eventually(t, "what comes after is told", func() bool { _, ok := v.Records()["n2"]; return ok })
+	subnettest.Hold(t, b.open(t, "n2"), subnettest.Claim(t, "n2")).Next(t)
+	subnettest.Eventually(t, "what comes after is told", func() bool { _, ok := v.Records()["n2"]; return ok })
 	require.Len(t, v.Updates(), 2)
 }
 
 func anotherPrefix(t *testing.T, b backend) {
 	b.change = func(c *kube.Config) { c.AnnotationPrefix = "example.com/twill" }
 	b.Join(t, "n1", "10.5.1.0/24")
-	hold(t, b.open(t, "n1"), claim(t, "n1")).next(t)
+	subnettest.Hold(t, b.open(t, "n1"), subnettest.Claim(t, "n1")).Next(t)
 	require.Equal(t, "192.168.0.1", b.server.Node(t, "n1").Annotations["example.com/twill-public-ip"])
 	v := subnettest.Watch(t, b.open(t, "n9"))
-	eventually(t, "it is read as well", func() bool { return len(v.Records()) == 1 })
+	subnettest.Eventually(t, "it is read as well", func() bool { return len(v.Records()) == 1 })
 }
 
 func condition(t *testing.T, b backend) {
 	b.Join(t, "n1")
 	states := make(chan subnet.NetworkState)
 	s := b.open(t, "n1")
-	during(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
+	subnettest.During(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
 	reads := func(status corev1.ConditionStatus, message string) func() bool {
 		return func() bool {
 			c := unavailable(b.server.Node(t, "n1"))
@@ -182,21 +182,21 @@ func condition(t *testing.T, b backend) {
 		}
 	}
 	states <- subnet.NetworkState{Up: true, Message: "up"}
-	eventually(t, "it is False", reads(corev1.ConditionFalse, "up"))
+	subnettest.Eventually(t, "it is False", reads(corev1.ConditionFalse, "up"))
 	since := unavailable(b.server.Node(t, "n1")).LastTransitionTime
 	states <- subnet.NetworkState{Message: "the lease is lost"}
-	eventually(t, "it is True", reads(corev1.ConditionTrue, "the lease is lost"))
+	subnettest.Eventually(t, "it is True", reads(corev1.ConditionTrue, "the lease is lost"))
 	states <- subnet.NetworkState{Message: "no route"}
-	eventually(t, "the reason is another", reads(corev1.ConditionTrue, "no route"))
+	subnettest.Eventually(t, "the reason is another", reads(corev1.ConditionTrue, "no route"))
 	later := unavailable(b.server.Node(t, "n1")).LastTransitionTime
 	require.False(t, later.Before(&since))
 	states <- subnet.NetworkState{Up: true, Message: "up"}
-	eventually(t, "it is False again", reads(corev1.ConditionFalse, "up"))
+	subnettest.Eventually(t, "it is False again", reads(corev1.ConditionFalse, "up"))
 	b.server.PatchStatus(t, "n1", `{"status":{"conditions":[{"type":"NetworkUnavailable","status":"True","reason":"Somebody"}]}}`)
-	eventually(t, "it is put right", reads(corev1.ConditionFalse, "up"))
+	subnettest.Eventually(t, "it is put right", reads(corev1.ConditionFalse, "up"))
 	b.Leave(t, "n1")
 	b.Join(t, "n1")
-	eventually(t, "a new Node is told", reads(corev1.ConditionFalse, "up"))
+	subnettest.Eventually(t, "a new Node is told", reads(corev1.ConditionFalse, "up"))
 }
 
 func unavailable(n *corev1.Node) corev1.NodeCondition {
@@ -215,15 +215,15 @@ func conditionOfOthers(t *testing.T, b backend) {
 	states := make(chan subnet.NetworkState)
 	s := b.open(t, "n1")
 	seen := make(chan kube.Addresses, 1)
-	during(t, func(ctx context.Context) { _ = s.WatchAddresses(ctx, func(a kube.Addresses) { seen <- a }) })
+	subnettest.During(t, func(ctx context.Context) { _ = s.WatchAddresses(ctx, func(a kube.Addresses) { seen <- a }) })
 	next(t, seen)
-	during(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
+	subnettest.During(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
 	for range 2 { // when the second is taken, the first is done with
 		states <- subnet.NetworkState{Up: true, Message: "up"}
 	}
 	require.Equal(t, "RouteCreated", unavailable(b.server.Node(t, "n1")).Reason)
 	states <- subnet.NetworkState{Message: "down"}
-	eventually(t, "it is True", func() bool { return unavailable(b.server.Node(t, "n1")).Message == "down" })
+	subnettest.Eventually(t, "it is True", func() bool { return unavailable(b.server.Node(t, "n1")).Message == "down" })
 }
 
 func conditionOff(t *testing.T, b backend) {
@@ -231,7 +231,7 @@ func conditionOff(t *testing.T, b backend) {
 	b.Join(t, "n1")
 	states := make(chan subnet.NetworkState)
 	s := b.open(t, "n1")
-	stop := during(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
+	stop := subnettest.During(t, func(ctx context.Context) { _ = s.ReportNetwork(ctx, states) })
 	states <- subnet.NetworkState{Up: true}
 	states <- subnet.NetworkState{}
 	stop()

@@ -14,23 +14,10 @@ import (
 	"github.com/twill-net/twill/subnet/subnettest"
 )
 
-// fulls counts the full lists among the updates after the first.
-func fulls(v *subnettest.View) (full, wentBack int) {
-	for _, u := range v.Updates()[1:] {
-		if u.Full {
-			full++
-		}
-		if u.WentBack {
-			wentBack++
-		}
-	}
-	return full, wentBack
-}
-
 // peer is the lease that a node announces.
 func peer(t *testing.T, node, cidr string) subnet.Lease {
 	t.Helper()
-	return claim(t, node).Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix(cidr)})
+	return subnettest.Claim(t, node).Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix(cidr)})
 }
 
 // What happened while the way was cut is told as changes, not as a list.
@@ -60,7 +47,7 @@ func cutWatch(t *testing.T, b backend) {
 		way.Heal()
 		v.Await(t, subnettest.Looking(b))
 	}
-	full, _ := fulls(v)
+	full, _ := v.Fulls()
 	require.Zero(t, full)
 }
 
@@ -68,48 +55,48 @@ func cutWatch(t *testing.T, b backend) {
 // returns, the lease is the same.
 func TestOutage(t *testing.T) {
 	s := start(t)
-	var health reports
-	b := backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json"), change: func(c *kube.Config) { c.Health = health.take }}
+	var health subnettest.Reports
+	b := backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json"), change: func(c *kube.Config) { c.Health = health.Take }}
 	b.Join(t, "n1", "10.5.1.0/24")
 	s.Kill()
 
 	store := b.open(t, "n1")
-	h := hold(t, store, claim(t, "n1"))
+	h := subnettest.Hold(t, store, subnettest.Claim(t, "n1"))
 	v := subnettest.Watch(t, store)
 	states := make(chan subnet.NetworkState, 1)
 	states <- subnet.NetworkState{Up: true, Message: "up"}
-	during(t, func(ctx context.Context) { _ = store.ReportNetwork(ctx, states) })
+	subnettest.During(t, func(ctx context.Context) { _ = store.ReportNetwork(ctx, states) })
 	for i := range 3 {
-		eventually(t, "the outage is told", func() bool { _, err := health.last(); return err != nil })
-		_, err := health.last()
+		subnettest.Eventually(t, "the outage is told", func() bool { _, err := health.Last(); return err != nil })
+		_, err := health.Last()
 		require.ErrorContains(t, err, "connect: connection refused")
 		s.Restart()
 		back := time.Now()
 		if i == 0 {
-			h.next(t)
-			eventually(t, "the condition is written", func() bool { return unavailable(s.Node(t, "n1")).Message == "up" })
+			h.Next(t)
+			subnettest.Eventually(t, "the condition is written", func() bool { return unavailable(s.Node(t, "n1")).Message == "up" })
 		}
-		eventually(t, "the end of it is told", func() bool { _, err := health.last(); return err == nil })
+		subnettest.Eventually(t, "the end of it is told", func() bool { _, err := health.Last(); return err == nil })
 		b.Join(t, "n2", "10.5.2.0/24")
 		b.Announce(t, peer(t, "n2", "10.5.2.0/24"))
-		eventually(t, "the peer is there", func() bool { _, ok := v.Records()["n2"]; return ok })
+		subnettest.Eventually(t, "the peer is there", func() bool { _, ok := v.Records()["n2"]; return ok })
 		t.Logf("the first new peer came %s after the API server", time.Since(back))
 		b.Leave(t, "n2")
-		eventually(t, "the peer is gone", func() bool { _, ok := v.Records()["n2"]; return !ok })
+		subnettest.Eventually(t, "the peer is gone", func() bool { _, ok := v.Records()["n2"]; return !ok })
 		s.Kill()
 	}
-	full, _ := fulls(v)
+	full, _ := v.Fulls()
 	require.Zero(t, full, "a stream is resumed")
 	require.Contains(t, v.Records(), "n1")
-	require.Empty(t, h.held, "nothing has happened to the lease")
-	require.Empty(t, h.done)
+	require.Empty(t, h.Held, "nothing has happened to the lease")
+	require.Empty(t, h.Done)
 }
 
 // etcd is restored from a backup under the API server.
 func TestRestored(t *testing.T) {
 	s := start(t)
-	var log logged
-	b := backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json"), change: func(c *kube.Config) { c.Logger = log.entry() }}
+	var log subnettest.Log
+	b := backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json"), change: func(c *kube.Config) { c.Logger = log.Entry() }}
 	b.Join(t, "n1", "10.5.1.0/24")
 	b.Announce(t, peer(t, "n1", "10.5.1.0/24"))
 	s.Kill()
@@ -126,25 +113,25 @@ func TestRestored(t *testing.T) {
 		}
 	}
 	v := subnettest.Watch(t, b.open(t, "n9"))
-	h := hold(t, b.open(t, "n3"), claim(t, "n3"))
-	h.next(t)
-	eventually(t, "all are there", func() bool { return len(v.Records()) == 3 })
+	h := subnettest.Hold(t, b.open(t, "n3"), subnettest.Claim(t, "n3"))
+	h.Next(t)
+	subnettest.Eventually(t, "all are there", func() bool { return len(v.Records()) == 3 })
 	b.annotate(t, "n2", map[string]any{prefix + "public-ip": "192.0.2.2"}) // a stream that told something is resumed
-	eventually(t, "a change is told", func() bool { return v.Records()["n2"].Lease.PublicIPs[subnet.IPv4].String() == "192.0.2.2" })
+	subnettest.Eventually(t, "a change is told", func() bool { return v.Records()["n2"].Lease.PublicIPs[subnet.IPv4].String() == "192.0.2.2" })
 
 	s.Kill()
 	s.Etcd.Stop()
 	s.Etcd.Restore(backup)
 	s.Etcd.Restart()
 	s.Restart()
-	eventually(t, "the restored list is told as such", func() bool { _, back := fulls(v); return back == 1 })
+	subnettest.Eventually(t, "the restored list is told as such", func() bool { _, back := v.Fulls(); return back == 1 })
 	require.Contains(t, log.String(), "went back in time")
 	require.Len(t, v.Records(), 1)
-	require.ErrorIs(t, next(t, h.done), subnet.ErrNoLease, "our Node is not there any more")
+	require.ErrorIs(t, h.Err(t), subnet.ErrNoLease, "our Node is not there any more")
 	b.Join(t, "n2", "10.5.2.0/24")
 	b.Announce(t, peer(t, "n2", "10.5.2.0/24"))
-	eventually(t, "what comes after is told", func() bool { return len(v.Records()) == 2 })
-	_, back := fulls(v)
+	subnettest.Eventually(t, "what comes after is told", func() bool { return len(v.Records()) == 2 })
+	_, back := v.Fulls()
 	require.Equal(t, 1, back)
 }
 
@@ -152,27 +139,27 @@ func TestRestored(t *testing.T) {
 // for, and nobody answers.
 func TestServerHangs(t *testing.T) {
 	s := start(t)
-	var health reports
-	b := backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json"), change: func(c *kube.Config) { c.Health = health.take }}
+	var health subnettest.Reports
+	b := backend{server: s, url: s.URL, config: filepath.Join(t.TempDir(), "net-conf.json"), change: func(c *kube.Config) { c.Health = health.Take }}
 	b.Join(t, "n1", "10.5.1.0/24")
 	store := b.open(t, "n1")
 	store.SetSilence(2 * time.Second) // the Reflector lists again when a stream is shorter than a second
-	h := hold(t, store, claim(t, "n1"))
-	h.next(t)
+	h := subnettest.Hold(t, store, subnettest.Claim(t, "n1"))
+	h.Next(t)
 	v := subnettest.Watch(t, store)
 	v.Await(t, subnettest.Looking(b))
 	s.Pause()
 	paused := time.Now()
-	eventually(t, "it is told", func() bool { _, err := health.last(); return err != nil })
+	subnettest.Eventually(t, "it is told", func() bool { _, err := health.Last(); return err != nil })
 	t.Logf("told after %s", time.Since(paused))
 	s.Resume()
 	b.Join(t, "n2", "10.5.2.0/24")
 	b.Announce(t, peer(t, "n2", "10.5.2.0/24"))
 	v.Await(t, subnettest.Looking(b))
-	eventually(t, "all is well again", func() bool { _, err := health.last(); return err == nil })
-	full, _ := fulls(v)
+	subnettest.Eventually(t, "all is well again", func() bool { _, err := health.Last(); return err == nil })
+	full, _ := v.Fulls()
 	require.Zero(t, full)
-	require.Empty(t, h.held)
+	require.Empty(t, h.Held)
 }
 
 // Streams are asked for again and again; what was told stays told.
@@ -182,12 +169,12 @@ func progress(t *testing.T, b backend) {
 	store := b.open(t, "n1")
 	store.SetSilence(2 * time.Second)
 	v := subnettest.Watch(t, store)
-	hold(t, store, claim(t, "n1")).next(t)
-	stop := during(t, func(ctx context.Context) { _ = store.WatchConfig(ctx, func([]byte) {}) })
+	subnettest.Hold(t, store, subnettest.Claim(t, "n1")).Next(t)
+	stop := subnettest.During(t, func(ctx context.Context) { _ = store.WatchConfig(ctx, func([]byte) {}) })
 	v.Await(t, subnettest.Looking(b))
 	first := store.Progress()
 	require.Len(t, first, 3)
-	eventually(t, "all went on", func() bool {
+	subnettest.Eventually(t, "all went on", func() bool {
 		for what, at := range store.Progress() {
 			if !at.After(first[what]) {
 				return false
@@ -195,7 +182,7 @@ func progress(t *testing.T, b backend) {
 		}
 		return true
 	})
-	full, _ := fulls(v)
+	full, _ := v.Fulls()
 	require.Zero(t, full)
 	stop()
 	require.Len(t, store.Progress(), 2, "what has ended is not waited for")
@@ -208,12 +195,12 @@ func TestWithoutStreamedLists(t *testing.T) {
 	const nodes = 600 // a page has 500
 	each(nodes, func(i int) { s.CreateNode(t, largeNode(i)) })
 	v := subnettest.Watch(t, b.open(t, "n9"))
-	eventually(t, "the list is there", func() bool { return len(v.Updates()) > 0 })
+	subnettest.Eventually(t, "the list is there", func() bool { return len(v.Updates()) > 0 })
 	require.Len(t, v.Records(), nodes)
 	b.annotate(t, "n7", map[string]any{prefix + "public-ip": "192.0.2.7"})
-	eventually(t, "a change is told", func() bool { return v.Records()["n7"].Lease.PublicIPs[subnet.IPv4].String() == "192.0.2.7" })
+	subnettest.Eventually(t, "a change is told", func() bool { return v.Records()["n7"].Lease.PublicIPs[subnet.IPv4].String() == "192.0.2.7" })
 	b.Leave(t, "n8")
-	eventually(t, "an end is told", func() bool { _, ok := v.Records()["n8"]; return !ok })
-	full, _ := fulls(v)
+	subnettest.Eventually(t, "an end is told", func() bool { _, ok := v.Records()["n8"]; return !ok })
+	full, _ := v.Fulls()
 	require.Zero(t, full)
 }

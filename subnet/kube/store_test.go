@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -231,114 +230,30 @@ func (b backend) Records(t *testing.T) []subnet.Record {
 	return out
 }
 
-const patience = 60 * time.Second
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	require.Eventually(t, ok, patience, 10*time.Millisecond, "waiting until %s", what)
-}
-
-// reports collects what Config.Health is told.
-type reports struct {
-	mu  sync.Mutex
-	all []error
-}
-
-func (r *reports) take(err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.all = append(r.all, err)
-}
-
-// last returns what was told last, and how often something was.
-func (r *reports) last() (n int, err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.all) == 0 {
-		return 0, nil
-	}
-	return len(r.all), r.all[len(r.all)-1]
-}
-
-// logged is a logger that a test can read.
-type logged struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.buf = append(l.buf, p...)
-	return len(p), nil
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.buf)
-}
-
-func (l *logged) entry() *logrus.Entry {
-	log := logrus.New()
-	log.SetOutput(l)
-	return logrus.NewEntry(log)
-}
-
-// claim returns that of node n7, for one, at 192.168.0.7.
-func claim(t *testing.T, node string) subnet.Claim {
-	t.Helper()
-	cfg, err := subnet.ParseConfig([]byte(`{"Network": "10.5.0.0/16"}`))
-	require.NoError(t, err)
-	return subnet.Claim{
-		Node: node, MachineID: "machine-" + node, Config: cfg, BackendType: subnet.BackendVXLAN,
-		PublicIPs:   subnet.PerFamily[netip.Addr]{netip.MustParseAddr("192.168.0." + node[1:])},
-		BackendData: subnet.PerFamily[string]{`{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}`},
-	}
-}
-
-// holding runs Hold until the test ends or stop is called.
-type holding struct {
-	held chan subnet.Held
-	done chan error
-	stop func()
-}
-
-func hold(t *testing.T, s *kube.Store, c subnet.Claim) *holding {
-	t.Helper()
-	h := &holding{held: make(chan subnet.Held, 100), done: make(chan error, 1)}
-	h.stop = during(t, func(ctx context.Context) {
-		h.done <- s.Hold(ctx, c, func(held subnet.Held) { h.held <- held })
-	})
-	return h
-}
-
-// during runs a task until the test ends or stop is called.
-func during(t *testing.T, task func(context.Context)) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		task(ctx)
-	}()
-	stop = func() {
-		cancel()
-		<-ended
-	}
-	t.Cleanup(stop)
-	return stop
-}
-
-func (h *holding) next(t *testing.T) subnet.Held { t.Helper(); return next(t, h.held) }
-
 // next returns what comes next.
 func next[T any](t *testing.T, c <-chan T) (v T) {
 	t.Helper()
 	select {
 	case v = <-c:
-	case <-time.After(patience):
+	case <-time.After(subnettest.Patience):
 		require.Fail(t, "nothing comes")
 	}
 	return v
+}
+
+// The names that events_test.go has for these.
+type (
+	reports struct{ subnettest.Reports }
+	logged  struct{ subnettest.Log }
+)
+
+func (r *reports) take(err error)           { r.Take(err) }
+func (r *reports) last() (n int, err error) { return r.Last() }
+func (l *logged) entry() *logrus.Entry      { return l.Entry() }
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	subnettest.Eventually(t, what, ok)
+}
+func during(t *testing.T, task func(context.Context)) (stop func()) {
+	return subnettest.During(t, task)
 }

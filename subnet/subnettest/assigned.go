@@ -165,12 +165,12 @@ func assignedTwice(t *testing.T, a Assigning) {
 
 func assignedRestart(t *testing.T, a Assigning) {
 	a.Join(t, "n1", "10.5.1.0/24")
-	hold(t, a.Open(t, "n1"), claim(t, wide, "n1", 1)).next(t)
+	Hold(t, a.Open(t, "n1"), claim(t, wide, "n1", 1)).Next(t)
 	v := Watch(t, a.Open(t, "n9"))
 	v.Await(t, assigned{a})
 	before := a.Records(t)
 	for range 2 {
-		hold(t, a.Open(t, "n1"), claim(t, wide, "n1", 1)).next(t)
+		Hold(t, a.Open(t, "n1"), claim(t, wide, "n1", 1)).Next(t)
 	}
 	require.Equal(t, before, a.Records(t), "nothing was written")
 	require.Len(t, v.Updates(), 1)
@@ -181,13 +181,13 @@ func assignedLease(t *testing.T, a Assigning) {
 	c := claim(t, wide, "n1", 1)
 	c.Previous = prefixes("10.5.77.0/24") // is not ours to choose
 	c.Sources[subnet.IPv4] = netip.MustParseAddr("192.168.7.7")
-	h := hold(t, a.Open(t, "n1"), c)
-	held := h.next(t)
+	h := Hold(t, a.Open(t, "n1"), c)
+	held := h.Next(t)
 	require.Equal(t, c.Announcement(prefixes("10.5.1.0/24")), held.Lease)
 	require.Zero(t, held.Expires)
 	r := only(t, assigned{a})
 	require.Equal(t, subnet.Record{Key: held.Key, Lease: held.Lease, Created: held.Created, Modified: r.Modified, Reserved: true}, r)
-	require.NoError(t, h.end(t), "the end of the context is no error")
+	require.NoError(t, h.End(t), "the end of the context is no error")
 	require.Equal(t, r, only(t, assigned{a}), "the lease outlives Hold")
 }
 
@@ -197,7 +197,7 @@ func assignedDual(t *testing.T, a Assigning) {
 	c.PublicIPs[subnet.IPv6] = netip.MustParseAddr("2001:db8::1")
 	c.Sources[subnet.IPv6] = netip.MustParseAddr("2001:db8::2")
 	c.BackendData[subnet.IPv6] = `{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}`
-	held := hold(t, a.Open(t, "n1"), c).next(t)
+	held := Hold(t, a.Open(t, "n1"), c).Next(t)
 	require.Equal(t, c.Announcement(prefixes("10.5.1.0/24", "fd00:5:0:1::/64")), held.Lease)
 	require.Equal(t, held.Lease, only(t, assigned{a}).Lease)
 }
@@ -207,14 +207,14 @@ func assignedIPv6(t *testing.T, a Assigning) {
 	c := claim(t, onlyIPv6, "n1", 1)
 	c.PublicIPs = subnet.PerFamily[netip.Addr]{subnet.IPv6: netip.MustParseAddr("2001:db8::1")}
 	c.BackendData = subnet.PerFamily[string]{subnet.IPv6: `{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}`}
-	held := hold(t, a.Open(t, "n1"), c).next(t)
+	held := Hold(t, a.Open(t, "n1"), c).Next(t)
 	require.Equal(t, c.Announcement(prefixes("fd00:5:0:1::/64")), held.Lease)
 	require.Equal(t, held.Lease, only(t, assigned{a}).Lease)
 }
 
 func assignedTooMany(t *testing.T, a Assigning) {
 	a.Join(t, "n1", "10.5.1.0/24", "fd00:5:0:1::/64")
-	held := hold(t, a.Open(t, "n1"), claim(t, wide, "n1", 1)).next(t)
+	held := Hold(t, a.Open(t, "n1"), claim(t, wide, "n1", 1)).Next(t)
 	require.Equal(t, prefixes("10.5.1.0/24"), held.Lease.Subnets)
 }
 
@@ -222,12 +222,12 @@ func assignedAnnounces(t *testing.T, a Assigning) {
 	a.Join(t, "n1", "10.5.1.0/24")
 	c := claim(t, wide, "n1", 1)
 	store := a.Open(t, "n1")
-	h := hold(t, store, c)
-	first := h.next(t)
-	require.NoError(t, h.end(t))
+	h := Hold(t, store, c)
+	first := h.Next(t)
+	require.NoError(t, h.End(t))
 	c.BackendData[subnet.IPv4] = `{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}`
 	c.PublicIPs[subnet.IPv4] = netip.MustParseAddr("192.168.0.2")
-	second := hold(t, store, c).next(t)
+	second := Hold(t, store, c).Next(t)
 	require.Equal(t, c.Announcement(first.Lease.Subnets), second.Lease)
 	require.Equal(t, second.Lease, only(t, assigned{a}).Lease)
 	require.Equal(t, first.Created, second.Created)
@@ -235,14 +235,14 @@ func assignedAnnounces(t *testing.T, a Assigning) {
 
 // waits checks that Hold has returned for want of a lease, and waits when it is
 // called again.
-func waits(t *testing.T, store Store, c subnet.Claim, reason string) *holder {
+func waits(t *testing.T, store Store, c subnet.Claim, reason string) *Holding {
 	t.Helper()
-	err := hold(t, store, c).err(t)
+	err := Hold(t, store, c).Err(t)
 	require.ErrorIs(t, err, subnet.ErrNoLease)
 	require.ErrorContains(t, err, reason)
-	h := hold(t, store, c)
+	h := Hold(t, store, c)
 	select {
-	case err := <-h.done:
+	case err := <-h.Done:
 		require.NoError(t, err, "it shall wait")
 	case <-time.After(50 * time.Millisecond):
 	}
@@ -254,40 +254,40 @@ func assignedLate(t *testing.T, a Assigning) {
 	h := waits(t, a.Open(t, "n1"), claim(t, dual, "n1", 1), "have no IPv4 subnet")
 	require.Empty(t, a.Records(t))
 	a.Assign(t, "n1", "10.5.1.0/24", "fd00:5:0:1::/64")
-	require.Equal(t, prefixes("10.5.1.0/24", "fd00:5:0:1::/64"), h.next(t).Lease.Subnets)
+	require.Equal(t, prefixes("10.5.1.0/24", "fd00:5:0:1::/64"), h.Next(t).Lease.Subnets)
 }
 
 func assignedUnknown(t *testing.T, a Assigning) {
 	h := waits(t, a.Open(t, "n1"), claim(t, wide, "n1", 1), "does not exist")
 	a.Join(t, "n2", "10.5.2.0/24")
 	a.Join(t, "n1", "10.5.1.0/24")
-	require.Equal(t, "n1", h.next(t).Key)
+	require.Equal(t, "n1", h.Next(t).Key)
 }
 
 func assignedDeleted(t *testing.T, a Assigning) {
 	store, c := a.Open(t, "n1"), claim(t, wide, "n1", 1)
 	for range 2 { // each loss is told
 		a.Join(t, "n1", "10.5.1.0/24")
-		h := hold(t, store, c)
-		require.Equal(t, prefixes("10.5.1.0/24"), h.next(t).Lease.Subnets)
+		h := Hold(t, store, c)
+		require.Equal(t, prefixes("10.5.1.0/24"), h.Next(t).Lease.Subnets)
 		a.Leave(t, "n1")
-		require.ErrorIs(t, h.err(t), subnet.ErrNoLease)
+		require.ErrorIs(t, h.Err(t), subnet.ErrNoLease)
 	}
 }
 
 func assignedAnew(t *testing.T, a Assigning) {
 	a.Join(t, "n1", "10.5.1.0/24")
 	store, c := a.Open(t, "n1"), claim(t, wide, "n1", 1)
-	h := hold(t, store, c)
-	require.Equal(t, prefixes("10.5.1.0/24"), h.next(t).Lease.Subnets)
+	h := Hold(t, store, c)
+	require.Equal(t, prefixes("10.5.1.0/24"), h.Next(t).Lease.Subnets)
 	a.Leave(t, "n1")
-	require.ErrorIs(t, h.err(t), subnet.ErrNoLease)
-	h = hold(t, store, c)
+	require.ErrorIs(t, h.Err(t), subnet.ErrNoLease)
+	h = Hold(t, store, c)
 	a.Join(t, "n1")
-	require.ErrorContains(t, h.err(t), "no IPv4 subnet", "there it is, without a subnet")
-	h = hold(t, store, c)
+	require.ErrorContains(t, h.Err(t), "no IPv4 subnet", "there it is, without a subnet")
+	h = Hold(t, store, c)
 	a.Assign(t, "n1", "10.5.7.0/24")
-	held := h.next(t)
+	held := h.Next(t)
 	require.Equal(t, prefixes("10.5.7.0/24"), held.Lease.Subnets)
 	require.Equal(t, held.Lease, only(t, assigned{a}).Lease, "it announces itself again")
 }
@@ -305,40 +305,40 @@ func assignedTooFew(t *testing.T, a Assigning) {
 
 func assignedStolen(t *testing.T, a Assigning) {
 	a.Join(t, "n1", "10.5.1.0/24")
-	h := hold(t, a.Open(t, "n1"), claim(t, wide, "n1", 1))
-	held := h.next(t)
+	h := Hold(t, a.Open(t, "n1"), claim(t, wide, "n1", 1))
+	held := h.Next(t)
 	for range 2 {
 		other := announcement(t, "n1", 9, "10.5.1.0/24")
 		other.MachineID = "" // a flannel
 		a.Announce(t, other)
-		eventually(t, "it is announced again", func() bool { return only(t, assigned{a}).Lease == held.Lease })
+		Eventually(t, "it is announced again", func() bool { return only(t, assigned{a}).Lease == held.Lease })
 	}
-	require.Empty(t, h.held, "the lease is what it was")
+	require.Empty(t, h.Held, "the lease is what it was")
 }
 
 // Two machines that were given one name: only one of them can be the node.
 func assignedDuplicate(t *testing.T, a Assigning) {
 	a.Join(t, "n1", "10.5.1.0/24") // at 192.168.0.1
-	h := hold(t, a.Open(t, "n1"), claim(t, wide, "n1", 1))
-	h.next(t)
+	h := Hold(t, a.Open(t, "n1"), claim(t, wide, "n1", 1))
+	h.Next(t)
 	before := only(t, assigned{a})
 	c := claim(t, wide, "n1", 2)
 	c.MachineID = "another"
 	store := a.Open(t, "n1")
-	err := hold(t, store, c).err(t)
+	err := Hold(t, store, c).Err(t)
 	require.ErrorIs(t, err, subnet.ErrDuplicate)
 	for _, who := range []string{"192.168.0.1", "machine-n1", "192.168.0.2", "another"} {
 		require.ErrorContains(t, err, who)
 	}
 	require.Equal(t, before, only(t, assigned{a}))
-	require.NoError(t, h.end(t), "the first does not notice")
+	require.NoError(t, h.End(t), "the first does not notice")
 	// Once the other is gone, the name is free.
-	h = hold(t, store, c)
+	h = Hold(t, store, c)
 	a.Leave(t, "n1")
-	require.ErrorIs(t, h.err(t), subnet.ErrNoLease)
-	h = hold(t, store, c)
+	require.ErrorIs(t, h.Err(t), subnet.ErrNoLease)
+	h = Hold(t, store, c)
 	a.Join(t, "n1", "10.5.1.0/24")
-	require.Equal(t, "another", h.next(t).Lease.MachineID)
+	require.Equal(t, "another", h.Next(t).Lease.MachineID)
 }
 
 func assignedRelease(t *testing.T, a Assigning) {
@@ -346,10 +346,10 @@ func assignedRelease(t *testing.T, a Assigning) {
 	store := a.Open(t, "n1")
 	require.NoError(t, store.Release(t.Context()), "there is nothing yet")
 	for range 2 {
-		h := hold(t, store, claim(t, wide, "n1", 1))
-		h.next(t)
+		h := Hold(t, store, claim(t, wide, "n1", 1))
+		h.Next(t)
 		require.Len(t, a.Records(t), 1)
-		require.NoError(t, h.end(t))
+		require.NoError(t, h.End(t))
 		require.NoError(t, store.Release(t.Context()))
 		require.Empty(t, a.Records(t))
 		require.NoError(t, store.Release(t.Context()), "twice is no error")
@@ -359,9 +359,9 @@ func assignedRelease(t *testing.T, a Assigning) {
 func assignedReleaseStolen(t *testing.T, a Assigning) {
 	a.Join(t, "n1", "10.5.1.0/24")
 	store := a.Open(t, "n1")
-	h := hold(t, store, claim(t, wide, "n1", 1))
-	h.next(t)
-	require.NoError(t, h.end(t))
+	h := Hold(t, store, claim(t, wide, "n1", 1))
+	h.Next(t)
+	require.NoError(t, h.End(t))
 	a.Announce(t, announcement(t, "n1", 9, "10.5.1.0/24"))
 	before := only(t, assigned{a})
 	require.NoError(t, store.Release(t.Context()))

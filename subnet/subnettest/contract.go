@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -81,14 +80,6 @@ func Contract(t *testing.T, new func(*testing.T) Backend) {
 	}
 }
 
-// patience bounds how long a condition may take: no test waits for it.
-const patience = 60 * time.Second
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	require.Eventually(t, ok, patience, 5*time.Millisecond, "waiting until %s", what)
-}
-
 // The networks of the tests. Of tight, there are 16 subnets, and the first is
 // left out unless SubnetMin says otherwise.
 const (
@@ -116,70 +107,12 @@ func claim(t *testing.T, raw string, node string, n int) subnet.Claim {
 	}
 }
 
-// holder is a Hold under way.
-type holder struct {
-	store Store
-	held  chan subnet.Held
-	done  chan error
-	stop  context.CancelFunc
-}
-
-func hold(t *testing.T, store Store, c subnet.Claim) *holder {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	h := &holder{store: store, held: make(chan subnet.Held, 100), done: make(chan error, 1), stop: cancel}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		h.done <- store.Hold(ctx, c, func(held subnet.Held) { h.held <- held })
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-ended
-	})
-	return h
-}
-
-// next returns the lease that Hold tells of next.
-func (h *holder) next(t *testing.T) subnet.Held {
-	t.Helper()
-	select {
-	case held := <-h.held:
-		return held
-	case err := <-h.done:
-		require.NoError(t, err, "Hold has ended")
-		require.Fail(t, "Hold has ended without a lease")
-	case <-time.After(patience):
-		require.Fail(t, "no lease")
-	}
-	return subnet.Held{}
-}
-
-// end ends Hold and returns what it returned.
-func (h *holder) end(t *testing.T) error {
-	t.Helper()
-	h.stop()
-	return h.err(t)
-}
-
-func (h *holder) err(t *testing.T) error {
-	t.Helper()
-	select {
-	case err := <-h.done:
-		h.done <- err
-		return err
-	case <-time.After(patience):
-		require.Fail(t, "Hold does not end")
-		return nil
-	}
-}
-
 // take holds a lease, and ends Hold as a node does that restarts.
 func take(t *testing.T, b Backend, c subnet.Claim) subnet.Held {
 	t.Helper()
-	h := hold(t, b.Open(t), c)
-	held := h.next(t)
-	require.NoError(t, h.end(t), "the end of the context is no error")
+	h := Hold(t, b.Open(t), c)
+	held := h.Next(t)
+	require.NoError(t, h.End(t), "the end of the context is no error")
 	return held
 }
 

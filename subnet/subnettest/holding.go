@@ -21,15 +21,15 @@ func prefixes(p ...string) (out subnet.PerFamily[netip.Prefix]) {
 
 func holdLease(t *testing.T, b Backend) {
 	c := claim(t, wide, "n1", 1)
-	h := hold(t, b.Open(t), c)
-	held := h.next(t)
+	h := Hold(t, b.Open(t), c)
+	held := h.Next(t)
 	require.True(t, c.Config.Networks[subnet.IPv4].Contains(held.Lease.Subnets[subnet.IPv4]))
 	require.False(t, held.Lease.Subnets[subnet.IPv6].IsValid())
 	require.Equal(t, c.Announcement(held.Lease.Subnets), held.Lease)
 	require.Greater(t, held.Expires, time.Now())
 	r := only(t, b)
 	require.Equal(t, subnet.Record{Key: held.Key, Lease: held.Lease, Created: held.Created, Modified: r.Modified}, r)
-	require.NoError(t, h.end(t), "the end of the context is no error")
+	require.NoError(t, h.End(t), "the end of the context is no error")
 	require.Equal(t, r, only(t, b), "the lease outlives Hold")
 }
 
@@ -145,20 +145,20 @@ func holdTidies(t *testing.T, b Backend) {
 }
 
 func holdDuplicate(t *testing.T, b Backend) {
-	h := hold(t, b.Open(t), claim(t, wide, "n1", 1))
-	first := h.next(t)
+	h := Hold(t, b.Open(t), claim(t, wide, "n1", 1))
+	first := h.Next(t)
 	before := only(t, b)
 	c := claim(t, wide, "n1", 2)
 	c.MachineID = "another"
-	err := hold(t, b.Open(t), c).err(t)
+	err := Hold(t, b.Open(t), c).Err(t)
 	var duplicate *acquire.DuplicateError
 	require.ErrorAs(t, err, &duplicate)
 	require.EqualError(t, duplicate, `the node name "n1" belongs to two machines: this one (public IP 192.168.0.2, machine ID another) `+
 		`and the holder of lease `+first.Key+` (public IP 192.168.0.1, machine ID machine-n1); give one of them another --node-name, `+
 		`or, if that machine is gone for good, run: twill release n1`)
 	require.Equal(t, before, only(t, b))
-	require.NoError(t, h.end(t), "the first does not notice")
-	require.Empty(t, h.held)
+	require.NoError(t, h.End(t), "the first does not notice")
+	require.Empty(t, h.Held)
 	// Once the other is gone, the name is free.
 	b.Delete(t, first.Key)
 	take(t, b, c)
@@ -166,17 +166,17 @@ func holdDuplicate(t *testing.T, b Backend) {
 
 func holdExhausted(t *testing.T, b Backend) {
 	b.Put(t, "10.5.0.0-20", `{"NodeName":"all"}`, false)
-	err := hold(t, b.Open(t), claim(t, tight, "n1", 1)).err(t)
+	err := Hold(t, b.Open(t), claim(t, tight, "n1", 1)).Err(t)
 	require.ErrorIs(t, err, subnet.ErrExhausted)
 	b.Delete(t, "10.5.0.0-20")
 	take(t, b, claim(t, tight, "n1", 1))
 }
 
 func holdLost(t *testing.T, b Backend) {
-	h := hold(t, b.Open(t), claim(t, wide, "n1", 1))
-	first := h.next(t)
+	h := Hold(t, b.Open(t), claim(t, wide, "n1", 1))
+	first := h.Next(t)
 	b.Delete(t, first.Key)
-	second := h.next(t)
+	second := h.Next(t)
 	require.Equal(t, first.Key, second.Key)
 	require.Greater(t, second.Created, first.Created)
 	require.Equal(t, first.Lease, only(t, b).Lease)
@@ -184,11 +184,11 @@ func holdLost(t *testing.T, b Backend) {
 }
 
 func holdStolen(t *testing.T, b Backend) {
-	h := hold(t, b.Open(t), claim(t, wide, "n1", 1))
-	first := h.next(t)
+	h := Hold(t, b.Open(t), claim(t, wide, "n1", 1))
+	first := h.Next(t)
 	b.Put(t, first.Key, flannelValue, false)
 	stolen := find(t, b, first.Key)
-	second := h.next(t)
+	second := h.Next(t)
 	require.NotEqual(t, first.Key, second.Key)
 	require.Equal(t, stolen, find(t, b, first.Key), "what is another's stays")
 	require.Equal(t, second.Lease, find(t, b, second.Key).Lease)
@@ -215,9 +215,9 @@ func holdFamilyAdded(t *testing.T, b Backend) {
 func releaseLease(t *testing.T, b Backend) {
 	store := b.Open(t)
 	require.NoError(t, store.Release(t.Context()), "there is nothing yet")
-	h := hold(t, store, claim(t, wide, "n1", 1))
-	h.next(t)
-	require.NoError(t, h.end(t))
+	h := Hold(t, store, claim(t, wide, "n1", 1))
+	h.Next(t)
+	require.NoError(t, h.End(t))
 	require.NoError(t, store.Release(t.Context()))
 	require.Empty(t, b.Records(t))
 	require.NoError(t, store.Release(t.Context()), "twice is no error")
@@ -227,9 +227,9 @@ func releaseReservation(t *testing.T, b Backend) {
 	b.Put(t, "10.5.9.0-24", `{"NodeName":"n1"}`, true)
 	before := only(t, b)
 	store := b.Open(t)
-	h := hold(t, store, claim(t, wide, "n1", 1))
-	h.next(t)
-	require.NoError(t, h.end(t))
+	h := Hold(t, store, claim(t, wide, "n1", 1))
+	h.Next(t)
+	require.NoError(t, h.End(t))
 	require.NoError(t, store.Release(t.Context()))
 	after := only(t, b)
 	require.False(t, after.Lease.Active(), "peers forget the node")
@@ -239,9 +239,9 @@ func releaseReservation(t *testing.T, b Backend) {
 
 func releaseStolen(t *testing.T, b Backend) {
 	store := b.Open(t)
-	h := hold(t, store, claim(t, wide, "n1", 1))
-	held := h.next(t)
-	require.NoError(t, h.end(t))
+	h := Hold(t, store, claim(t, wide, "n1", 1))
+	held := h.Next(t)
+	require.NoError(t, h.End(t))
 	b.Delete(t, held.Key)
 	b.Put(t, held.Key, flannelValue, false)
 	stolen := only(t, b)

@@ -11,11 +11,11 @@ func reservedByName(t *testing.T, b Backend) {
 	c := claim(t, wide, "n1", 1)
 	c.Previous = prefixes("10.5.10.0/24")
 	for range 2 { // and after a restart
-		h := hold(t, b.Open(t), c)
-		held := h.next(t)
+		h := Hold(t, b.Open(t), c)
+		held := h.Next(t)
 		require.Equal(t, "10.5.9.0-24", held.Key)
 		require.Zero(t, held.Expires)
-		require.NoError(t, h.end(t))
+		require.NoError(t, h.End(t))
 		require.Equal(t, c.Announcement(held.Lease.Subnets), only(t, b).Lease)
 		require.True(t, only(t, b).Reserved, "it does not become a lease that ends")
 	}
@@ -66,14 +66,14 @@ func reservedMove(t *testing.T, b Backend) {
 func reservedWhileHeld(t *testing.T, b Backend) {
 	c := claim(t, wide, "n1", 1)
 	c.Previous = prefixes("10.5.9.0/24")
-	h := hold(t, b.Open(t), c)
-	first := h.next(t)
+	h := Hold(t, b.Open(t), c)
+	first := h.Next(t)
 	b.Put(t, "10.5.9.0-24", `{"NodeName":"n1"}`, true) // without what it had announced
-	second := h.next(t)
+	second := h.Next(t)
 	require.Equal(t, first.Key, second.Key)
 	require.Equal(t, first.Created, second.Created)
 	require.Zero(t, second.Expires)
 	require.Equal(t, first.Lease, only(t, b).Lease, "it announces itself again")
 	require.True(t, only(t, b).Reserved)
-	require.NoError(t, h.end(t))
+	require.NoError(t, h.End(t))
 }

@@ -20,19 +20,19 @@ const many = 50
 // overlap, and that each is told what the store holds.
 func together(t *testing.T, b Backend, claims []subnet.Claim) []subnet.Held {
 	t.Helper()
-	holders := make([]*holder, len(claims))
+	holders := make([]*Holding, len(claims))
 	stores := make([]Store, len(claims))
 	for i := range claims {
 		stores[i] = b.Open(t)
 	}
 	for i, c := range claims {
-		holders[i] = hold(t, stores[i], c)
+		holders[i] = Hold(t, stores[i], c)
 	}
 	held := make([]subnet.Held, len(claims))
 	for i, h := range holders {
-		held[i] = h.next(t)
-		require.NoError(t, h.end(t))
-		require.Empty(t, h.held, "a lease once told stays")
+		held[i] = h.Next(t)
+		require.NoError(t, h.End(t))
+		require.Empty(t, h.Held, "a lease once told stays")
 	}
 	for i, a := range held {
 		r := find(t, b, a.Key)
@@ -57,7 +57,7 @@ func togetherIPv4(t *testing.T, b Backend) {
 	// As many subnets as nodes: 10.5.0.0 to 10.5.49.0.
 	together(t, b, claims(t, many, `{"Network": "10.5.0.0/18", "SubnetMin": "10.5.0.0", "SubnetMax": "10.5.49.0"}`))
 	require.Len(t, b.Records(t), many)
-	err := hold(t, b.Open(t), claim(t, `{"Network": "10.5.0.0/18", "SubnetMin": "10.5.0.0", "SubnetMax": "10.5.49.0"}`, "late", 200)).err(t)
+	err := Hold(t, b.Open(t), claim(t, `{"Network": "10.5.0.0/18", "SubnetMin": "10.5.0.0", "SubnetMax": "10.5.49.0"}`, "late", 200)).Err(t)
 	require.ErrorIs(t, err, subnet.ErrExhausted)
 }
 
@@ -105,9 +105,9 @@ func oneName(t *testing.T, b Backend) {
 		for range 8 {
 			store := b.Open(t)
 			wg.Go(func() {
-				h := hold(t, store, claim(t, raw, "n1", 1))
-				h.next(t)
-				_ = h.end(t)
+				h := Hold(t, store, claim(t, raw, "n1", 1))
+				h.Next(t)
+				_ = h.End(t)
 			})
 		}
 		wg.Wait()
@@ -136,12 +136,12 @@ func togetherChurn(t *testing.T, b Backend) {
 				case <-ctx.Done():
 					return ctx.Err()
 				}
-				h := hold(t, store, c)
+				h := Hold(t, store, c)
 				var p netip.Prefix
 				select {
-				case held := <-h.held:
+				case held := <-h.Held:
 					p = held.Lease.Subnets[subnet.IPv4]
-				case err := <-h.done:
+				case err := <-h.Done:
 					return fmt.Errorf("%s: Hold has ended: %w", c.Node, err)
 				}
 				mu.Lock()
@@ -151,8 +151,8 @@ func togetherChurn(t *testing.T, b Backend) {
 				if other != "" {
 					return fmt.Errorf("%s was given %s, which %s holds", c.Node, p, other)
 				}
-				h.stop()
-				if err := <-h.done; err != nil {
+				h.Stop()
+				if err := <-h.Done; err != nil {
 					return err
 				}
 				mu.Lock()

@@ -62,6 +62,19 @@ func (v *View) Updates() []subnet.Update {
 	return slices.Clone(v.updates)
 }
 
+// Fulls counts the full lists among the updates after the first.
+func (v *View) Fulls() (full, wentBack int) {
+	for _, u := range v.Updates()[1:] {
+		if u.Full {
+			full++
+		}
+		if u.WentBack {
+			wentBack++
+		}
+	}
+	return full, wentBack
+}
+
 // Records returns what the updates amount to, by key.
 func (v *View) Records() map[string]subnet.Record {
 	v.mu.Lock()
@@ -77,7 +90,7 @@ func (v *View) Await(t *testing.T, b Backend) {
 		want[r.Key] = r
 	}
 	require.Eventually(t, func() bool { return len(v.Updates()) > 0 && maps.Equal(v.Records(), want) },
-		patience, 5*time.Millisecond, "waiting for %v", want)
+		Patience, 5*time.Millisecond, "waiting for %v", want)
 }
 
 const flannelValue = `{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"aa:bb:cc:dd:ee:ff"}}`
@@ -104,13 +117,13 @@ func configWatch(t *testing.T, b Backend) {
 		})
 	}()
 	b.SetConfig(t, []byte(wide))
-	eventually(t, "the config is there", seen(1))
+	Eventually(t, "the config is there", seen(1))
 	b.SetConfig(t, []byte(dual))
-	eventually(t, "the change is told", seen(2))
+	Eventually(t, "the change is told", seen(2))
 	b.SetConfig(t, nil)
 	b.SetConfig(t, []byte(dual)) // as it was: no news
 	b.SetConfig(t, []byte("{}")) // not for the store to judge
-	eventually(t, "the next one is told", seen(3))
+	Eventually(t, "the next one is told", seen(3))
 	cancel()
 	require.NoError(t, <-ended, "the end of the context is no error")
 	require.Equal(t, []string{wide, dual, "{}"}, got)
@@ -214,13 +227,13 @@ func watchInvalid(t *testing.T, b Backend) {
 }
 
 func watchRenewal(t *testing.T, b Backend) {
-	h := hold(t, b.Open(t), claim(t, wide, "n1", 1))
-	h.next(t)
+	h := Hold(t, b.Open(t), claim(t, wide, "n1", 1))
+	h.Next(t)
 	v := Watch(t, b.Open(t))
 	v.Await(t, b)
 	before := len(v.Updates())
-	require.NoError(t, h.end(t))
-	hold(t, b.Open(t), claim(t, wide, "n1", 1)).next(t)
+	require.NoError(t, h.End(t))
+	Hold(t, b.Open(t), claim(t, wide, "n1", 1)).Next(t)
 	b.Put(t, "10.5.200.0-24", flannelValue, false)
 	v.Await(t, b)
 	require.Len(t, v.Updates(), before+1, "the restart of a node is no news to its peers")
