@@ -3,7 +3,9 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -46,8 +48,10 @@ func (s *Store) ReportEvents(ctx context.Context, notices <-chan subnet.Notice) 
 		case <-again:
 			again = nil
 		}
-		if again == nil && !e.send(ctx) {
-			again = time.After(e.pace.NextBackOff())
+		if again == nil {
+			if done, wait := e.send(ctx); !done {
+				again = time.After(max(wait, e.pace.NextBackOff()))
+			}
 		}
 	}
 }
@@ -123,34 +127,53 @@ func (e *eventer) take(n subnet.Notice, now time.Time) {
 	}
 }
 
-// send tells what waits, and reports whether nothing does any more.
-func (e *eventer) send(ctx context.Context) bool {
+// send tells what waits, and reports whether nothing does any more; else wait is
+// how long the API server wants to be left alone.
+func (e *eventer) send(ctx context.Context) (done bool, wait time.Duration) {
 	for len(e.waiting) > 0 {
 		n, known, _ := e.own.get()
 		if !known {
-			return false // the API server has not told yet
+			return false, 0 // the API server has not told yet
 		}
 		t := e.waiting[0]
 		err := e.write(ctx, t, n.uid)
 		switch {
 		case ctx.Err() != nil:
-			return true
+			return true, 0
 		case err == nil:
 			e.denied = false
-		case apierrors.IsForbidden(err) || apierrors.IsInvalid(err) || apierrors.IsBadRequest(err):
+		case final(err):
 			if !e.denied {
 				e.log.WithError(err).Warn("Events of our Node cannot be written; going on without")
 			}
 			e.denied = true
 		default:
 			e.log.WithError(err).Debug("An Event of our Node could not be written; will retry")
-			return false
+			seconds, _ := apierrors.SuggestsClientDelay(err)
+			return false, min(time.Duration(seconds)*time.Second, eventsEach)
 		}
 		t.waits = false
 		e.waiting = e.waiting[1:]
 		e.pace.Reset()
 	}
-	return true
+	return true, 0
+}
+
+// final reports whether an answer is one that the same request will get again:
+// the server has understood, and does not want it. Anything else may pass: a
+// token that is being renewed, a conflict, a server that is busy or broken, and
+// what is no answer at all.
+func final(err error) bool {
+	var answer apierrors.APIStatus
+	if !errors.As(err, &answer) {
+		return false
+	}
+	switch code := answer.Status().Code; code {
+	case http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests:
+		return false
+	default:
+		return code >= 400 && code < 500
+	}
 }
 
 // write creates the Event of a notice, or counts on the one that is there.
