@@ -96,6 +96,7 @@ func TestOneServer(t *testing.T) {
 		"events":                           events,
 		"events without rights":            eventsDenied,
 		"events of a server that is away":  eventsLater,
+		"events that are refused":          eventsRefused,
 		"position":                         position,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
