@@ -282,6 +282,15 @@ func (a *flannelIP) UnmarshalJSON(b []byte) (err error) {
 	return err
 }
 
+// flannelValue is what flannel reads of a lease's value.
+type flannelValue struct {
+	PublicIP      flannelIP
+	PublicIPv6    *flannelIP
+	BackendType   string
+	BackendData   json.RawMessage
+	BackendV6Data json.RawMessage
+}
+
 func TestFlannelReadsOurValues(t *testing.T) {
 	t.Parallel()
 	b, err := subnet.EncodeValue(subnet.Lease{
@@ -289,13 +298,7 @@ func TestFlannelReadsOurValues(t *testing.T) {
 		BackendType: "vxlan", BackendData: subnet.PerFamily[string]{"", vxlanV6Data}, Extra: `{"Later":true}`,
 	})
 	require.NoError(t, err)
-	var v struct {
-		PublicIP      flannelIP
-		PublicIPv6    *flannelIP
-		BackendType   string
-		BackendData   json.RawMessage
-		BackendV6Data json.RawMessage
-	}
+	var v flannelValue
 	require.NoError(t, json.Unmarshal(b, &v))
 	require.Equal(t, addr("0.0.0.0"), v.PublicIP.Addr)
 	require.Equal(t, addr("fd00::3"), v.PublicIPv6.Addr)

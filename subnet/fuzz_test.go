@@ -152,13 +152,7 @@ func FuzzDecodeValue(f *testing.F) {
 		require.Equal(t, string(written), string(rewritten))
 
 		// What we write flannel reads, and takes for the same.
-		var v struct {
-			PublicIP      flannelIP
-			PublicIPv6    *flannelIP
-			BackendType   string
-			BackendData   json.RawMessage
-			BackendV6Data json.RawMessage
-		}
+		var v flannelValue
 		require.NoError(t, json.Unmarshal(written, &v))
 		require.Equal(t, fmt.Sprint(l.BackendType, l.BackendData), fmt.Sprint(v.BackendType, []string{string(v.BackendData), string(v.BackendV6Data)}))
 		require.Equal(t, l.PublicIPs[subnet.IPv4].IsValid(), !v.PublicIP.IsUnspecified())

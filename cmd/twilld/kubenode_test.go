@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/subnet/kube/kubetest"
+	"github.com/twill-net/twill/subnet/subnettest"
 )
 
 // insideEnv marks the process that is the node of a test.
@@ -106,30 +106,12 @@ func joinPeer(t *testing.T, api *kubetest.Server) {
 	})
 }
 
-// output takes what a daemon writes while a test reads it.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
 // daemon is a twilld on node n1, within the test.
 type daemon struct {
 	t       *testing.T
 	dir     string
 	args    []string
-	stderr  output
+	stderr  subnettest.Log
 	code    chan int
 	running bool
 }

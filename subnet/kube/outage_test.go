@@ -34,18 +34,14 @@ func cutWatch(t *testing.T, b backend) {
 	b.Announce(t, peer(t, "n3", "10.5.3.0/24"))
 	v.Await(t, subnettest.Looking(b))
 	for range 3 {
-		way.Cut()
-		b.Leave(t, "n1")
-		b.Join(t, "n2", "10.5.1.0/24")
-		b.Announce(t, peer(t, "n2", "10.5.1.0/24"))
-		way.Heal()
-		v.Await(t, subnettest.Looking(b))
-		way.Cut()
-		b.Leave(t, "n2")
-		b.Join(t, "n1", "10.5.1.0/24")
-		b.Announce(t, peer(t, "n1", "10.5.1.0/24"))
-		way.Heal()
-		v.Await(t, subnettest.Looking(b))
+		for _, move := range [][2]string{{"n1", "n2"}, {"n2", "n1"}} {
+			way.Cut()
+			b.Leave(t, move[0])
+			b.Join(t, move[1], "10.5.1.0/24")
+			b.Announce(t, peer(t, move[1], "10.5.1.0/24"))
+			way.Heal()
+			v.Await(t, subnettest.Looking(b))
+		}
 	}
 	full, _ := v.Fulls()
 	require.Zero(t, full)

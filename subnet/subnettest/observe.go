@@ -132,13 +132,13 @@ func (r *Reports) Last() (n int, err error) {
 	return n, err
 }
 
-// Log keeps all that is logged to its Entry.
+// Log keeps what is written to it while a test reads it.
 type Log struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
 }
 
-// Entry returns a logger for the store's config.
+// Entry returns a logger that writes all levels to it, for the store's config.
 func (l *Log) Entry() *logrus.Entry {
 	log := logrus.New()
 	log.SetOutput(l)
@@ -146,14 +146,14 @@ func (l *Log) Entry() *logrus.Entry {
 	return logrus.NewEntry(log)
 }
 
-// Write is for the logger.
+// Write never fails.
 func (l *Log) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.buf.Write(p)
 }
 
-// String returns the lines so far.
+// String returns all so far.
 func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
