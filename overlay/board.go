@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,7 +33,8 @@ type board struct {
 	lastRead time.Time // the kernel's state was last read or written without trouble
 	answers  time.Time // since when the store does, unless it is degraded
 
-	recordCreated int64 // when our record was made, as the store counts; 0: not told
+	denied        string // which right to the store is missing; "" for none
+	recordCreated int64  // when our record was made, as the store counts; 0: not told
 }
 
 func newBoard(cfg Config) *board {
@@ -109,13 +111,28 @@ func (b *board) answeredFor(d time.Duration) bool {
 	return b.status.Store.Degraded == nil && time.Since(b.answers) >= d
 }
 
+// denial says which right to the store is missing, as a clause; "" for none.
+func (b *board) denial() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.denied == "" {
+		return ""
+	}
+	return ": " + b.denied
+}
+
 // storeHealth notes how it stands with the store, and reports whether that
 // turned.
 func (b *board) storeHealth(err error) (turned bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	st := &b.status.Store
-	turned = (err == nil) != (st.Degraded == nil)
+	was := b.denied
+	b.denied = ""
+	if errors.Is(err, subnet.ErrDenied) {
+		b.denied = err.Error()
+	}
+	turned = (err == nil) != (st.Degraded == nil) || b.denied != was
 	switch {
 	case err == nil:
 		if turned {

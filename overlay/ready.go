@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -152,7 +153,7 @@ func (a *Agent) missing() []string {
 		{s.config == nil, "no usable network config yet" + a.board.because(partConfig)},
 		{s.underlay == nil, "no external interface yet" + a.board.because(partUnderlay)},
 		{s.config != nil && s.underlay != nil && s.planner == nil, "the network config does not fit the underlay" + a.board.because(partFit)},
-		{s.held == nil, "no lease yet" + a.board.because(partLease)},
+		{s.held == nil, "no lease yet" + cmp.Or(a.board.because(partLease), a.board.denial())},
 		{s.held != nil && s.lost != nil, fmt.Sprintf("the lease is lost: %v", s.lost)},
 	} {
 		if m.missing {

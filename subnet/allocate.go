@@ -18,6 +18,10 @@ var ErrExhausted = errors.New("no free subnet is left")
 // assigned this node one that it could hold.
 var ErrNoLease = errors.New("no subnet is assigned to this node")
 
+// ErrDenied is wrapped where a store answers that this node lacks a right: waiting
+// does not help, an operator does.
+var ErrDenied = errors.New("a right to the store is missing")
+
 // ErrDuplicate is wrapped when another machine holds a lease under our node's
 // name.
 var ErrDuplicate = errors.New("another machine has this node's name")

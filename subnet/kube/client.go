@@ -154,7 +154,7 @@ func (s *Store) nodes(ctx context.Context, opts metav1.ListOptions) (*corev1.Nod
 	defer cancel()
 	list := &corev1.NodeList{}
 	err := s.api.Get().Resource("nodes").VersionedParams(&opts, metav1.ParameterCodec).Do(ctx).Into(list)
-	return list, err
+	return list, denied(err, "list", "nodes", roleNodes)
 }
 
 // ownSelector selects our own Node.
@@ -185,7 +185,7 @@ func (s *Store) patch(ctx context.Context, p any) error {
 	defer cancel()
 	err = s.api.Patch(types.StrategicMergePatchType).Resource("nodes").Name(s.cfg.Node).SubResource("status").Body(body).Do(ctx).Error()
 	if err != nil {
-		return fmt.Errorf("patching Node %s: %w", s.cfg.Node, err)
+		return fmt.Errorf("patching Node %s: %w", s.cfg.Node, denied(err, "patch", "nodes/status", roleNodes))
 	}
 	return nil
 }

@@ -190,7 +190,7 @@ func (e *eventer) write(ctx context.Context, t *told, node types.UID) error {
 		defer cancel()
 		err = e.api.Patch(types.StrategicMergePatchType).Namespace(eventNamespace).Resource("events").Name(t.name).Body(patch).Do(request).Error()
 		if !apierrors.IsNotFound(err) {
-			return wrapEvent(t, err)
+			return wrapEvent(t, denied(err, "patch", "events", roleEvents))
 		}
 	}
 	if t.name != "" { // it has expired, or is of the Node that was there before
@@ -211,7 +211,7 @@ func (e *eventer) write(ctx context.Context, t *told, node types.UID) error {
 	request, cancel := e.request(ctx)
 	defer cancel()
 	if err := e.api.Post().Namespace(eventNamespace).Resource("events").Body(ev).Do(request).Error(); err != nil {
-		return wrapEvent(t, err)
+		return wrapEvent(t, denied(err, "create", "events", roleEvents))
 	}
 	t.name, t.uid = ev.Name, node
 	return nil

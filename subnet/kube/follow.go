@@ -165,7 +165,7 @@ func (f *follower[T]) open(ctx context.Context, opts metav1.ListOptions) (watch.
 			err = cause
 		}
 		cancel(nil)
-		return nil, err
+		return nil, denied(err, "watch", "nodes", roleNodes)
 	}
 	st := &stream{Interface: w, cancel: func() { cancel(nil) }}
 	f.mu.Lock()

@@ -89,6 +89,7 @@ func TestOneServer(t *testing.T) {
 		"condition that is not ours":       conditionOfOthers,
 		"condition switched off":           conditionOff,
 		"rights":                           rights,
+		"rights are named":                 rightsNamed,
 		"another prefix":                   anotherPrefix,
 		"a watch that is cut":              cutWatch,
 		"ways to the server":               waysToTheServer,
