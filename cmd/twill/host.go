@@ -19,6 +19,7 @@ func newHost() *cobra.Command {
 
 func newHostPrepare() *cobra.Command {
 	var config, root string
+	var interfaces []string
 	c := &cobra.Command{
 		Use:   "prepare",
 		Short: "Set the sysctls and load the module that an unprivileged daemon needs",
@@ -40,7 +41,7 @@ func newHostPrepare() *cobra.Command {
 				return err
 			}
 			defer k.Close()
-			changed, err := install.Preparation{Config: cfg, LoadModule: install.LoadModule(root)}.Run(cmd.Context(), k)
+			changed, err := install.Preparation{Config: cfg, LoadModule: install.LoadModule(root), Interfaces: interfaces}.Run(cmd.Context(), k)
 			for _, what := range changed {
 				fmt.Fprintln(cmd.OutOrStdout(), what)
 			}
@@ -48,6 +49,7 @@ func newHostPrepare() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&config, "net-config-path", "/etc/kube-flannel/net-conf.json", "`file` with the network config, as twilld's")
+	c.Flags().StringSliceVar(&interfaces, "iface", nil, "external interface by its `name` or address, as twilld's: it goes on to take router advertisements")
 	c.Flags().StringVar(&root, "host-root", "/", "`directory` that is the host's root, whose modprobe is run")
 	return c
 }

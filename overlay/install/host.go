@@ -27,6 +27,7 @@ type Kernel interface {
 type Preparation struct {
 	Config     subnet.Config
 	LoadModule func(ctx context.Context, name string) error
+	Interfaces []string // names or addresses, as the daemon's --iface; none: it is told none
 	SysctlRoot string // "": /proc/sys
 }
 
@@ -102,7 +103,7 @@ func (p Preparation) sysctls(host backend.Host) []backend.Object {
 		}
 	}
 	add(backend.HostObjects(p.Config, subnet.Lease{}, backend.Underlay{}, backend.HostOptions{})...)
-	for _, uplink := range uplinks(host) {
+	for _, uplink := range p.uplinks(host) {
 		add(backend.HostObjects(p.Config, subnet.Lease{}, backend.Underlay{Interface: uplink, TakesRA: true}, backend.HostOptions{})...)
 	}
 	if p.Config.Networks[subnet.IPv6].Enabled() {
@@ -126,8 +127,8 @@ func (p Preparation) sysctls(host backend.Host) []backend.Object {
 // uplinks are the interfaces that would stop to take router advertisements when
 // the host forwards, and must not: those with a default route of IPv6, and the
 // one that the daemon would choose to face its peers.
-func uplinks(host backend.Host) []string {
-	chosen, _ := underlay.Options{}.Select(host, nil, backend.Underlay{}) // none is found: then the daemon is told by flags
+func (p Preparation) uplinks(host backend.Host) []string {
+	chosen, _ := underlay.Options{Interfaces: p.Interfaces}.Select(host, nil, backend.Underlay{}) // none is found: then the daemon is told by flags
 	var names []string
 	for _, i := range host.Interfaces {
 		hasDefault := slices.ContainsFunc(host.Routes, func(r backend.HostRoute) bool {

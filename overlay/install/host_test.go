@@ -112,6 +112,22 @@ func TestPrepareDualStack(t *testing.T) {
 	require.Empty(t, changed, "what is right is not written")
 }
 
+// The interface that the daemon is told to use is an uplink, whatever the routes
+// say.
+func TestPrepareInterface(t *testing.T) {
+	for _, iface := range []string{"eth1", "2001:db8:1::1"} {
+		h := newHost(t)
+		p := install.Preparation{Config: config(t, dual), LoadModule: noModule, Interfaces: []string{"eth9", iface}}
+		changed, err := p.Run(t.Context(), h)
+		require.NoError(t, err)
+		require.Contains(t, changed, "sysctl net/ipv6/conf/eth1/accept_ra: 1 → 2")
+		require.Contains(t, changed, "sysctl net/ipv6/conf/eth0/accept_ra: 1 → 2", "it still has the default route")
+		changed, err = p.Run(t.Context(), h)
+		require.NoError(t, err)
+		require.Empty(t, changed)
+	}
+}
+
 func TestPrepareOneFamily(t *testing.T) {
 	h := newHost(t)
 	changed, err := install.Preparation{Config: config(t, `{"Network": "10.244.0.0/16"}`), LoadModule: noModule}.Run(t.Context(), h)
