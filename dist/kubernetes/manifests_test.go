@@ -139,7 +139,7 @@ extraArgs: [--ip-blackhole-route]
 extraEnv: [{name: TWILLD_LOG_FORMAT, value: json}]
 logLevel: debug
 health: {address: "::", port: 10120}
-cni: {binDir: /var/lib/rancher/k3s/data/cni, confDir: /var/lib/rancher/k3s/agent/etc/cni/net.d}
+cni: {binDir: /var/lib/rancher/k3s/data/cni, confDir: /var/lib/rancher/k3s/agent/etc/cni/net.d, portmapBackend: nftables}
 image: {repository: registry.example.com/twill, tag: v1, pullPolicy: Always}
 imagePullSecrets: [{name: pull}]
 resources: {requests: {cpu: 1m}}

@@ -191,13 +191,39 @@ func TestConfigReplacesPods(t *testing.T) {
 	require.Len(t, names, 3)
 }
 
+// portmap's backend is its own, and the chart's default leaves the choice to it.
+func TestPortmapBackend(t *testing.T) {
+	t.Parallel()
+	conflist := func(set string) string {
+		c := find(t, render(t, "chart", "chart/twill", "-set", set), "ConfigMap", "twilld")
+		return c.text("data", "cni-conf.json")
+	}
+	plain, err := os.ReadFile("../cni-conf/10-twill.conflist")
+	require.NoError(t, err)
+	require.Equal(t, strings.TrimSpace(string(plain)), strings.TrimSpace(conflist("cni.portmapBackend=")))
+	for _, backend := range []string{"iptables", "nftables"} {
+		var have, want object
+		require.NoError(t, json.Unmarshal([]byte(conflist("cni.portmapBackend="+backend)), &have))
+		require.NoError(t, json.Unmarshal(plain, &want))
+		plugins := want["plugins"].([]any)
+		require.Equal(t, "portmap", plugins[1].(map[string]any)["type"])
+		plugins[1].(map[string]any)["backend"] = backend
+		require.Equal(t, want, have)
+	}
+	checksum := func(set string) string {
+		d := find(t, render(t, "chart", "chart/twill", "-set", set), "DaemonSet", "twilld")
+		return d.text("spec", "template", "metadata", "annotations", "checksum/config")
+	}
+	require.NotEqual(t, checksum("cni.portmapBackend="), checksum("cni.portmapBackend=nftables"))
+}
+
 func TestSchema(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{
 		"netwrok.ipv4=10.0.0.0/8", "network.ip4=10.0.0.0/8", "network.ipv4=10.0.0.0", "network.ipv6=10.0.0.0/8", "network.ipv4=",
 		"backend.vni=0", "backend.vni=16777216", "backend.port=65536", "backend.port=x", "backend.mtu=100", "backend.type=vxlan",
 		"ipMasq=maybe", "firewall=iptables", "kubeApiUrl=192.0.2.1", "kubeApiUrl=https://user@192.0.2.1", "annotationPrefix=Example.com",
-		"annotationPrefix=a/b/c", "extraArgs={x}", "logLevel=trace", "health.port=0", "health.address=localhost", "cni.binDir=opt",
+		"annotationPrefix=a/b/c", "extraArgs={x}", "logLevel=trace", "health.port=0", "health.address=localhost", "cni.binDir=opt", "cni.portmapBackend=ipvs",
 		"image.tag=a b", "image.digest=sha256:1", "image.pullPolicy=never", "resources.limit.memory=1Gi", "tolerations=x", "nodeSelector.a=1",
 		"admissionPolicy=1", "uninstall=1", "priorityClassName=1", "interfaces={a b}", "interfaces=eth0",
 	} {
@@ -210,7 +236,7 @@ func TestSchema(t *testing.T) {
 	for _, good := range []string{
 		"network.ipv6=fd00:244::/56", "network.ipv4=,network.ipv6=2001:db8::/48", "backend.mtu=1500", "backend.vni=16777215", "backend.directRouting=true",
 		"kubeApiUrl=https://[2001:db8::1]:6443", "kubeApiUrl=https://api.example.com:6443/", "annotationPrefix=example.com", "annotationPrefix=example.com/x-",
-		"extraArgs={--ip-blackhole-route,-v}", "health.address=::", "image.digest=sha256:" + strings.Repeat("0", 64), "interfaces={eth0,192.0.2.1}",
+		"extraArgs={--ip-blackhole-route,-v}", "health.address=::", "image.digest=sha256:" + strings.Repeat("0", 64), "interfaces={eth0,192.0.2.1}", "cni.portmapBackend=",
 		"networkConfig.Backend.GBP=true", "global.anything=1", "resources=null", "tolerations=null", "seLinuxOptions=null",
 	} {
 		out, err := try(t, "chart", "chart/twill", "-set", good)

@@ -28,6 +28,18 @@ app.kubernetes.io/component: {{ .component }}
 {{- mergeOverwrite $conf (deepCopy .Values.networkConfig) | toPrettyJson -}}
 {{- end }}
 
+{{/* cni-conf.json: the file as it is, unless portmap is told something. */}}
+{{- define "twill.cniConf" -}}
+{{- $file := .Files.Get "files/cni-conf.json" | trim -}}
+{{- if .Values.cni.portmapBackend -}}
+{{- $conf := fromJson $file -}}
+{{- range $conf.plugins }}{{ if eq .type "portmap" }}{{ $_ := set . "backend" $.Values.cni.portmapBackend }}{{ end }}{{ end -}}
+{{- toPrettyJson $conf -}}
+{{- else -}}
+{{- $file -}}
+{{- end -}}
+{{- end }}
+
 {{/* The prefix of annotations with what joins it to their names, as twilld does. */}}
 {{- define "twill.prefix" -}}
 {{- $p := .Values.annotationPrefix -}}
