@@ -126,6 +126,21 @@ func DecodeValue(subnets PerFamily[netip.Prefix], b []byte) (Lease, error) {
 	return decodeAny(subnets, b)
 }
 
+// DecodeRecord reads a record from its key and value, all but what only the
+// store knows: when it was made and written, and whether it is reserved. It never
+// fails; Invalid says what is wrong, with the key before the value.
+func DecodeRecord(key string, value []byte) Record {
+	r := Record{Key: key}
+	subnets, err := DecodeKey(key)
+	if err != nil {
+		r.Invalid = err.Error()
+	}
+	if r.Lease, err = DecodeValue(subnets, value); err != nil && r.Invalid == "" {
+		r.Invalid = err.Error()
+	}
+	return r
+}
+
 // decodeAny reads whatever flannel's reader takes, and says what is wrong.
 func decodeAny(subnets PerFamily[netip.Prefix], b []byte) (Lease, error) {
 	l := Lease{Subnets: subnets}

@@ -304,3 +304,22 @@ func TestFlannelReadsOurValues(t *testing.T) {
 	require.Equal(t, addr("fd00::3"), v.PublicIPv6.Addr)
 	require.JSONEq(t, vxlanV6Data, string(v.BackendV6Data))
 }
+
+func TestDecodeRecord(t *testing.T) {
+	t.Parallel()
+	subnets := prefixes("10.5.52.0/24", "")
+	lease, err := subnet.DecodeValue(subnets, []byte(`{"PublicIP":"192.168.64.3","BackendType":"vxlan"}`))
+	require.NoError(t, err)
+	require.Equal(t, subnet.Record{Key: "10.5.52.0-24", Lease: lease}, subnet.DecodeRecord("10.5.52.0-24", []byte(`{"PublicIP":"192.168.64.3","BackendType":"vxlan"}`)))
+
+	_, wrongValue := subnet.DecodeValue(subnets, []byte(`{"PublicIP":"fd00::3","NodeName":"n1"}`))
+	r := subnet.DecodeRecord("10.5.52.0-24", []byte(`{"PublicIP":"fd00::3","NodeName":"n1"}`))
+	require.EqualError(t, wrongValue, r.Invalid)
+	require.Equal(t, subnets, r.Lease.Subnets)
+	require.Equal(t, "n1", r.Lease.Node, "what could be read")
+
+	_, wrongKey := subnet.DecodeKey("nonsense")
+	r = subnet.DecodeRecord("nonsense", []byte(`{"PublicIP":"fd00::3","NodeName":"n1"}`))
+	require.EqualError(t, wrongKey, r.Invalid, "the key comes before the value")
+	require.Equal(t, "n1", r.Lease.Node)
+}

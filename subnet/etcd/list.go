@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/netip"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -140,20 +139,9 @@ func (l listing) leaseOf(key string) clientv3.LeaseID {
 	return clientv3.NoLease
 }
 
-// decode never fails: what cannot be used says why.
 func (s *Store) decode(kv *mvccpb.KeyValue) subnet.Record {
-	r := subnet.Record{
-		Key:     string(bytes.TrimPrefix(kv.Key, []byte(s.leases))),
-		Created: kv.CreateRevision, Modified: kv.ModRevision, Reserved: kv.Lease == 0,
-	}
-	subnets, err := subnet.DecodeKey(r.Key)
-	if err != nil {
-		r.Invalid = err.Error()
-		subnets = subnet.PerFamily[netip.Prefix]{}
-	}
-	if r.Lease, err = subnet.DecodeValue(subnets, kv.Value); err != nil && r.Invalid == "" {
-		r.Invalid = err.Error()
-	}
+	r := subnet.DecodeRecord(string(bytes.TrimPrefix(kv.Key, []byte(s.leases))), kv.Value)
+	r.Created, r.Modified, r.Reserved = kv.CreateRevision, kv.ModRevision, kv.Lease == 0
 	return r
 }
 

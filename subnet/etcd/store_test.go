@@ -101,17 +101,8 @@ func (b backend) Records(t *testing.T) []subnet.Record {
 	require.NoError(t, err)
 	out := make([]subnet.Record, 0, len(resp.Kvs))
 	for _, kv := range resp.Kvs {
-		r := subnet.Record{
-			Key:     strings.TrimPrefix(string(kv.Key), b.key("")),
-			Created: kv.CreateRevision, Modified: kv.ModRevision, Reserved: kv.Lease == 0,
-		}
-		subnets, err := subnet.DecodeKey(r.Key)
-		if err != nil {
-			r.Invalid = err.Error()
-		}
-		if r.Lease, err = subnet.DecodeValue(subnets, kv.Value); err != nil && r.Invalid == "" {
-			r.Invalid = err.Error()
-		}
+		r := subnet.DecodeRecord(strings.TrimPrefix(string(kv.Key), b.key("")), kv.Value)
+		r.Created, r.Modified, r.Reserved = kv.CreateRevision, kv.ModRevision, kv.Lease == 0
 		out = append(out, r)
 	}
 	return out

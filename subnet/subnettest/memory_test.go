@@ -25,14 +25,8 @@ func (m memory) Open(*testing.T) subnettest.Store { return m.Memory.Open() }
 func (m memory) SetConfig(_ *testing.T, raw []byte) { m.Memory.SetConfig(raw) }
 
 func (m memory) Put(_ *testing.T, key, value string, reserved bool) {
-	r := subnet.Record{Key: key, Reserved: reserved}
-	subnets, err := subnet.DecodeKey(key)
-	if err != nil {
-		r.Invalid = err.Error()
-	}
-	if r.Lease, err = subnet.DecodeValue(subnets, []byte(value)); err != nil && r.Invalid == "" {
-		r.Invalid = err.Error()
-	}
+	r := subnet.DecodeRecord(key, []byte(value))
+	r.Reserved = reserved
 	m.Memory.Put(r)
 }
 

@@ -18,16 +18,9 @@ func parse(t *testing.T, raw string) subnet.Config {
 }
 
 // record returns one under a key, as a store reads it.
-func record(t *testing.T, key, value string, created int64, reserved bool) subnet.Record {
-	t.Helper()
-	r := subnet.Record{Key: key, Created: created, Modified: created, Reserved: reserved}
-	subnets, err := subnet.DecodeKey(key)
-	if err != nil {
-		r.Invalid = err.Error()
-	}
-	if r.Lease, err = subnet.DecodeValue(subnets, []byte(value)); err != nil && r.Invalid == "" {
-		r.Invalid = err.Error()
-	}
+func record(key, value string, created int64, reserved bool) subnet.Record {
+	r := subnet.DecodeRecord(key, []byte(value))
+	r.Created, r.Modified, r.Reserved = created, created, reserved
 	return r
 }
 
@@ -111,7 +104,7 @@ func TestChoose(t *testing.T) {
 			}
 			var records []subnet.Record
 			for i, r := range tt.rows {
-				records = append(records, record(t, r.key, r.value, int64(i+1), r.reserved))
+				records = append(records, record(r.key, r.value, int64(i+1), r.reserved))
 			}
 			c := subnet.Claim{
 				Node: "n1", MachineID: "m1", Config: parse(t, tt.config), BackendType: subnet.BackendVXLAN,
@@ -146,7 +139,7 @@ func TestPreviousSubnetsAreKept(t *testing.T) {
 		Node: "n1", BackendType: subnet.BackendVXLAN,
 		Config: parse(t, `{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:5::/48"}`),
 	}
-	got, err := acquire.Choose(c, []subnet.Record{record(t, "10.5.9.0-24", `{"NodeName":"n1"}`, 1, true)})
+	got, err := acquire.Choose(c, []subnet.Record{record("10.5.9.0-24", `{"NodeName":"n1"}`, 1, true)})
 	require.NoError(t, err)
 	require.Equal(t, netip.MustParsePrefix("10.5.9.0/24"), got.Lease.Subnets[subnet.IPv4])
 	require.True(t, got.Lease.Subnets[subnet.IPv6].IsValid())
@@ -155,7 +148,7 @@ func TestPreviousSubnetsAreKept(t *testing.T) {
 // A store that was restored from a backup has a record of ours of former times.
 func TestSubnetsInUseAreKept(t *testing.T) {
 	t.Parallel()
-	older := record(t, "10.5.9.0-24", `{"NodeName":"n1"}`, 1, false)
+	older := record("10.5.9.0-24", `{"NodeName":"n1"}`, 1, false)
 	for name, tt := range map[string]struct {
 		inUse  bool
 		others []subnet.Record
@@ -164,8 +157,8 @@ func TestSubnetsInUseAreKept(t *testing.T) {
 	}{
 		"in use":               {true, nil, "10.5.7.0-24", []string{"10.5.9.0-24"}},
 		"from an earlier run":  {false, nil, "10.5.9.0-24", nil},
-		"another's by now":     {true, []subnet.Record{record(t, "10.5.7.0-24", `{"NodeName":"n2"}`, 1, false)}, "10.5.9.0-24", nil},
-		"a reservation beside": {true, []subnet.Record{record(t, "10.5.8.0-24", `{"NodeName":"n1"}`, 1, true)}, "10.5.8.0-24", []string{"10.5.9.0-24"}},
+		"another's by now":     {true, []subnet.Record{record("10.5.7.0-24", `{"NodeName":"n2"}`, 1, false)}, "10.5.9.0-24", nil},
+		"a reservation beside": {true, []subnet.Record{record("10.5.8.0-24", `{"NodeName":"n1"}`, 1, true)}, "10.5.8.0-24", []string{"10.5.9.0-24"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
