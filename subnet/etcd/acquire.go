@@ -12,6 +12,7 @@ import (
 
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/etcd/acquire"
+	"github.com/twill-net/twill/subnet/internal/tasks"
 )
 
 // owned is our lease as we last wrote or read it.
@@ -44,7 +45,7 @@ func (s *Store) acquire(ctx context.Context, claim subnet.Claim, good func()) (o
 			return own, err
 		}
 		// Who fails makes way for somebody else's success, so this ends.
-		if err := pause(ctx, rand.N(delay)+delay/4); err != nil {
+		if err := tasks.Pause(ctx, rand.N(delay)+delay/4); err != nil {
 			return owned{}, err
 		}
 		delay = min(2*delay, 500*time.Millisecond)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/etcd/acquire"
+	"github.com/twill-net/twill/subnet/internal/tasks"
 )
 
 func (s *Store) configKey() string { return s.root + "/config" }
@@ -100,7 +101,7 @@ func (s *Store) Reserve(ctx context.Context, node string, ips subnet.PerFamily[n
 		if !errors.Is(err, errConflict) {
 			return err
 		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
+		if err := tasks.Pause(ctx, 10*time.Millisecond); err != nil {
 			return err
 		}
 	}

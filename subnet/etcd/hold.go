@@ -66,7 +66,7 @@ func (h *holder) run(ctx context.Context) error {
 			retakes = 0
 		}
 		if retakes > 0 { // at first at once
-			if err := pause(ctx, pace.NextBackOff()); err != nil {
+			if err := tasks.Pause(ctx, pace.NextBackOff()); err != nil {
 				return err
 			}
 		}
@@ -139,7 +139,7 @@ func (h *holder) renew(ctx context.Context, good func()) error {
 		// Up to a tenth early, so that nodes which started together part.
 		due := h.cfg.renewInterval()
 		due -= rand.N(due/10 + 1)
-		if err := pause(ctx, time.Until(h.own.term.renewed.Add(due))); err != nil {
+		if err := tasks.Pause(ctx, time.Until(h.own.term.renewed.Add(due))); err != nil {
 			return err
 		}
 		t, err := h.keepAlive(ctx, h.own.term.id)

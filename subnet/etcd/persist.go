@@ -57,20 +57,9 @@ func (s *Store) persist(ctx context.Context, task string, run func(ctx context.C
 			s.health.Set(task, nil)
 			return err
 		}
-		if pause(ctx, pace.NextBackOff()) == nil && !errors.Is(err, errAgain) {
+		if tasks.Pause(ctx, pace.NextBackOff()) == nil && !errors.Is(err, errAgain) {
 			s.awaitConnection(ctx, refresh)
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/twill-net/twill/subnet/internal/tasks"
 )
 
 // quietMost is for how long a watch may tell nothing before etcd is asked
@@ -32,7 +34,7 @@ type pulse struct {
 // run ends the stream when no answer comes in time, while we wait for one.
 func (p *pulse) run(ctx context.Context, quiet, timeout time.Duration, end context.CancelCauseFunc) {
 	// Up to a third early, so that nodes which lost one etcd together part.
-	for pause(ctx, quiet-rand.N(quiet/3)) == nil {
+	for tasks.Pause(ctx, quiet-rand.N(quiet/3)) == nil {
 		since := p.waits.Load()
 		if since == 0 || time.Since(time.Unix(0, since)) < quiet/2 {
 			continue

@@ -14,6 +14,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/twill-net/twill/subnet"
+	"github.com/twill-net/twill/subnet/internal/tasks"
 )
 
 // WatchConfig calls on with the network config as it is, and after each
@@ -98,7 +99,7 @@ func (s *Store) WatchLeases(ctx context.Context, on func(subnet.Update)) error {
 // makeWay waits before a listing that every node wants at the same time, the
 // longer the more there are: a full list of 20 000 leases costs etcd 50 ms.
 func makeWay(ctx context.Context, crowd int) error {
-	if err := pause(ctx, rand.N(time.Duration(crowd)*time.Millisecond+1)); err != nil {
+	if err := tasks.Pause(ctx, rand.N(time.Duration(crowd)*time.Millisecond+1)); err != nil {
 		return err
 	}
 	return errAgain

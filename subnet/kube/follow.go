@@ -108,7 +108,7 @@ func (f *follower[T]) persist(ctx context.Context, ask func() error) error {
 			return err
 		}
 		f.health.Set(f.task, err)
-		if !pause(ctx, pace.NextBackOff()) {
+		if tasks.Pause(ctx, pace.NextBackOff()) != nil {
 			return ctx.Err()
 		}
 	}

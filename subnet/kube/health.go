@@ -1,10 +1,5 @@
 package kube
 
-import (
-	"context"
-	"time"
-)
-
 // What a Store does at a time, for health and progress.
 const (
 	taskConfig    = "watching the network config"
@@ -13,15 +8,3 @@ const (
 	taskHold      = "announcing our lease"
 	taskCondition = "keeping the Node's condition NetworkUnavailable"
 )
-
-// pause waits; false means that the context ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}

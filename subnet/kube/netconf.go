@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+
+	"github.com/twill-net/twill/subnet/internal/tasks"
 )
 
 // WatchConfig calls on with the network config as it is, and after each
@@ -33,7 +35,7 @@ func (s *Store) WatchConfig(ctx context.Context, on func(raw []byte)) error {
 			trouble = err.Error()
 			s.warnConfig(err, last != nil)
 		}
-		if !pause(ctx, s.cfg.ConfigInterval) {
+		if tasks.Pause(ctx, s.cfg.ConfigInterval) != nil {
 			return nil
 		}
 	}

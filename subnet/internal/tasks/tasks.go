@@ -1,9 +1,10 @@
 // Package tasks keeps account of what a store does at a time, each task under a
-// name: what is wrong with it, and when it last went on. It must not import a
-// store, netlink or a logger.
+// name: what is wrong with it, and when it last went on; and it paces what they
+// try again. It must not import a store, netlink or a logger.
 package tasks
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -86,4 +87,16 @@ func NewPace(first, most time.Duration) *backoff.ExponentialBackOff {
 	b.InitialInterval, b.MaxInterval, b.Multiplier = first, most, 2
 	b.Reset()
 	return b
+}
+
+// Pause waits. The error is that of the context if it ends first.
+func Pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
 }
