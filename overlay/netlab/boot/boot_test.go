@@ -19,14 +19,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const envFile = "/run/twill/subnet.env"
 
-// run runs a script on a host and returns what it writes.
-func run(t *testing.T, h *netlab.Host, script string, args ...string) string {
-	t.Helper()
-	out, err := h.Exec(t.Context(), append([]string{"sh", "-euc", script, "sh"}, args...)...)
-	require.NoError(t, err)
-	return out
-}
-
 // awaitReady waits for READY=1, at which subnet.env must be there already.
 func awaitReady(t *testing.T, n *netlab.Node, daemon *netlab.Process, m *manager) {
 	t.Helper()
@@ -68,7 +60,7 @@ func TestNetworkLate(t *testing.T) {
 	t.Parallel()
 	c := netlabtest.New(t, netlab.Options{Nodes: 2})
 	n, peer := c.Node(1), c.Node(2)
-	run(t, &n.Host, "ip link set eth0 down; ip link set eth0 name late; ip addr flush dev late")
+	netlabtest.Run(t, &n.Host, "ip link set eth0 down; ip link set eth0 name late; ip addr flush dev late")
 
 	m, peerM := newManager(t, n), newManager(t, peer)
 	p, peerP := start(t, c, n, m), start(t, c, peer, peerM)
@@ -76,10 +68,10 @@ func TestNetworkLate(t *testing.T) {
 	awaitReady(t, peer, peerP, peerM)
 	require.NotContains(t, m.seen, "READY=1")
 
-	run(t, &n.Host, "ip link set late name eth0; ip link set eth0 up")
+	netlabtest.Run(t, &n.Host, "ip link set late name eth0; ip link set eth0 up")
 	for f, a := range n.Addrs {
 		length := subnet.PerFamily[string]{"/24", "/64"}[f]
-		run(t, &n.Host, `ip addr add "$1" dev eth0 $3; ip route add default via "$2"`, a.String()+length, c.Lan.Addrs[f].String(),
+		netlabtest.Run(t, &n.Host, `ip addr add "$1" dev eth0 $3; ip route add default via "$2"`, a.String()+length, c.Lan.Addrs[f].String(),
 			subnet.PerFamily[string]{"", "nodad"}[f])
 	}
 	awaitReady(t, n, p, m)
@@ -111,7 +103,7 @@ func requirePings(t *testing.T, name string, nodes ...*netlab.Node) (pods []*net
 // a reboot.
 func ours(t *testing.T, n *netlab.Node) string {
 	t.Helper()
-	return run(t, &n.Host, `
+	return netlabtest.Run(t, &n.Host, `
 		cat `+envFile+`
 		for dev in twill.1 twill-v6.1; do
 			ip -br link show $dev
@@ -130,7 +122,7 @@ func TestLife(t *testing.T) {
 	t.Parallel()
 	c := netlabtest.New(t, netlab.Options{Nodes: 2})
 	n, peer := c.Node(1), c.Node(2)
-	run(t, &n.Host, ": >/run/xtables.lock") // tmpfiles.d/twill.conf
+	netlabtest.Run(t, &n.Host, ": >/run/xtables.lock") // tmpfiles.d/twill.conf
 	m, peerM := newManager(t, n), newManager(t, peer)
 	p, peerP := start(t, c, n, m), start(t, c, peer, peerM)
 	awaitReady(t, n, p, m)
@@ -164,14 +156,14 @@ func TestLife(t *testing.T) {
 	// A power cut: of the node only its disk is left.
 	require.NoError(t, n.Reboot(t.Context()))
 	require.NoFileExists(t, n.Path(envFile))
-	run(t, &n.Host, ": >/run/xtables.lock")
+	netlabtest.Run(t, &n.Host, ": >/run/xtables.lock")
 	m = newManager(t, n)
 	p = start(t, c, n, m)
 	awaitReady(t, n, p, m)
 	m.await(t, p, "STATUS=ready: ", "ways to 1 peers")
 	require.Equal(t, before, ours(t, n), "the same subnet, the same MAC, nothing else")
 	requirePings(t, "later", n, peer)
-	require.Empty(t, run(t, &n.Host, "cd /run/twill; ls -A | grep -vxE 'subnet.env|twilld.sock' || true"))
+	require.Empty(t, netlabtest.Run(t, &n.Host, "cd /run/twill; ls -A | grep -vxE 'subnet.env|twilld.sock' || true"))
 
 	log, err := os.ReadFile(p.Log)
 	require.NoError(t, err)

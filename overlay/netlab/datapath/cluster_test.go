@@ -140,9 +140,7 @@ func (c *cluster) on(h *netlab.Host, args ...string) string {
 // env reads a node's subnet.env.
 func (c *cluster) env(n *netlab.Node) envfile.Env {
 	c.t.Helper()
-	env, err := envfile.Read(n.Path("/run/twill/subnet.env"))
-	require.NoError(c.t, err)
-	return env
+	return netlabtest.Env(c.t, n)
 }
 
 // subnets returns what a node leases, as subnet.env tells it.

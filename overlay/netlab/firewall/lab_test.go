@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"github.com/twill-net/twill/overlay/netlab"
 	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
-	"github.com/twill-net/twill/subnet/envfile"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -38,16 +36,16 @@ func newLab(t *testing.T, prepare string, flags ...string) *lab {
 	l := &lab{Lab: netlabtest.New(t, netlab.Options{Nodes: 2, NetConf: conf(nil)}), daemons: map[*netlab.Node]*netlab.Process{}}
 	l.one, l.two = l.Node(1), l.Node(2)
 	for _, n := range l.Nodes {
-		sh(t, &n.Host, prepare)
+		netlabtest.Run(t, &n.Host, prepare)
 		l.start(t, n, flags...)
 	}
-	l.pod, l.neighbour, l.remote = addPod(t, l.one, "a"), addPod(t, l.one, "b"), addPod(t, l.two, "a")
+	l.pod, l.neighbour, l.remote = netlabtest.AddPod(t, l.one, "a"), netlabtest.AddPod(t, l.one, "b"), netlabtest.AddPod(t, l.two, "a")
 	for _, n := range l.Nodes {
-		env := l.env(t, n)
+		env := netlabtest.Env(t, n)
 		for _, f := range subnet.Families {
 			// The way for clients from outside, and for answers to pods that keep
 			// their addresses: by node one, to node two's pods too.
-			sh(t, l.Lan, fmt.Sprintf("ip route add %s via %s", env.Subnets[f].Masked(), l.one.Addrs[f]))
+			netlabtest.Run(t, l.Lan, fmt.Sprintf("ip route add %s via %s", env.Subnets[f].Masked(), l.one.Addrs[f]))
 			if n == l.one {
 				l.gateway[f], l.overlay[f] = env.Subnets[f].Addr(), env.Subnets[f].Masked().Addr()
 			}
@@ -72,29 +70,10 @@ func conf(more map[string]any) string {
 
 func (l *lab) start(t *testing.T, n *netlab.Node, flags ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	if d := l.daemons[n]; d != nil {
-		require.NoError(t, d.Stop(ctx))
+		require.NoError(t, d.Stop(t.Context()))
 	}
-	d, err := n.StartTwilld(append([]string{"--iptables-resync=1"}, flags...)...)
-	require.NoError(t, err)
-	l.daemons[n] = d
-	require.NoError(t, n.WaitReady(ctx, d))
-}
-
-func addPod(t *testing.T, n *netlab.Node, name string) *netlab.Pod {
-	t.Helper()
-	p, err := n.AddPod(t.Context(), name)
-	require.NoError(t, err)
-	return p
-}
-
-func (l *lab) env(t *testing.T, n *netlab.Node) envfile.Env {
-	t.Helper()
-	env, err := envfile.Read(n.Path("/run/twill/subnet.env"))
-	require.NoError(t, err)
-	return env
+	l.daemons[n] = netlabtest.StartTwilld(t, n, append([]string{"--iptables-resync=1"}, flags...)...)
 }
 
 // configure puts another network config into etcd.
@@ -105,13 +84,6 @@ func (l *lab) configure(t *testing.T, more map[string]any) {
 	defer client.Close()
 	_, err = client.Put(t.Context(), netlab.ConfigKey, conf(more))
 	require.NoError(t, err)
-}
-
-func sh(t *testing.T, h *netlab.Host, script string) string {
-	t.Helper()
-	out, err := h.Exec(t.Context(), "sh", "-ec", script)
-	require.NoError(t, err)
-	return out
 }
 
 // await waits for a status of node one.
@@ -158,7 +130,7 @@ func (l *lab) eventuallyPings(t *testing.T) {
 // and without built-in chains as they are when nobody has written to them.
 func others(t *testing.T, h *netlab.Host) string {
 	t.Helper()
-	return sh(t, h, `nft list ruleset | sed '/^table [a-z]* twill/,/^}/d; /^table ip6* \(filter\|nat\) /,/^}/d; /"twill: /d'
+	return netlabtest.Run(t, h, `nft list ruleset | sed '/^table [a-z]* twill/,/^}/d; /^table ip6* \(filter\|nat\) /,/^}/d; /"twill: /d'
 		for v in nft legacy; do for p in ip ip6; do for table in nat filter; do
 			if [ $v = nft ]; then nft list table $p $table >/dev/null 2>&1 || continue
 			else grep -q $table /proc/net/${p}_tables_names || continue; fi
@@ -169,7 +141,7 @@ func others(t *testing.T, h *netlab.Host) string {
 // ours is what is ours in a host's firewalls, but for VTEP hygiene.
 func ours(t *testing.T, h *netlab.Host) string {
 	t.Helper()
-	return sh(t, h, `nft list table inet twill 2>/dev/null || :
+	return netlabtest.Run(t, h, `nft list table inet twill 2>/dev/null || :
 		nft list ruleset | grep '"twill: ' || :
 		for v in nft legacy; do for p in ip ip6; do for table in nat filter; do
 			if [ $v = nft ]; then nft list table $p $table >/dev/null 2>&1 || continue

@@ -90,11 +90,11 @@ func (l *lab) marked(t *testing.T) {
 		"0x4000": func(f subnet.Family) netip.Addr { return l.pod.Addrs[f] }, // kube-proxy's to masquerade
 		"0x8000": func(f subnet.Family) netip.Addr { return l.one.Addrs[f] },
 	} {
-		sh(t, &l.one.Host, "nft '"+table+mark+"'")
+		netlabtest.Run(t, &l.one.Host, "nft '"+table+mark+"'")
 		for _, f := range subnet.Families {
 			require.Equal(t, want(f), seen(t, &l.pod.Host, l.Lan, f), "1: mark %s, %s", mark, f)
 		}
-		sh(t, &l.one.Host, "nft delete table inet marking")
+		netlabtest.Run(t, &l.one.Host, "nft delete table inet marking")
 	}
 }
 
@@ -111,13 +111,13 @@ func (l *lab) multicast(t *testing.T) {
 	}
 	pings.WriteString(fmt.Sprintf("ip route replace 239.1.2.3/32 dev eth0; ping -n -c 1 -W 0.01 -I %s 239.1.2.3 || :\n", l.overlay[subnet.IPv4]))
 	pings.WriteString(fmt.Sprintf("ping -n -c 1 -W 0.01 -I %s ff02::1234%%eth0 || :\n", l.overlay[subnet.IPv6]))
-	sh(t, &l.one.Host, `nft 'add table inet groups
+	netlabtest.Run(t, &l.one.Host, `nft 'add table inet groups
 		add counter inet groups kept
 		add counter inet groups changed
 		add chain inet groups out { type filter hook postrouting priority 300; }
 		`+rules.String()+`'
 		`+pings.String())
-	out := sh(t, &l.one.Host, "nft list counters table inet groups; nft delete table inet groups; ip route del 239.1.2.3/32")
+	out := netlabtest.Run(t, &l.one.Host, "nft list counters table inet groups; nft delete table inet groups; ip route del 239.1.2.3/32")
 	require.Regexp(t, `counter kept \{\s*packets 2 `, out)
 	require.Regexp(t, `counter changed \{\s*packets 0 `, out)
 }
@@ -143,7 +143,7 @@ func TestMatrix(t *testing.T) {
 			m.config["NonMasqueradeCIDRs"] = excluded
 			l.configure(t, m.config)
 			if m.prepare != "" {
-				sh(t, &l.one.Host, m.prepare)
+				netlabtest.Run(t, &l.one.Host, m.prepare)
 				l.start(t, l.one)
 			}
 			l.awaitMode(t, m.name)
@@ -152,7 +152,7 @@ func TestMatrix(t *testing.T) {
 			want, foreign := ours(t, &l.one.Host), others(t, &l.one.Host)
 			require.Equal(t, m.name != "nftables", !strings.Contains(want, "table inet twill"), want)
 			for _, d := range damages {
-				sh(t, &l.one.Host, d.script)
+				netlabtest.Run(t, &l.one.Host, d.script)
 				netlabtest.Eventually(t, "repaired after "+d.name, func() error {
 					if got := ours(t, &l.one.Host); got != want {
 						return fmt.Errorf("it has\n%s\nand not\n%s", got, want)

@@ -136,10 +136,10 @@ func TestOtherPrograms(t *testing.T) {
 			t.Run(m.name+"/"+p.name, func(t *testing.T) {
 				was := held()
 				// What it writes, by itself.
-				sh(t, l.Lan, "unshare -n sh -ec '"+strings.ReplaceAll(p.start, "'", `'\''`)+"'")
+				netlabtest.Run(t, l.Lan, "unshare -n sh -ec '"+strings.ReplaceAll(p.start, "'", `'\''`)+"'")
 				flow, err := l.pod.PingContinuously(t.Context(), l.remote.Addrs[subnet.IPv6], 10*time.Millisecond)
 				require.NoError(t, err)
-				sh(t, &l.one.Host, p.start)
+				netlabtest.Run(t, &l.one.Host, p.start)
 				s := l.await(t, "accepted in "+fmt.Sprint(p.places), func(s overlay.Status) bool {
 					return s.Ready && s.Firewall != nil && contains(s.Firewall.Forward, p.places) && len(s.Firewall.Blocked) == 0
 				})
@@ -151,12 +151,12 @@ func TestOtherPrograms(t *testing.T) {
 
 				// It starts again, and shows its rules as it wrote them.
 				theirs := others(t, &l.one.Host)
-				sh(t, &l.one.Host, p.stop)
-				sh(t, &l.one.Host, p.start)
+				netlabtest.Run(t, &l.one.Host, p.stop)
+				netlabtest.Run(t, &l.one.Host, p.start)
 				l.eventuallyPings(t)
 				require.Equal(t, theirs, others(t, &l.one.Host))
 
-				sh(t, &l.one.Host, p.stop)
+				netlabtest.Run(t, &l.one.Host, p.stop)
 				netlabtest.Eventually(t, "the accepts go with the drop", func() error {
 					if got := held(); got != was {
 						return fmt.Errorf("it has\n%s\nand not\n%s", got, was)
@@ -199,7 +199,7 @@ func TestOwnedTable(t *testing.T) {
 		require.NoError(t, err)
 	}
 	// The process keeps both ends of the pipe, so that it does not end.
-	sh(t, &l.one.Host, "mkfifo /run/owner")
+	netlabtest.Run(t, &l.one.Host, "mkfifo /run/owner")
 	nft, err := l.one.Start("firewalld", "sh", "-c", "exec nft -i <>/run/owner")
 	require.NoError(t, err)
 	owner(l.one, firewalld("{ flags owner; }"))
@@ -210,12 +210,12 @@ func TestOwnedTable(t *testing.T) {
 	require.Equal(t, []string{"inet filter forward"}, s.Firewall.Forward)
 	require.Len(t, s.Problems, 1)
 	require.Equal(t, "forwarding", s.Problems[0].What)
-	sh(t, &l.one.Host, "twill status | grep -q 'problem.*firewall-cmd --permanent'")
+	netlabtest.Run(t, &l.one.Host, "twill status | grep -q 'problem.*firewall-cmd --permanent'")
 	_, err = l.pod.Exec(t.Context(), "ping", "-n", "-c", "1", "-W", "0.2", l.Outside.Addrs[subnet.IPv4].String())
 	require.Error(t, err, "it is rejected")
 
 	// The rest is repaired all the same.
-	sh(t, &l.one.Host, "nft delete table inet twill")
+	netlabtest.Run(t, &l.one.Host, "nft delete table inet twill")
 	netlabtest.Eventually(t, "repaired", func() error {
 		_, err := l.one.Exec(t.Context(), "nft", "list", "table", "inet", "twill")
 		return err

@@ -53,7 +53,7 @@ func TestSwitchUnderTraffic(t *testing.T) {
 	}
 	for _, variant := range []string{"legacy", "nft"} {
 		l.unharmed(t, "to iptables-"+variant+" by a restart", func() {
-			sh(t, &l.one.Host, iptablesIs(variant))
+			netlabtest.Run(t, &l.one.Host, iptablesIs(variant))
 			l.start(t, l.one)
 			settled(t, "iptables-"+variant)
 		})

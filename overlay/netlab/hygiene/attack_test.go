@@ -187,7 +187,7 @@ func (c *cluster) fromPods() (tries []try) {
 func (c *cluster) linkLocal(vni byte, inner subnet.Family) func(*testing.T, string) {
 	return func(t *testing.T, text string) {
 		t.Helper()
-		from, to := netip.MustParseAddr("fe80::bad"), netip.MustParseAddr(strings.TrimSpace(sh(t, &c.one.Host,
+		from, to := netip.MustParseAddr("fe80::bad"), netip.MustParseAddr(strings.TrimSpace(netlabtest.Run(t, &c.one.Host,
 			"ip -6 -o addr show dev cni0 scope link | sed 's/.* inet6 //; s/[/].*//'")))
 		f := carrying(c.devices[0][subnet.IPv6].mac, c.remote.Addrs[inner], c.neighbour.Addrs[inner], text)
 		newTap(t, &c.pod.Host, "eth0").send(t, frame(macOf(t, &c.one.Host, "cni0"), someMAC, unix.ETH_P_IPV6,
@@ -215,9 +215,9 @@ func (c *cluster) told(t *testing.T) {
 		require.NotZero(t, want[string(r)], r)
 	}
 	var shown struct{ Dropped map[string]uint64 }
-	require.NoError(t, json.Unmarshal([]byte(sh(t, &c.one.Host, "twill status -o json")), &shown))
+	require.NoError(t, json.Unmarshal([]byte(netlabtest.Run(t, &c.one.Host, "twill status -o json")), &shown))
 	require.Equal(t, want, shown.Dropped)
-	people, metrics := sh(t, &c.one.Host, "twill status"), c.metrics(t, c.one)
+	people, metrics := netlabtest.Run(t, &c.one.Host, "twill status"), c.metrics(t, c.one)
 	for reason, n := range want {
 		require.Contains(t, metrics, fmt.Sprintf("twill_dropped_packets_total{reason=%q} %d\n", reason, n))
 		require.Equal(t, n > 0, strings.Contains(people, fmt.Sprintf("%d packets: %s\n", n, reason)), people)

@@ -1,7 +1,6 @@
 package hygiene
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -17,7 +16,6 @@ import (
 	"github.com/twill-net/twill/overlay/netlab"
 	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
-	"github.com/twill-net/twill/subnet/envfile"
 )
 
 const patience = netlabtest.Patience
@@ -81,22 +79,16 @@ func newCluster(t *testing.T, o netlab.Options) *cluster {
 // start starts a node's daemon, in the place of one that runs.
 func (c *cluster) start(t *testing.T, n *netlab.Node, flags ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	if d := c.daemons[n]; d != nil && d.Running() {
-		require.NoError(t, d.Stop(ctx))
+		require.NoError(t, d.Stop(t.Context()))
 	}
-	d, err := n.StartTwilld(flags...)
-	require.NoError(t, err)
-	c.daemons[n] = d
-	require.NoError(t, n.WaitReady(ctx, d))
+	c.daemons[n] = netlabtest.StartTwilld(t, n, flags...)
 }
 
 // addPod adds a pod that answers nothing on the port of discard.
 func addPod(t *testing.T, n *netlab.Node, name string) *netlab.Pod {
 	t.Helper()
-	p, err := n.AddPod(t.Context(), name)
-	require.NoError(t, err)
+	p := netlabtest.AddPod(t, n, name)
 	inside(t, &p.Host, func() error {
 		conn, err := net.ListenUDP("udp", &net.UDPAddr{Port: discard})
 		if err == nil {
@@ -110,18 +102,9 @@ func addPod(t *testing.T, n *netlab.Node, name string) *netlab.Pod {
 // subnets returns what a node leases.
 func subnets(t *testing.T, n *netlab.Node) (out subnet.PerFamily[netip.Prefix]) {
 	t.Helper()
-	env, err := envfile.Read(n.Path("/run/twill/subnet.env"))
-	require.NoError(t, err)
-	for f, p := range env.Subnets {
+	for f, p := range netlabtest.Env(t, n).Subnets {
 		out[f] = p.Masked()
 	}
-	return out
-}
-
-func sh(t *testing.T, h *netlab.Host, script string) string {
-	t.Helper()
-	out, err := h.Exec(t.Context(), "sh", "-ec", script)
-	require.NoError(t, err)
 	return out
 }
 
@@ -140,7 +123,7 @@ func (c *cluster) meshed(t *testing.T, nodes ...*netlab.Node) {
 }
 
 func routed(t *testing.T, n *netlab.Node, p netip.Prefix) error {
-	if r := sh(t, &n.Host, "ip route show proto 116; ip -6 route show proto 116"); !strings.Contains(r, p.String()+" ") {
+	if r := netlabtest.Run(t, &n.Host, "ip route show proto 116; ip -6 route show proto 116"); !strings.Contains(r, p.String()+" ") {
 		return fmt.Errorf("%s has no route to %s:\n%s", n.Name, p, r)
 	}
 	return nil
@@ -182,7 +165,7 @@ var elements = regexp.MustCompile(`elements = \{[^}]*\}`)
 // order, nor are their elements.
 func guard(t *testing.T, n *netlab.Node) string {
 	t.Helper()
-	text := sh(t, &n.Host, "for t in 'inet twill-vtep' 'bridge twill-pods'; do nft -s list table $t 2>/dev/null || :; done")
+	text := netlabtest.Run(t, &n.Host, "for t in 'inet twill-vtep' 'bridge twill-pods'; do nft -s list table $t 2>/dev/null || :; done")
 	text = elements.ReplaceAllStringFunc(text, func(s string) string {
 		each := strings.Split(s[len("elements = {"):len(s)-1], ",")
 		for i := range each {

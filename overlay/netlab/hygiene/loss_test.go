@@ -37,10 +37,10 @@ func (c *cluster) nothingIsLost(t *testing.T) {
 			c.start(t, n)
 			awaitGuard(t, n, had[n])
 		})},
-		{"flush", switchOn, each(func(n *netlab.Node) { sh(t, &n.Host, "nft flush ruleset"); awaitGuard(t, n, had[n]) })},
+		{"flush", switchOn, each(func(n *netlab.Node) { netlabtest.Run(t, &n.Host, "nft flush ruleset"); awaitGuard(t, n, had[n]) })},
 		{"flush while the daemon is away", switchOn, each(func(n *netlab.Node) {
 			require.NoError(t, c.daemons[n].Stop(t.Context()))
-			sh(t, &n.Host, "nft flush ruleset")
+			netlabtest.Run(t, &n.Host, "nft flush ruleset")
 			c.start(t, n)
 			awaitGuard(t, n, had[n])
 		})},

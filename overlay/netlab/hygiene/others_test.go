@@ -9,6 +9,7 @@ import (
 
 	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -27,7 +28,7 @@ func (c *cluster) otherVNIs(t *testing.T) {
 					script += fmt.Sprintf("bridge fdb append 00:00:00:00:00:00 dev admin dst %s\n", peer.Addrs[f])
 				}
 			}
-			sh(t, h, script+fmt.Sprintf("ip addr add %s/24 dev admin; ip link set admin up", own(i)))
+			netlabtest.Run(t, h, script+fmt.Sprintf("ip addr add %s/24 dev admin; ip link set admin up", own(i)))
 		}
 		for _, from := range hosts {
 			for i, to := range hosts {
@@ -63,7 +64,7 @@ func (c *cluster) otherVNIs(t *testing.T) {
 		require.False(t, wrong)
 		require.Equal(t, want, c.drops(t))
 		for _, h := range hosts {
-			sh(t, h, "ip link del admin")
+			netlabtest.Run(t, h, "ip link del admin")
 		}
 	}
 }

@@ -51,7 +51,7 @@ func (c *cluster) peersComeAndGo(t *testing.T) {
 	})
 	c.arrive(t, append(asPeer, asBefore...)...)
 
-	sh(t, &three.Host, `sysctl -qw net.ipv4.conf.all.promote_secondaries=1
+	netlabtest.Run(t, &three.Host, `sysctl -qw net.ipv4.conf.all.promote_secondaries=1
 		ip address add 192.168.77.113/24 dev eth0; ip address add fd77::113/64 dev eth0 nodad
 		ip address del 192.168.77.13/24 dev eth0; ip address del fd77::13/64 dev eth0
 		ip route replace default via 192.168.77.1`)
@@ -135,7 +135,7 @@ func (c *cluster) behindNAT(t *testing.T) {
 func (c *cluster) daemonAway(t *testing.T) {
 	require.NoError(t, c.daemons[c.one].Stop(t.Context()))
 	count := func() string {
-		return sh(t, &c.one.Host, "nft list counters table inet twill-vtep; nft list counters table bridge twill-pods")
+		return netlabtest.Run(t, &c.one.Host, "nft list counters table inet twill-vtep; nft list counters table bridge twill-pods")
 	}
 	for _, a := range []try{c.fromStrangers()[0], c.fromPods()[0], c.spoofs(t, c.pod)[0]} {
 		before := count()

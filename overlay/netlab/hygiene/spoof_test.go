@@ -6,6 +6,7 @@ import (
 
 	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -79,9 +80,9 @@ func (c *cluster) owns(t *testing.T, from *netlab.Pod) (tries []try) {
 func (c *cluster) forget(t *testing.T) {
 	t.Helper()
 	for _, p := range []*netlab.Pod{c.pod, c.neighbour} {
-		sh(t, &p.Host, "ip neigh flush dev eth0; ip -6 neigh flush dev eth0")
+		netlabtest.Run(t, &p.Host, "ip neigh flush dev eth0; ip -6 neigh flush dev eth0")
 	}
-	sh(t, &c.one.Host, "ip neigh flush dev cni0; ip -6 neigh flush dev cni0")
+	netlabtest.Run(t, &c.one.Host, "ip neigh flush dev cni0; ip -6 neigh flush dev cni0")
 }
 
 // unchecked adds a pod to node one whose network says that it routes for
@@ -89,8 +90,8 @@ func (c *cluster) forget(t *testing.T) {
 func (c *cluster) unchecked(t *testing.T, name string) *netlab.Pod {
 	t.Helper()
 	const conf = "/etc/cni/net.d/10-twill.conflist"
-	was := sh(t, &c.one.Host, "cat "+conf)
-	sh(t, &c.one.Host, `sed -i 's/"type": "twill",/&\n"spoofCheck": false,/' `+conf)
+	was := netlabtest.Run(t, &c.one.Host, "cat "+conf)
+	netlabtest.Run(t, &c.one.Host, `sed -i 's/"type": "twill",/&\n"spoofCheck": false,/' `+conf)
 	p := addPod(t, c.one, name)
 	_, err := c.one.ExecInput(t.Context(), was, "tee", conf)
 	if err != nil {

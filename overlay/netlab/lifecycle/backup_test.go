@@ -34,7 +34,7 @@ func TestLifeOfAStore(t *testing.T) {
 	t.Run("from HTTP to TLS", func(t *testing.T) {
 		before := c.records(t)
 		unharmed(t, pods, func() {
-			out := run(t, c.Lan, "twill store init --host 192.168.77.1,store.example.com --client node2")
+			out := netlabtest.Run(t, c.Lan, "twill store init --host 192.168.77.1,store.example.com --client node2")
 			require.Contains(t, out, "TWILLD_ETCD_ENDPOINTS=https://192.168.77.1:2379\n")
 			for _, n := range c.Nodes {
 				copyFiles(t, n, c.Lan, "/etc/twill/tls", "ca.crt", "client.crt", "client.key")
@@ -57,11 +57,11 @@ func TestLifeOfAStore(t *testing.T) {
 	backup := filepath.Join(t.TempDir(), "backup.db")
 	const fake = "10.244.250.0-24&fd00:244:0:fa::-64"
 	c.put(t, fake, peer(250))
-	out := run(t, c.Lan, s.client()+"twill store backup "+backup+"; twill store status")
+	out := netlabtest.Run(t, c.Lan, s.client()+"twill store backup "+backup+"; twill store status")
 	require.Contains(t, out, "saved "+backup+": ")
 	require.Contains(t, out, ", leader\n")
 	s.relaunch(t, c.Nodes[2:], s.endpoint())
-	pods = append(pods, addPod(t, c.Node(3), "pod"))
+	pods = append(pods, netlabtest.AddPod(t, c.Node(3), "pod"))
 	for _, n := range c.Nodes {
 		c.awaitWays(t, n)
 	}
@@ -73,7 +73,7 @@ func TestLifeOfAStore(t *testing.T) {
 		written := s.killWhileWriting(t, fake)
 		require.NoError(t, os.RemoveAll(s.data))
 		tr.Await(t, 50)
-		out := run(t, c.Lan, s.client()+"twill store restore --data-dir "+s.data+" "+backup)
+		out := netlabtest.Run(t, c.Lan, s.client()+"twill store restore --data-dir "+s.data+" "+backup)
 		require.Contains(t, out, "restored "+backup+": ")
 		lost := time.Now()
 		s.start(t)
@@ -94,8 +94,8 @@ func TestLifeOfAStore(t *testing.T) {
 		tr := startTraffic(t, pods)
 		require.NoError(t, s.process.Stop(t.Context()))
 		last := filepath.Join(t.TempDir(), "last.db")
-		run(t, c.Lan, "twill store backup --from-data-dir "+s.data+" "+last)
-		run(t, c.Lan, "twill store init --renew --host 192.168.77.11,192.168.77.12,192.168.77.13")
+		netlabtest.Run(t, c.Lan, "twill store backup --from-data-dir "+s.data+" "+last)
+		netlabtest.Run(t, c.Lan, "twill store init --renew --host 192.168.77.11,192.168.77.12,192.168.77.13")
 		members := s.startMembers(t, last)
 		endpoints := "https://192.168.77.11:2379,https://192.168.77.12:2379,https://192.168.77.13:2379"
 		s.relaunch(t, c.Nodes, endpoints)
@@ -277,7 +277,7 @@ func (s *tlsStore) startMembers(t *testing.T, backup string) (members []*netlab.
 	for i, n := range s.Nodes {
 		copyFiles(t, n, s.Lan, "/etc/twill/tls", "ca.crt", "server.crt", "server.key")
 		peerURL := strings.TrimPrefix(cluster[i], n.Name+"=")
-		run(t, &n.Host, fmt.Sprintf("%s snapshot restore %s --name %s --data-dir /var/lib/etcd --initial-cluster %s "+
+		netlabtest.Run(t, &n.Host, fmt.Sprintf("%s snapshot restore %s --name %s --data-dir /var/lib/etcd --initial-cluster %s "+
 			"--initial-cluster-token twill-1 --initial-advertise-peer-urls %s --bump-revision 1000000000 --mark-compacted",
 			etcdutl, backup, n.Name, strings.Join(cluster, ","), peerURL))
 	}

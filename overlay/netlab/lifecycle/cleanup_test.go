@@ -56,7 +56,7 @@ func everything(t *testing.T, n *netlab.Node) []string {
 		bridge -o fdb show
 		nft list ruleset
 		find /run/twill /var/lib/twill /var/lib/twill-other /etc/cni 2>/dev/null || :`
-	return strings.Split(strings.ReplaceAll(soon.ReplaceAllString(run(t, &n.Host, script), ""), "\t", " "), "\n")
+	return strings.Split(strings.ReplaceAll(soon.ReplaceAllString(netlabtest.Run(t, &n.Host, script), ""), "\t", " "), "\n")
 }
 
 // --cleanup leaves the host as it was before the first start, and takes
@@ -67,8 +67,8 @@ func TestCleanup(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, netlab.Options{Nodes: 2})
 	n := c.Node(1)
-	run(t, &n.Host, somebodyElses)
-	run(t, &n.Host, "ping -qc1 192.168.77.1; ping -qc1 fd77::1")
+	netlabtest.Run(t, &n.Host, somebodyElses)
+	netlabtest.Run(t, &n.Host, "ping -qc1 192.168.77.1; ping -qc1 fd77::1")
 	before := everything(t, n)
 	clean := func(flags string) {
 		t.Helper()
@@ -88,7 +88,7 @@ func TestCleanup(t *testing.T) {
 			other := c.launch(t, c.Node(2))
 			c.awaitReady(t, c.Node(2))
 			c.awaitPeer(t, n)
-			pods := []*netlab.Pod{addPod(t, n, "pod"), addPod(t, c.Node(2), "pod")}
+			pods := []*netlab.Pod{netlabtest.AddPod(t, n, "pod"), netlabtest.AddPod(t, c.Node(2), "pod")}
 			requirePings(t, pods...)
 			was := c.record(t, n.Name)
 
@@ -99,10 +99,10 @@ func TestCleanup(t *testing.T) {
 
 			require.NoError(t, n.DelPod(t.Context(), pods[0]))
 			require.NoError(t, c.Node(2).DelPod(t.Context(), pods[1]))
-			run(t, &n.Host, "ip link del cni0")
+			netlabtest.Run(t, &n.Host, "ip link del cni0")
 			tt.end(t, n)
 			clean("")
-			require.Equal(t, "1\n1\n", run(t, &n.Host, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding"))
+			require.Equal(t, "1\n1\n", netlabtest.Run(t, &n.Host, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding"))
 			require.Equal(t, was, c.record(t, n.Name), "the lease is left to end by itself")
 			clean("")
 			require.NoError(t, other.Stop(t.Context()))

@@ -84,19 +84,12 @@ func (c *cluster) deploy(t *testing.T, nodes []*netlab.Node, flags ...string) (p
 	}
 	for _, n := range nodes {
 		c.awaitReady(t, n)
-		pods = append(pods, addPod(t, n, "pod"))
+		pods = append(pods, netlabtest.AddPod(t, n, "pod"))
 	}
 	for _, n := range nodes {
 		c.awaitWays(t, n)
 	}
 	return pods
-}
-
-func addPod(t *testing.T, n *netlab.Node, name string) *netlab.Pod {
-	t.Helper()
-	p, err := n.AddPod(t.Context(), name)
-	require.NoError(t, err)
-	return p
 }
 
 // launch starts the node's daemon, with other flags than before perhaps.
@@ -218,14 +211,6 @@ func awaitStatus(t *testing.T, n *netlab.Node, what string, is func(overlay.Stat
 		return nil
 	})
 	return s
-}
-
-// run runs a script on a host and returns what it writes.
-func run(t *testing.T, h *netlab.Host, script string) string {
-	t.Helper()
-	out, err := h.Exec(t.Context(), "sh", "-ec", script)
-	require.NoError(t, err)
-	return out
 }
 
 // logged returns how often the log of a process holds a text.

@@ -64,7 +64,7 @@ func TestNetworkConfigChanges(t *testing.T) {
 		awaitStatus(t, n, "another VNI", func(s overlay.Status) bool {
 			return s.Ready && s.Config.VNI == 5 && s.Config.Port == 4789 && s.MTU == 1330 && len(s.Peers) == 2 && len(s.Refused) == 0
 		})
-		links := run(t, &n.Host, "ip -o -d link show type vxlan")
+		links := netlabtest.Run(t, &n.Host, "ip -o -d link show type vxlan")
 		require.Contains(t, links, "twill.5:")
 		require.Contains(t, links, "mtu 1330")
 		require.NotContains(t, links, "twill.1:")

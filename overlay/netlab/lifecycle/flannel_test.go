@@ -12,6 +12,7 @@ import (
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -74,7 +75,7 @@ func (f *flannel) configure(t *testing.T, peers []record) {
 				`, r.Subnets[family].Addr(), r.MAC(family), dev, r.Announced(family), r.Subnets[family])
 		}
 	}
-	run(t, &f.Host, script)
+	netlabtest.Run(t, &f.Host, script)
 	env := "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.33.1/24\n"
 	if len(f.families) == 2 {
 		env += "FLANNEL_IPV6_NETWORK=fd00:244::/48\nFLANNEL_IPV6_SUBNET=fd00:244:0:33::1/64\n"
@@ -103,7 +104,7 @@ func TestFlannelNode(t *testing.T) {
 				require.Len(t, s.Peers, 2)
 				require.Equal(t, f.Addrs[subnet.IPv4].String(), s.Peers[0].Node, "its public IP stands for the name")
 			}
-			pods = append(pods, addPod(t, f.Node, "pod"))
+			pods = append(pods, netlabtest.AddPod(t, f.Node, "pod"))
 			requirePings(t, pods...)
 			unharmed(t, pods, func() {
 				m := startMonitor(t, c.Node(1))
@@ -129,7 +130,7 @@ func TestFlannelNode(t *testing.T) {
 			require.Contains(t, statEnv(t, f.Node).content, "FLANNEL_MTU=1400\n", "flannel's file is not touched yet")
 
 			for _, family := range f.families {
-				run(t, &f.Host, "ip link delete "+flannelDevices[family])
+				netlabtest.Run(t, &f.Host, "ip link delete "+flannelDevices[family])
 			}
 			c.awaitReady(t, f.Node)
 			for _, n := range c.Nodes {

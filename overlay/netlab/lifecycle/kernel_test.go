@@ -58,7 +58,7 @@ func ours(t *testing.T, n *netlab.Node) string {
 		done
 		nft list table inet twill
 		cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding`
-	return volatile.ReplaceAllString(run(t, &n.Host, script), "")
+	return volatile.ReplaceAllString(netlabtest.Run(t, &n.Host, script), "")
 }
 
 // awaitOurs waits until all of ours is as it was.

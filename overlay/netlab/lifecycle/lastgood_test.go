@@ -7,6 +7,7 @@ import (
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
 
 // A node that boots while the store is down goes by what it knew: its pods and
@@ -20,7 +21,7 @@ func TestRebootWhileTheStoreIsDown(t *testing.T) {
 	require.NoError(t, c.Store.Kill(t.Context()))
 	require.NoError(t, n.Reboot(t.Context()))
 	c.launch(t, n)
-	pods[0] = addPod(t, n, "again")
+	pods[0] = netlabtest.AddPod(t, n, "again")
 	requirePings(t, pods...)
 	s := status(t, n)
 	require.False(t, s.Ready)

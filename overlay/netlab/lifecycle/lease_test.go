@@ -45,7 +45,7 @@ func TestLeaseIsKept(t *testing.T) {
 		c.start(t, n)
 		kept()
 		require.Equal(t, was, c.record(t, n.Name))
-		pods[1] = addPod(t, n, "after")
+		pods[1] = netlabtest.AddPod(t, n, "after")
 		requirePings(t, pods...)
 	})
 
@@ -56,7 +56,7 @@ func TestLeaseIsKept(t *testing.T) {
 		now := c.record(t, n.Name)
 		require.NotEqual(t, was.MachineID, now.MachineID, "it is another installation")
 		require.Equal(t, was.PublicIP, now.PublicIP)
-		pods[1] = addPod(t, n, "pod")
+		pods[1] = netlabtest.AddPod(t, n, "pod")
 		requirePings(t, pods...)
 	})
 
@@ -74,7 +74,7 @@ func TestLeaseIsKept(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			want := strings.NewReplacer("local 192.168.77."+tt.from+" ", "local 192.168.77."+tt.to+" ",
 				"local fd77::"+tt.from+" ", "local fd77::"+tt.to+" ").Replace(ours(t, n))
-			run(t, &n.Host, fmt.Sprintf("from=%s; to=%s; %s; ip route replace default via 192.168.77.1", tt.from, tt.to, tt.script))
+			netlabtest.Run(t, &n.Host, fmt.Sprintf("from=%s; to=%s; %s; ip route replace default via 192.168.77.1", tt.from, tt.to, tt.script))
 			netlabtest.Eventually(t, "the new addresses are announced", func() error {
 				r := c.record(t, n.Name)
 				return equalLines([]string{"192.168.77." + tt.to, "fd77::" + tt.to}, []string{r.Announced(subnet.IPv4), r.Announced(subnet.IPv6)})
@@ -142,7 +142,7 @@ func TestLeaseKeyIsTouched(t *testing.T) {
 		})
 		c.awaitWays(t, n)
 		require.NoError(t, n.DelPod(t.Context(), pods[1]))
-		pods[1] = addPod(t, n, "anew")
+		pods[1] = netlabtest.AddPod(t, n, "anew")
 		awaitStatus(t, n, "none is left", func(s overlay.Status) bool { return len(s.Stranded) == 0 })
 		requirePings(t, pods...)
 		c.delete(t, was.Key)
@@ -205,10 +205,10 @@ func TestLeaseEnds(t *testing.T) {
 	c := newCluster(t, netlab.Options{Nodes: 3})
 	stays, killed, reserved := c.Node(1), c.Node(2), c.Node(3)
 	c.start(t, stays)
-	pods := append([]*netlab.Pod{addPod(t, stays, "pod")}, c.deploy(t, c.Nodes[1:], "--lease-ttl=5s")...)
+	pods := append([]*netlab.Pod{netlabtest.AddPod(t, stays, "pod")}, c.deploy(t, c.Nodes[1:], "--lease-ttl=5s")...)
 	was := c.record(t, killed.Name)
 	kept := c.record(t, reserved.Name)
-	run(t, c.Lan, fmt.Sprintf("twill reserve --etcd-endpoints=%s --node=%s %s %s",
+	netlabtest.Run(t, c.Lan, fmt.Sprintf("twill reserve --etcd-endpoints=%s --node=%s %s %s",
 		c.EtcdEndpoints()[0], reserved.Name, kept.Subnets[subnet.IPv4], kept.Subnets[subnet.IPv6]))
 	awaitStatus(t, reserved, "a reservation", func(s overlay.Status) bool { return s.Lease.Expires == nil })
 

@@ -40,7 +40,7 @@ func (m *monitor) catchUp(t *testing.T) {
 	netlabtest.Eventually(t, "the monitors show the marker", func() error {
 		m.markers++
 		route := fmt.Sprintf("192.0.2.%d", m.markers%250)
-		run(t, &m.node.Host, fmt.Sprintf(
+		netlabtest.Run(t, &m.node.Host, fmt.Sprintf(
 			"ip route add %s dev lo table 4242; ip route del %[1]s dev lo table 4242; nft add table ip marker%d; nft delete table ip marker%[2]d", route, m.markers))
 		if logged(t, m.ip, "Deleted "+route+" ") == 0 || logged(t, m.nft, fmt.Sprintf("delete table ip marker%d\n", m.markers)) == 0 {
 			return fmt.Errorf("marker %d is missing", m.markers)

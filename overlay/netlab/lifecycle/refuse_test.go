@@ -10,6 +10,7 @@ import (
 
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -118,7 +119,7 @@ func TestBadRecords(t *testing.T) {
 			require.NoError(t, equalLines(before[n], ways(t, n)))
 			require.Equal(t, strconv.Itoa(len(bad)), metric(t, n, "twill_refused_records"))
 			var printed overlay.Status
-			require.NoError(t, json.Unmarshal([]byte(run(t, &n.Host, "twill status -o json")), &printed))
+			require.NoError(t, json.Unmarshal([]byte(netlabtest.Run(t, &n.Host, "twill status -o json")), &printed))
 			require.Equal(t, s.Refused, printed.Refused)
 		}
 		for _, n := range c.Nodes {

@@ -10,6 +10,7 @@ import (
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/overlay"
 	"github.com/twill-net/twill/overlay/netlab"
+	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -71,7 +72,7 @@ func TestRepair(t *testing.T) {
 		n, other := c.Nodes[i%4], c.Nodes[(i+1)%4]
 		t.Run(d.name, func(t *testing.T) {
 			before := status(t, n).Repairs
-			run(t, &n.Host, c.wayVariables(t, n, other)+d.script)
+			netlabtest.Run(t, &n.Host, c.wayVariables(t, n, other)+d.script)
 			s := awaitStatus(t, n, "repaired", func(s overlay.Status) bool {
 				for _, kind := range d.kinds {
 					if s.Repairs.ByKind[kind] == before.ByKind[kind] {
@@ -148,7 +149,7 @@ func TestContention(t *testing.T) {
 			require.Equal(t, 1, logged(t, c.daemon(n), "something keeps undoing our work"))
 
 			// The war is over before it began, and the rest is not forgotten.
-			run(t, &n.Host, "nft flush ruleset; "+c.wayVariables(t, n, c.Node(2))+"ip -6 route del $s6; bridge fdb del $m4 dev twill.1")
+			netlabtest.Run(t, &n.Host, "nft flush ruleset; "+c.wayVariables(t, n, c.Node(2))+"ip -6 route del $s6; bridge fdb del $m4 dev twill.1")
 			s = awaitStatus(t, n, "the others are repaired", func(s overlay.Status) bool {
 				return s.Repairs.ByKind["rules"] == 1 && s.Repairs.ByKind["fdb"] == 1
 			})
@@ -164,12 +165,12 @@ func TestContention(t *testing.T) {
 	t.Run("a route of somebody else's", func(t *testing.T) {
 		unharmed(t, []*netlab.Pod{pods[0], pods[1]}, func() {
 			to := c.wayVariables(t, n, c.Node(3))
-			run(t, &n.Host, to+"ip route replace $s4 via 192.168.77.1 proto static")
+			netlabtest.Run(t, &n.Host, to+"ip route replace $s4 via 192.168.77.1 proto static")
 			s := awaitStatus(t, n, "named", func(s overlay.Status) bool { return len(s.Failing) == 1 })
 			require.Contains(t, s.Failing[0].Error, "takes its place: remove that one")
 			require.True(t, s.Ready)
-			require.Contains(t, run(t, &n.Host, "ip route show proto static"), "via 192.168.77.1")
-			run(t, &n.Host, to+"ip route del $s4 proto static")
+			require.Contains(t, netlabtest.Run(t, &n.Host, "ip route show proto static"), "via 192.168.77.1")
+			netlabtest.Run(t, &n.Host, to+"ip route del $s4 proto static")
 			c.awaitWays(t, n)
 			awaitStatus(t, n, "well again", func(s overlay.Status) bool { return len(s.Failing) == 0 })
 		})

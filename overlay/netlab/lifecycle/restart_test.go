@@ -141,12 +141,12 @@ func TestSubnetEnv(t *testing.T) {
 
 	// Another VXLAN device has our VNI and port: there is a lease, and no way
 	// for a pod to use it.
-	run(t, &n.Host, "ip link add other type vxlan id 1 dstport 8472 local 192.168.77.11 dev eth0 nolearning")
+	netlabtest.Run(t, &n.Host, "ip link add other type vxlan id 1 dstport 8472 local 192.168.77.11 dev eth0 nolearning")
 	c.launch(t, n)
 	s := awaitStatus(t, n, "a lease and a failing device", func(s overlay.Status) bool { return s.Lease != nil && len(s.Failing) > 0 })
 	require.False(t, s.Ready)
 	require.NoFileExists(t, path)
-	run(t, &n.Host, "ip link del other")
+	netlabtest.Run(t, &n.Host, "ip link del other")
 	c.awaitReady(t, n)
 
 	r := c.record(t, "node1")
@@ -163,7 +163,7 @@ func TestSubnetEnv(t *testing.T) {
 	old, err := os.Open(path)
 	require.NoError(t, err)
 	defer old.Close()
-	run(t, &n.Host, "ip link set eth0 mtu 1400")
+	netlabtest.Run(t, &n.Host, "ip link set eth0 mtu 1400")
 	netlabtest.Eventually(t, "subnet.env has the new MTU", func() error {
 		return equalLines([]string{"FLANNEL_MTU=1330"}, grep(statEnv(t, n).content, "FLANNEL_MTU="))
 	})
@@ -172,7 +172,7 @@ func TestSubnetEnv(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, was.content, string(text[:read]))
 	require.NotEqual(t, was.inode, statEnv(t, n).inode)
-	require.Equal(t, "subnet.env", strings.TrimSpace(run(t, &n.Host, "ls -A /run/twill | grep -v twilld.sock")), "no temporary file stays")
+	require.Equal(t, "subnet.env", strings.TrimSpace(netlabtest.Run(t, &n.Host, "ls -A /run/twill | grep -v twilld.sock")), "no temporary file stays")
 }
 
 func grep(text, prefix string) (lines []string) {

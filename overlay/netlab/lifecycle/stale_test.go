@@ -65,7 +65,7 @@ func TestChangesWhileDown(t *testing.T) {
 	t.Run("entries of ours", func(t *testing.T) {
 		unharmed(t, pods, func() {
 			c.kill(t, n)
-			run(t, &n.Host, `
+			netlabtest.Run(t, &n.Host, `
 				ip route add 10.244.200.0/24 via 10.244.200.0 dev twill.1 onlink proto 116
 				ip -6 route add fd00:244:0:c8::/64 via fd00:244:0:c8:: dev twill-v6.1 onlink proto 116
 				ip route add 10.244.201.0/24 via 192.168.77.99 proto 116
@@ -88,7 +88,7 @@ func TestChangesWhileDown(t *testing.T) {
 	t.Run("entries of others", func(t *testing.T) {
 		unharmed(t, pods, func() {
 			c.kill(t, n)
-			run(t, &n.Host, somebodyElses+`
+			netlabtest.Run(t, &n.Host, somebodyElses+`
 				ip route add 10.244.203.0/24 via 10.244.203.0 dev twill.1 onlink proto static
 				ip -6 route add fd00:244:0:cb::/64 via fd00:244:0:cb:: dev twill-v6.1 onlink proto bird
 				ip neigh add 10.244.203.0 lladdr 02:00:00:00:00:cb dev twill.1 nud reachable
@@ -121,17 +121,17 @@ func TestEarlierRunForAnotherNetwork(t *testing.T) {
 		c.start(t, n, "--etcd-prefix="+other)
 	}
 	c.awaitPeer(t, n)
-	require.Contains(t, run(t, &n.Host, "ip -o link"), "twill-v6.77")
+	require.Contains(t, netlabtest.Run(t, &n.Host, "ip -o link"), "twill-v6.77")
 	for _, n := range c.Nodes {
 		c.stop(t, n)
 		c.start(t, n)
 	}
 	for _, n := range c.Nodes {
 		c.awaitWays(t, n)
-		left := run(t, &n.Host, "ip -o link; ip -o address; ip route show table all; ip -6 route show table all; ip neigh; bridge fdb; nft list ruleset")
+		left := netlabtest.Run(t, &n.Host, "ip -o link; ip -o address; ip route show table all; ip -6 route show table all; ip neigh; bridge fdb; nft list ruleset")
 		for _, of := range []string{"twill.77", "twill-v6.77", "10.99.", "fd00:99:"} {
 			require.NotContains(t, left, of)
 		}
 	}
-	requirePings(t, addPod(t, c.Node(1), "pod"), addPod(t, c.Node(2), "pod"))
+	requirePings(t, netlabtest.AddPod(t, c.Node(1), "pod"), netlabtest.AddPod(t, c.Node(2), "pod"))
 }

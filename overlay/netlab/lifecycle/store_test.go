@@ -58,8 +58,8 @@ func TestOutageOfTheStore(t *testing.T) {
 				require.Equal(t, "0", metric(t, n, "twill_store_up"))
 			}
 			c.launch(t, late)
-			requirePings(t, append(pods, addPod(t, old[0], "meanwhile"))...)
-			run(t, &old[1].Host, "ip link set twill.1 mtu 1400")
+			requirePings(t, append(pods, netlabtest.AddPod(t, old[0], "meanwhile"))...)
+			netlabtest.Run(t, &old[1].Host, "ip link set twill.1 mtu 1400")
 			awaitStatus(t, old[1], "repairs go on", func(s overlay.Status) bool { return s.Repairs.ByKind["link"] == 1 })
 			for time.Since(began) < outage() {
 				tr.Await(t, 10)
@@ -80,7 +80,7 @@ func TestOutageOfTheStore(t *testing.T) {
 
 			c.delete(t, numbered(250))
 			c.awaitReady(t, late)
-			pods = append(pods, addPod(t, late, "pod"))
+			pods = append(pods, netlabtest.AddPod(t, late, "pod"))
 			for _, n := range c.Nodes {
 				awaitStatus(t, n, "not degraded", func(s overlay.Status) bool { return s.Store.Degraded == nil && s.Ready })
 				c.awaitWays(t, n)

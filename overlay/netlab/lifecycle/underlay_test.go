@@ -78,9 +78,9 @@ func TestUnderlayChanges(t *testing.T) {
 				if out, err := c.Outside.Exec(t.Context(), "ip", "link", "add", "probe", "type", "bond"); err != nil {
 					t.Skipf("the kernel lacks bonds: %v %s", err, out)
 				}
-				run(t, c.Outside, "ip link del probe")
+				netlabtest.Run(t, c.Outside, "ip link del probe")
 			}
-			run(t, &n.Host, address+tt.script)
+			netlabtest.Run(t, &n.Host, address+tt.script)
 			awaitStatus(t, n, "it has chosen "+tt.iface, func(s overlay.Status) bool {
 				return s.Ready && s.Underlay.Interface == tt.iface && len(s.Underlay.PublicIPs) == 2 && len(s.Failing) == 0 && len(s.Problems) == 0
 			})
@@ -95,9 +95,9 @@ func TestUnderlayChanges(t *testing.T) {
 	// The provider gives another prefix (RFC 4192), and the first one again. The
 	// peer is no longer on link meanwhile.
 	t.Run("IPv6 is renumbered", func(t *testing.T) {
-		run(t, c.Lan, "ip address add fd78::1/64 dev br0 nodad")
+		netlabtest.Run(t, c.Lan, "ip address add fd78::1/64 dev br0 nodad")
 		for _, step := range []struct{ from, to string }{{"fd77::", "fd78::"}, {"fd78::", "fd77::"}} {
-			run(t, &n.Host, fmt.Sprintf(`
+			netlabtest.Run(t, &n.Host, fmt.Sprintf(`
 				ip address add %[2]s11/64 dev eth0 nodad
 				ip -6 route replace default via %[2]s1
 				ip address change %[1]s11/64 dev eth0 preferred_lft 0
@@ -116,7 +116,7 @@ func TestUnderlayChanges(t *testing.T) {
 
 	// What peers are told is what the operator said, behind NAT for example.
 	t.Run("a public IP is given", func(t *testing.T) {
-		run(t, &n.Host, "ip address add 192.168.77.111/24 dev eth0")
+		netlabtest.Run(t, &n.Host, "ip address add 192.168.77.111/24 dev eth0")
 		c.stop(t, n)
 		c.start(t, n, "--public-ip=192.168.77.111")
 		require.Equal(t, "192.168.77.111", c.record(t, n.Name).PublicIP)
@@ -127,13 +127,13 @@ func TestUnderlayChanges(t *testing.T) {
 
 	// Without any network the node waits, and says so; it keeps what it has.
 	t.Run("it goes and comes", func(t *testing.T) {
-		run(t, &n.Host, "ip link set eth0 down")
+		netlabtest.Run(t, &n.Host, "ip link set eth0 down")
 		s := awaitStatus(t, n, "no interface", func(s overlay.Status) bool {
 			return slices.ContainsFunc(s.Problems, func(p overlay.Problem) bool { return p.What == "underlay" })
 		})
 		require.NotNil(t, s.Lease)
 		require.True(t, c.daemon(n).Running())
-		run(t, &n.Host, address+"ip link set eth0 up; address eth0")
+		netlabtest.Run(t, &n.Host, address+"ip link set eth0 up; address eth0")
 		awaitStatus(t, n, "well again", func(s overlay.Status) bool { return s.Ready && len(s.Problems) == 0 && len(s.Failing) == 0 })
 		c.awaitWays(t, n)
 		awaitOurs(t, n, want)
