@@ -41,6 +41,9 @@ func New(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := inotifyRoom(inotifyControl + o.Nodes*inotifyNode); err != nil {
+		return nil, err
+	}
 	c := &Cluster{opts: o, started: time.Now(), cgroup: filepath.Base(o.Dir)}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
