@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -34,7 +35,28 @@ func BuildParts(ctx context.Context, root string, progress io.Writer) (Parts, er
 		return Parts{}, fmt.Errorf("building the parts of a cluster: dist/make/kube-parts says %q", &out)
 	}
 	images, err := filepath.Glob(filepath.Join(dirs[len(dirs)-1], "*.tar"))
-	return Parts{Programs: dirs[:len(dirs)-1], Images: images}, err
+	if err != nil {
+		return Parts{}, err
+	}
+	return Parts{Programs: dirs[:len(dirs)-1], Images: images}, keepOnly(dirs[len(dirs)-1])
+}
+
+// keepOnly removes the directories of images of earlier builds, images-SUM-ARCH
+// beside the one of now, of the same architecture. Clusters that run have theirs
+// in containerd.
+func keepOnly(now string) error {
+	kind, rest, _ := strings.Cut(filepath.Base(now), "-")
+	_, arch, ok := strings.Cut(rest, "-")
+	if !ok {
+		return fmt.Errorf("removing images of earlier builds: %s is not called KIND-SUM-ARCH", now)
+	}
+	old, err := filepath.Glob(filepath.Join(filepath.Dir(now), kind+"-*-"+arch))
+	for _, dir := range old {
+		if dir != now {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	return err
 }
 
 // partsFile is where a cluster's directory has the parts it is made of, for
