@@ -96,7 +96,7 @@ func TestInternalIPThatIsAwayForAMoment(t *testing.T) {
 		for range 3 {
 			say <- underlay.Node{}
 			at("192.0.2.1")
-			time.Sleep(underlay.Patience - time.Second)
+			<-time.After(underlay.Patience - time.Second) // by the bubble's clock
 			at("192.0.2.1")
 			say <- internal("192.0.2.1")
 			at("192.0.2.1")

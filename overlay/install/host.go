@@ -28,7 +28,7 @@ type Preparation struct {
 	Config     subnet.Config
 	LoadModule func(ctx context.Context, name string) error
 	Interfaces []string // names or addresses, as the daemon's --iface; none: it is told none
-	SysctlRoot string // "": /proc/sys
+	SysctlRoot string   // "": /proc/sys
 }
 
 // bridgeModule lets the host's rules see what crosses a bridge.
