@@ -2,6 +2,7 @@ package kube_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"path/filepath"
@@ -155,7 +156,7 @@ func TestAdmission(t *testing.T) {
 	subnettest.Hold(t, b.open(t, "n2"), c)
 	subnettest.Eventually(t, "it is told", func() bool {
 		_, err := health.Last()
-		return err != nil && strings.Contains(err.Error(), "twilld may change the Node that its token is of, n1, and this is n2")
+		return errors.Is(err, subnet.ErrDenied) && strings.Contains(err.Error(), "twilld may change the Node that its token is of, n1, and this is n2")
 	})
 }
 

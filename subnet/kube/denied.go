@@ -15,14 +15,19 @@ const (
 	roleEvents = "the Role twilld of namespace " + eventNamespace + " and its RoleBinding"
 )
 
-// deniedError says which right an API server wants that we lack. It is a
-// subnet.ErrDenied.
+// deniedError says which right an API server wants that we lack, or what its
+// admission has against us. It is a subnet.ErrDenied.
 type deniedError struct {
 	verb, resource, role string
 	err                  error // the server's, which names our account
 }
 
 func (e *deniedError) Error() string {
+	// What the authorizer says is put the same for all of them (k8s.io/apiserver,
+	// responsewriters, forbiddenMessage); admission forbids, too, and says itself why.
+	if !strings.Contains(e.err.Error(), "cannot "+e.verb+" resource") {
+		return e.err.Error()
+	}
 	return fmt.Sprintf("%v: twilld lacks the right to %s %s, which %s give: kubectl apply -f dist/kubernetes/base/rbac.yaml, or helm upgrade",
 		e.err, e.verb, e.resource, e.role)
 }
@@ -32,10 +37,8 @@ func (e *deniedError) Unwrap() error { return e.err }
 func (e *deniedError) Is(target error) bool { return target == subnet.ErrDenied }
 
 // denied makes a deniedError of the answer to a request that wants for a right.
-// Admission forbids, too, and says itself why; what the authorizer says is put
-// the same for all of them (k8s.io/apiserver, responsewriters, forbiddenMessage).
 func denied(err error, verb, resource, role string) error {
-	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "cannot "+verb+" resource") {
+	if !apierrors.IsForbidden(err) {
 		return err
 	}
 	return &deniedError{verb, resource, role, err}
