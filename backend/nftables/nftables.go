@@ -61,6 +61,10 @@ func New(options ...Option) *Table {
 	return t
 }
 
+// Generation returns a number that is the same while no table of this network
+// namespace changes, those of iptables-nft among them.
+func (t *Table) Generation(ctx context.Context) (uint32, error) { return t.session.Generation(ctx) }
+
 // Sync makes the kernel's table equal to rules and reports whether it had to
 // change anything. It reads what is there and writes only what differs, in one
 // transaction, so that no packet meets half of the rules. Without any rules

@@ -93,6 +93,7 @@ type Firewall struct {
 	detected  time.Time // when it looked
 	chains    map[iptables.Variant]*iptables.Chains
 	early     subnet.PerFamily[early]
+	settled   settled
 
 	swept     time.Time     // iptables-legacy had nothing of ours then
 	legacy    atomic.Bool   // iptables-legacy has tables here
@@ -111,6 +112,22 @@ func New(cfg Config, table *nftables.Table, foreign *nftables.Foreign) *Firewall
 // not all in; what of other programs keeps packets from being forwarded is in
 // the report.
 func (f *Firewall) Sync(ctx context.Context, rules masq.Rules) (masq.Report, error) {
+	generation, err := f.table.Generation(ctx)
+	if err != nil {
+		generation = 0 // which it never is (nf_tables_init_net)
+	}
+	if f.stand(generation, rules) {
+		return f.settled.report, nil
+	}
+	f.settled = settled{}
+	report, err := f.sync(ctx, rules)
+	if err == nil {
+		f.settle(generation, rules, report)
+	}
+	return report, err
+}
+
+func (f *Firewall) sync(ctx context.Context, rules masq.Rules) (masq.Report, error) {
 	if f.host == nil || f.outdated() {
 		f.detect(ctx)
 	}

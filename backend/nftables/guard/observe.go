@@ -28,15 +28,9 @@ func (t *Tables) Observe(ctx context.Context) (backend.State, error) {
 	return state, nil
 }
 
-// Generation returns the number that each transaction on any table of this
-// network namespace raises (NFTA_GEN_ID): while it is the same, so are ours.
-func (t *Tables) Generation(ctx context.Context) (generation uint32, err error) {
-	err = t.session.Do(ctx, func(conn *netlink.Conn) (err error) {
-		generation, err = nfnetlink.Generation(conn)
-		return err
-	})
-	return generation, err
-}
+// Generation returns a number that is the same while no table of this network
+// namespace changes.
+func (t *Tables) Generation(ctx context.Context) (uint32, error) { return t.session.Generation(ctx) }
 
 // Each calls found with all that Observe returns, when all of it has been read:
 // for whoever compares, and needs nothing of what is as it must be.

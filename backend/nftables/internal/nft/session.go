@@ -65,6 +65,16 @@ func (s *Session) Read(ctx context.Context, read func(*netlink.Conn) error) erro
 	return s.Do(ctx, func(conn *netlink.Conn) error { return nfnetlink.ReadOn(ctx, conn, read) })
 }
 
+// Generation returns the number that each transaction in the network namespace
+// raises (NFTA_GEN_ID), iptables-nft's too: while it is the same, so are all tables.
+func (s *Session) Generation(ctx context.Context) (generation uint32, err error) {
+	err = s.Do(ctx, func(conn *netlink.Conn) (err error) {
+		generation, err = nfnetlink.Generation(conn)
+		return err
+	})
+	return generation, err
+}
+
 // Write commits what fill gives to the connection, in one transaction.
 func (s *Session) Write(ctx context.Context, fill func(*nftables.Conn) error) error {
 	return s.Do(ctx, func(*netlink.Conn) error {
