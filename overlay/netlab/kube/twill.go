@@ -31,7 +31,8 @@ type Twill struct {
 
 // BuildTwill builds the image of Twill, from the working tree of the repository
 // at root, and what installs and removes it, under a tag, which is the version
-// that its programs tell.
+// that its programs tell. Without one the manifests are those of the repository,
+// with the tag that these have, and the version is lab.
 func BuildTwill(ctx context.Context, root string, stack netlab.Stack, how Install, tag string, progress io.Writer) (Twill, error) {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, filepath.Join(root, "dist/make/kube-twill"), string(stack), tag)

@@ -76,7 +76,7 @@ func start(ctx context.Context) error {
 	build = func(ctx context.Context, tag string) (kube.Twill, error) {
 		return kube.BuildTwill(ctx, root, o.Stack, how, tag, os.Stderr)
 	}
-	if twill, err = build(ctx, "lab"); err != nil {
+	if twill, err = build(ctx, ""); err != nil {
 		return err
 	}
 	o.Images = []string{twill.Image}
