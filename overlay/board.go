@@ -229,12 +229,17 @@ func (b *board) held(h subnet.Held) {
 	}
 }
 
-// firewall notes where the rules are, and reports whether they are elsewhere
-// than before.
-func (b *board) firewall(r masq.Report) (moved bool) {
+// firewall notes where the rules for c are, and reports whether they are
+// elsewhere than before.
+func (b *board) firewall(r masq.Report, c masq.Config) (moved bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	st := FireStatus{Mode: r.Mode, Forward: r.Forward}
+	for _, f := range subnet.Families {
+		if len(c.Networks[f]) > 0 && !c.Masquerade[f] {
+			st.MasqueradeOff = append(st.MasqueradeOff, f.String())
+		}
+	}
 	for _, x := range r.Blocked {
 		st.Blocked = append(st.Blocked, Blocked(x))
 	}

@@ -50,6 +50,7 @@ func TestFirewallConfigIsLive(t *testing.T) {
 	}
 	s := b.agent.Status()
 	require.True(t, s.Ready)
+	require.Equal(t, []string{"IPv4"}, s.Firewall.MasqueradeOff)
 	require.Zero(t, s.Repairs.Total)
 	require.Empty(t, b.store.claims, "the lease does not depend on it")
 }
@@ -61,6 +62,12 @@ func TestFirewallOff(t *testing.T) {
 	b.ready()
 	require.Equal(t, masq.Rules{}, b.firewall.wanted())
 	require.False(t, b.agent.masquerade().Masquerade[subnet.IPv4])
+	s := b.agent.Status()
+	require.Regexp(t, "(?m)^firewall .*, masquerade off$", s.Text())
+	s.Config.Networks = append(s.Config.Networks, "fd00:244::/48")
+	require.Regexp(t, "(?m)^firewall .*, masquerade off for IPv4$", s.Text())
+	s.Firewall.MasqueradeOff = nil // as of a twilld that does not tell
+	require.NotContains(t, s.Text(), "masquerade")
 }
 
 // Another program's drop is a problem that is told, and no reason not to be

@@ -25,7 +25,8 @@ func (a *Agent) syncRules(ctx context.Context, now time.Time, replanned bool) bo
 	if s.rules != nil && !s.dirtyRules && !replanned {
 		return true
 	}
-	rules := masq.Plan(a.masquerade())
+	want := a.masquerade()
+	rules := masq.Plan(want)
 	planned := s.rules == nil || !s.rules.Equal(rules)
 	if !planned && !s.dirtyRules {
 		return true
@@ -42,7 +43,7 @@ func (a *Agent) syncRules(ctx context.Context, now time.Time, replanned bool) bo
 	}
 	if err == nil {
 		// Where others drop is not for us to say: that it changed is no repair.
-		moved := a.board.firewall(report)
+		moved := a.board.firewall(report, want)
 		planned = planned || moved && !report.Proper
 		blocked := blocked(report)
 		if a.board.problem(partForward, blocked) && blocked != nil {

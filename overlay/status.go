@@ -63,9 +63,10 @@ type UnderStatus struct {
 
 // FireStatus says where our rules are.
 type FireStatus struct {
-	Mode    string    `json:"mode"`              // nftables, iptables-nft, iptables-legacy
-	Forward []string  `json:"forward,omitempty"` // other programs' chains that have our accepts
-	Blocked []Blocked `json:"blocked,omitempty"` // chains that drop what is forwarded, and cannot be given our accepts
+	Mode          string    `json:"mode"`                    // nftables, iptables-nft, iptables-legacy
+	MasqueradeOff []string  `json:"masqueradeOff,omitempty"` // families of the network that twilld does not masquerade: the CNI plugin, or nobody
+	Forward       []string  `json:"forward,omitempty"`       // other programs' chains that have our accepts
+	Blocked       []Blocked `json:"blocked,omitempty"`       // chains that drop what is forwarded, and cannot be given our accepts
 }
 
 // Blocked is such a chain. It does not undo readiness: it is another program's
@@ -199,7 +200,7 @@ func (s Status) Text() string {
 		line("store", "waiting for the first list")
 	}
 	if f := s.Firewall; f != nil {
-		line("firewall", "%s", f.Mode)
+		line("firewall", "%s%s", f.Mode, s.unmasqueraded())
 		for _, c := range f.Forward {
 			line("", "accepts in %s", c)
 		}
@@ -242,6 +243,18 @@ func (s Status) Text() string {
 		line("contended", "%s, repaired %d times lately", c.Object, c.Times)
 	}
 	return b.String()
+}
+
+// unmasqueraded says what twilld does not masquerade, as a clause.
+func (s Status) unmasqueraded() string {
+	off := s.Firewall.MasqueradeOff
+	switch {
+	case len(off) == 0:
+		return ""
+	case s.Config != nil && len(off) < len(s.Config.Networks):
+		return ", masquerade off for " + strings.Join(off, " and ")
+	}
+	return ", masquerade off"
 }
 
 // sortedProblems orders by what is wrong.

@@ -153,5 +153,14 @@ To each node, into %[1]s: ca.crt, client.crt, client.key, or the files client-NA
   TWILLD_ETCD_CAFILE=%[1]s/ca.crt
   TWILLD_ETCD_CERTFILE=%[1]s/client.crt
   TWILLD_ETCD_KEYFILE=%[1]s/client.key
+  TWILLD_IP_MASQ=true
+
+Then, on this machine:
+  systemctl enable --now twill-store twill-store-backup.timer
+on any node, once:
+  set -a; . /etc/twill/twilld.env
+  twill config set net-conf.json     # such as {"Network": "10.244.0.0/16"}
+and on each node:
+  systemctl enable --now twilld
 `, dir, host)
 }
