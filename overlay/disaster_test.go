@@ -38,7 +38,7 @@ func (k *memKernel) fall() {
 	k.mu.Unlock()
 	k.set(twill1, nil)
 	for _, key := range gone {
-		time.Sleep(20 * time.Microsecond) // as long as it takes to read a real one
+		<-time.After(20 * time.Microsecond) // as long as it takes to read a real one
 		k.tell(backend.Event{Key: key})
 	}
 }
