@@ -33,8 +33,8 @@ func rightsNamed(t *testing.T, b backend) {
 	}
 	for _, verb := range []string{"create", "patch"} {
 		b.server.Grant(t, append(least(t), without([]rbacv1.PolicyRule{mayTell}, verb, "events")...)...)
-		var log logged
-		b.change = func(cfg *kube.Config) { cfg.Logger = log.entry() }
+		var log subnettest.Log
+		b.change = func(cfg *kube.Config) { cfg.Logger = log.Entry() }
 		notices := report(t, b, "n1")
 		notices <- subnet.Notice{Reason: "TwillReady", Message: verb}
 		if verb == "patch" { // which counts on the Event that is there

@@ -15,6 +15,7 @@ import (
 
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/kube"
+	"github.com/twill-net/twill/subnet/subnettest"
 )
 
 // mayTell are the rights to Events, which the shipped role has in namespace
@@ -25,7 +26,7 @@ var mayTell = rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"ev
 func report(t *testing.T, b backend, node string) chan<- subnet.Notice {
 	notices := make(chan subnet.Notice)
 	s := b.open(t, node)
-	during(t, func(ctx context.Context) { _ = s.ReportEvents(ctx, notices) })
+	subnettest.During(t, func(ctx context.Context) { _ = s.ReportEvents(ctx, notices) })
 	return notices
 }
 
@@ -40,7 +41,7 @@ func events(t *testing.T, b backend) {
 	notices := report(t, b, "n1")
 	down := subnet.Notice{Warning: true, Reason: "TwillNotReady", Message: "no lease yet"}
 	notices <- down
-	eventually(t, "it is told", func() bool { return len(b.of(t, down.Reason)) == 1 })
+	subnettest.Eventually(t, "it is told", func() bool { return len(b.of(t, down.Reason)) == 1 })
 	e := b.of(t, down.Reason)[0]
 	require.Equal(t, corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: "n1", UID: b.server.Node(t, "n1").UID}, e.InvolvedObject)
 	require.Equal(t, corev1.EventSource{Component: "twilld", Host: "n1"}, e.Source)
@@ -51,7 +52,7 @@ func events(t *testing.T, b backend) {
 
 	notices <- down
 	notices <- down
-	eventually(t, "it is counted", func() bool { return b.of(t, down.Reason)[0].Count == 3 })
+	subnettest.Eventually(t, "it is counted", func() bool { return b.of(t, down.Reason)[0].Count == 3 })
 	again := b.of(t, down.Reason)
 	require.Len(t, again, 1)
 	require.Equal(t, e.Name, again[0].Name)
@@ -59,26 +60,26 @@ func events(t *testing.T, b backend) {
 
 	stands := subnet.Notice{Reason: "Stands", Message: "x"}
 	notices <- stands
-	eventually(t, "what stands", func() bool { return len(b.of(t, "Stands")) == 1 })
+	subnettest.Eventually(t, "what stands", func() bool { return len(b.of(t, "Stands")) == 1 })
 	was := b.of(t, "Stands")[0]
 	notices <- subnet.Notice{Reason: "TwillReady", Message: strings.Repeat("ä", 1000)}
-	eventually(t, "another", func() bool { return len(b.of(t, "TwillReady")) == 1 })
+	subnettest.Eventually(t, "another", func() bool { return len(b.of(t, "TwillReady")) == 1 })
 	require.Equal(t, corev1.EventTypeNormal, b.of(t, "TwillReady")[0].Type)
 
 	b.server.DeleteEvents(t)
 	notices <- down
-	eventually(t, "one that has expired is made anew", func() bool { l := b.of(t, down.Reason); return len(l) == 1 && l[0].Count == 1 })
+	subnettest.Eventually(t, "one that has expired is made anew", func() bool { l := b.of(t, down.Reason); return len(l) == 1 && l[0].Count == 1 })
 
 	b.Leave(t, "n1")
 	b.Join(t, "n1")
 	uid := b.server.Node(t, "n1").UID
-	eventually(t, "a Node made anew has its own", func() bool {
+	subnettest.Eventually(t, "a Node made anew has its own", func() bool {
 		notices <- subnet.Notice{Reason: "Anew", Message: uidOf(b.of(t, "Anew"))}
 		return slices.ContainsFunc(b.of(t, "Anew"), func(e corev1.Event) bool { return e.InvolvedObject.UID == uid })
 	})
 
 	notices <- stands
-	eventually(t, "what stood is told of the new one, as for the first time", func() bool {
+	subnettest.Eventually(t, "what stood is told of the new one, as for the first time", func() bool {
 		return slices.ContainsFunc(b.of(t, "Stands"), func(e corev1.Event) bool {
 			return e.InvolvedObject.UID == uid && e.Count == 1 && e.Name != was.Name
 		})
@@ -91,7 +92,7 @@ func events(t *testing.T, b backend) {
 	require.Positive(t, n)
 	require.LessOrEqual(t, n, 10)
 	notices <- subnet.Notice{Reason: "Other", Message: "x"}
-	eventually(t, "nobody else is silenced", func() bool { return len(b.of(t, "Other")) == 1 })
+	subnettest.Eventually(t, "nobody else is silenced", func() bool { return len(b.of(t, "Other")) == 1 })
 }
 
 func uidOf(list []corev1.Event) string {
@@ -104,20 +105,20 @@ func uidOf(list []corev1.Event) string {
 
 // A cluster that wants no Events has none, and all else works.
 func eventsDenied(t *testing.T, b backend) {
-	var log logged
-	var health reports
-	b.change = func(c *kube.Config) { c.Logger, c.Health = log.entry(), health.take }
+	var log subnettest.Log
+	var health subnettest.Reports
+	b.change = func(c *kube.Config) { c.Logger, c.Health = log.Entry(), health.Take }
 	b.Join(t, "n1")
 	notices := report(t, b, "n1")
 	for i := range 3 {
 		notices <- subnet.Notice{Reason: "TwillReady", Message: fmt.Sprint(i)}
 	}
-	eventually(t, "it is logged", func() bool { return strings.Contains(log.String(), "Events of our Node cannot be written") })
-	_, err := health.last()
+	subnettest.Eventually(t, "it is logged", func() bool { return strings.Contains(log.String(), "Events of our Node cannot be written") })
+	_, err := health.Last()
 	require.NoError(t, err, "it is no trouble with the store")
 	require.Equal(t, 1, strings.Count(log.String(), "cannot be written"))
 	b.server.Grant(t, append(least(t), mayTell)...)
-	eventually(t, "rights that come later count", func() bool {
+	subnettest.Eventually(t, "rights that come later count", func() bool {
 		notices <- subnet.Notice{Reason: "TwillReady", Message: "later"}
 		return len(b.of(t, "TwillReady")) > 0
 	})
@@ -131,13 +132,13 @@ func eventsLater(t *testing.T, b backend) {
 	b.url = way.Endpoint
 	notices := report(t, b, "n1")
 	notices <- subnet.Notice{Reason: "First", Message: "x"}
-	eventually(t, "it is told", func() bool { return len(b.of(t, "First")) == 1 })
+	subnettest.Eventually(t, "it is told", func() bool { return len(b.of(t, "First")) == 1 })
 	way.Cut()
 	for i := range 40 { // nobody waits
 		notices <- subnet.Notice{Reason: "Away", Message: fmt.Sprint(i / 4)}
 	}
 	way.Heal()
-	eventually(t, "they are told", func() bool {
+	subnettest.Eventually(t, "they are told", func() bool {
 		n := int32(0)
 		for _, e := range b.of(t, "Away") {
 			n += e.Count

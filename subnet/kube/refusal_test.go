@@ -21,6 +21,7 @@ import (
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/kube"
 	"github.com/twill-net/twill/subnet/kube/kubetest"
+	"github.com/twill-net/twill/subnet/subnettest"
 )
 
 // gate is a way to the server that answers the making of Events itself, with
@@ -104,8 +105,8 @@ func (g *gate) times(reason string) int {
 func eventsRefused(t *testing.T, b backend) {
 	b.server.Grant(t, append(least(t), mayTell)...)
 	b.Join(t, "n1")
-	var log logged
-	b.change = func(c *kube.Config) { c.Logger = log.entry() }
+	var log subnettest.Log
+	b.change = func(c *kube.Config) { c.Logger = log.Entry() }
 	never, later := []int{400, 403, 404, 405, 410, 413, 415, 422}, []int{401, 408, 409, 429, 500, 502, 503, 504}
 	statuses := map[string][]int{}
 	for _, s := range never {
@@ -120,7 +121,7 @@ func eventsRefused(t *testing.T, b backend) {
 		notices <- subnet.Notice{Reason: fmt.Sprint("Never", s), Message: "x"}
 	}
 	notices <- subnet.Notice{Reason: "Behind", Message: "x"}
-	eventually(t, "what is behind them is told", func() bool { return len(b.of(t, "Behind")) == 1 })
+	subnettest.Eventually(t, "what is behind them is told", func() bool { return len(b.of(t, "Behind")) == 1 })
 	for _, s := range never {
 		require.Equal(t, 1, g.times(fmt.Sprint("Never", s)), s)
 	}
@@ -134,5 +135,5 @@ func eventsRefused(t *testing.T, b backend) {
 		}
 		return list
 	}
-	eventually(t, "what may pass is tried again", func() bool { return len(all()) == len(later) })
+	subnettest.Eventually(t, "what may pass is tried again", func() bool { return len(all()) == len(later) })
 }

@@ -2,7 +2,6 @@ package kube_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -11,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	corev1 "k8s.io/api/core/v1"
@@ -241,21 +239,4 @@ func next[T any](t *testing.T, c <-chan T) (v T) {
 		require.Fail(t, "nothing comes")
 	}
 	return v
-}
-
-// The names that events_test.go has for these.
-type (
-	reports struct{ subnettest.Reports }
-	logged  struct{ subnettest.Log }
-)
-
-func (r *reports) take(err error)           { r.Take(err) }
-func (r *reports) last() (n int, err error) { return r.Last() }
-func (l *logged) entry() *logrus.Entry      { return l.Entry() }
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	subnettest.Eventually(t, what, ok)
-}
-func during(t *testing.T, task func(context.Context)) (stop func()) {
-	return subnettest.During(t, task)
 }
