@@ -22,6 +22,9 @@ func (a *Agent) takeConfig(raw []byte, recalled bool) bool {
 	next, err := subnet.ParseConfig(bytes.TrimSpace(raw))
 	if err == nil && s.held != nil && s.planner != nil && !s.configRecalled {
 		err = admissible(s.active, next, *s.held)
+		if swallows := apart(next, *s.underlay); err != nil && swallows != nil {
+			err = fmt.Errorf("%w; a restart of twilld before that leaves this node without a network", swallows)
+		}
 	}
 	a.board.configTaken(err)
 	if err != nil {
@@ -57,7 +60,7 @@ func admissible(old, next subnet.Config, own subnet.Held) error {
 		case was.Enabled() != is.Enabled():
 			return fmt.Errorf("network config: %s was switched %s; it takes effect when twilld is restarted", f, onOff(is.Enabled()))
 		case is.Enabled() && !fits(own.Lease.Subnets[f]):
-			return fmt.Errorf("network config: %s network %s no longer leases this node's subnet %s; it takes effect when twilld is restarted",
+			return fmt.Errorf("network config: %s network %s no longer leases this node's subnet %s; restarting twilld takes this node's subnet away, and its pods must be made anew then",
 				f, is.Network, own.Lease.Subnets[f])
 		}
 	}
@@ -71,15 +74,23 @@ func onOff(on bool) string {
 	return "off"
 }
 
-// newPlanner makes the planner that the config asks for.
-func newPlanner(cfg subnet.Config, u backend.Underlay, node string) (Planner, error) {
+// apart says which network holds an address of the node itself.
+func apart(cfg subnet.Config, u backend.Underlay) error {
 	for _, f := range subnet.Families {
 		for _, ip := range []netip.Addr{u.Addresses[f], u.PublicIPs[f]} {
 			if n := cfg.Networks[f]; n.Enabled() && ip.IsValid() && n.Network.Contains(ip) {
-				return nil, fmt.Errorf("network %s holds the node's own address %s on %s: pods and nodes need networks apart, choose another Network",
+				return fmt.Errorf("network %s holds the node's own address %s on %s: pods and nodes need networks apart, choose another Network",
 					n.Network, ip, u.Interface)
 			}
 		}
+	}
+	return nil
+}
+
+// newPlanner makes the planner that the config asks for.
+func newPlanner(cfg subnet.Config, u backend.Underlay, node string) (Planner, error) {
+	if err := apart(cfg, u); err != nil {
+		return nil, err
 	}
 	if cfg.Backend.Type == subnet.BackendAlloc {
 		return alloc.New(cfg, u), nil

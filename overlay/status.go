@@ -171,7 +171,7 @@ func (s Status) Text() string {
 	if c := s.Config; c != nil {
 		line("network", "%s, backend %s", strings.Join(c.Networks, ", "), c.Backend)
 		if c.Refused != "" {
-			line("", "newest config refused: %s", c.Refused)
+			line("", "newest config refused, see problem")
 		}
 	}
 	if l := s.Lease; l != nil {

@@ -61,7 +61,8 @@ func newConfigSet() *cobra.Command {
 		Use:   "set FILE|-",
 		Short: "Validate a network config and write it to etcd",
 		Long: "Validate a network config and write it to etcd. One under which a node could not keep its subnet is\n" +
-			"refused, and the nodes are named. Running nodes take over what they can, and say what waits for a restart." + etcdHelp,
+			"refused, and the nodes are named. Running nodes take over what they can, and say what waits for a restart.\n" +
+			"A network that holds the address of a node is refused with --force, too." + etcdHelp,
 		Args: cobra.ExactArgs(1),
 	}
 	open := etcdFlags(c)
@@ -77,6 +78,9 @@ func newConfigSet() *cobra.Command {
 			}
 			records, err := s.Records(cmd.Context())
 			if err != nil {
+				return err
+			}
+			if err := swallowed(cfg, records); err != nil {
 				return err
 			}
 			if err := stranded(cfg, records); err != nil && !force {
@@ -116,14 +120,38 @@ func readConfig(stdin io.Reader, file string) ([]byte, subnet.Config, error) {
 
 // stranded names who could not keep a subnet under cfg.
 func stranded(cfg subnet.Config, records []subnet.Record) error {
+	return complain("this config takes subnets away (--force writes it all the same)", records, func(r subnet.Record) string {
+		if err := acquire.Fits(cfg, r); err != nil {
+			return fmt.Sprintf("%s of %s: %v", r.Key, orDash(r.Lease.ID()), err)
+		}
+		return ""
+	})
+}
+
+// swallowed names the nodes whose own addresses are in a network of cfg: they
+// could not be reached any more, etcd with them.
+func swallowed(cfg subnet.Config, records []subnet.Record) error {
+	return complain("pods and nodes need networks apart, choose another", records, func(r subnet.Record) string {
+		for f, ip := range r.Lease.PublicIPs {
+			if n := cfg.Networks[f]; n.Enabled() && ip.IsValid() && n.Network.Contains(ip) {
+				return fmt.Sprintf("the network %s holds the address %s of node %s", n.Network, ip, r.Lease.ID())
+			}
+		}
+		return ""
+	})
+}
+
+// complain returns an error with what there is to say of the records, if there
+// is anything.
+func complain(headline string, records []subnet.Record, of func(subnet.Record) string) error {
 	const most = 20
 	var lines []string
 	for _, r := range records {
 		if r.Invalid != "" {
 			continue
 		}
-		if err := acquire.Fits(cfg, r); err != nil {
-			lines = append(lines, fmt.Sprintf("  %s of %s: %v", r.Key, orDash(r.Lease.ID()), err))
+		if text := of(r); text != "" {
+			lines = append(lines, "  "+text)
 		}
 	}
 	if n := len(lines); n == 0 {
@@ -131,7 +159,7 @@ func stranded(cfg subnet.Config, records []subnet.Record) error {
 	} else if n > most {
 		lines = append(lines[:most], fmt.Sprintf("  and %d more", n-most))
 	}
-	return fmt.Errorf("this config takes subnets away (--force writes it all the same):\n%s", strings.Join(lines, "\n"))
+	return fmt.Errorf("%s:\n%s", headline, strings.Join(lines, "\n"))
 }
 
 // describe prints what a config amounts to, with its defaults.

@@ -151,6 +151,12 @@ func TestConfigCommands(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, narrow+"\n", out)
 
+	// One that holds a node's address would cut it off: that cannot be meant.
+	for _, force := range []string{"--force", "--force=false"} {
+		_, err = twill(t, `{"Network": "192.168.0.0/16"}`, "config", "set", force, "-")
+		require.ErrorContains(t, err, "pods and nodes need networks apart, choose another:\n  the network 192.168.0.0/16 holds the address 192.168.0.3 of node n3")
+	}
+
 	_, err = twill(t, "", "reserve", "--node", "n9", "10.99.0.0/24")
 	require.EqualError(t, err, "reserving 10.99.0.0-24: its subnet 10.99.0.0/24 is not in the network 10.5.0.0/17")
 	_, err = twill(t, "", "reserve", "--node", "n9", "10.5.9.0/24", "fd00:5::/64")
