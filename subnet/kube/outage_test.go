@@ -82,7 +82,9 @@ func TestOutage(t *testing.T) {
 		s.Kill()
 	}
 	full, _ := v.Fulls()
-	require.Zero(t, full, "a stream is resumed")
+	// One that has written before it serves Nodes knows nothing older (410 Gone);
+	// that streams are resumed otherwise is cutWatch's.
+	require.LessOrEqual(t, full, 2, "no more than one list after each restart")
 	require.Contains(t, v.Records(), "n1")
 	require.Empty(t, h.Held, "nothing has happened to the lease")
 	require.Empty(t, h.Done)
