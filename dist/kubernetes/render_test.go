@@ -191,6 +191,23 @@ func TestConfigReplacesPods(t *testing.T) {
 	require.Len(t, names, 3)
 }
 
+// Whatever ends with an error leaves its last words in its Pod's status.
+func TestLastWords(t *testing.T) {
+	t.Parallel()
+	containers := 0
+	for dir, name := range map[string]string{"base": "twilld", "uninstall": "twill-uninstall"} {
+		d := find(t, render(t, "kustomize", dir), "DaemonSet", name)
+		for _, list := range []string{"initContainers", "containers"} {
+			for _, c := range d.at("spec", "template", "spec", list).([]any) {
+				c := object(c.(map[string]any))
+				require.Equal(t, "FallbackToLogsOnError", c.text("terminationMessagePolicy"), "%s: %s", name, c.text("name"))
+				containers++
+			}
+		}
+	}
+	require.Equal(t, 6, containers)
+}
+
 // portmap's backend is its own, and the chart's default leaves the choice to it.
 func TestPortmapBackend(t *testing.T) {
 	t.Parallel()
