@@ -75,6 +75,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "twilld: %v\n", err)
 		return exitUsage
 	}
+	for _, warning := range envflag.Unknown(fs, envPrefix, os.Environ()) {
+		log.Warn(warning)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if o.cleanup {

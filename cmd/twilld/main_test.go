@@ -67,6 +67,17 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
+// A misspelt variable is told, also before what is wrong otherwise.
+func TestMisspeltVariable(t *testing.T) {
+	clear(t)
+	t.Setenv("TWILLD_IP_MASK", "true")
+	t.Setenv("TWILLD_PORT_443_TCP", "tcp://192.0.2.1:443")
+	var stdout, stderr bytes.Buffer
+	require.Equal(t, 64, run([]string{"--firewall=ufw", "--state-dir", t.TempDir()}, &stdout, &stderr))
+	require.Contains(t, stderr.String(), `level=warning msg="TWILLD_IP_MASK is no variable of twilld; did you mean TWILLD_IP_MASQ?"`)
+	require.NotContains(t, stderr.String(), "443")
+}
+
 func TestVersion(t *testing.T) {
 	clear(t)
 	for _, arg := range []string{"--version", "-version"} {

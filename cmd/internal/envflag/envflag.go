@@ -1,13 +1,17 @@
 // Package envflag fills flags from the environment: --etcd-endpoints from
 // TWILLD_ETCD_ENDPOINTS. A flag that is given wins over its variable. It
-// imports the standard library only.
+// imports nothing of a store or the kernel.
 package envflag
 
 import (
 	"errors"
 	"flag"
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
+
+	"github.com/twill-net/twill/subnet/nearest"
 )
 
 // Parse parses args and then fills the flags which are not among them, as
@@ -37,6 +41,39 @@ func Apply(fs *flag.FlagSet, prefix string, given func(flag string) bool, lookup
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// Unknown says of each variable in environ (os.Environ) that looks like one of
+// a flag, and is not empty, that there is no such flag. Those that the kubelet
+// makes of a Service whose name begins as the prefix does are passed over.
+func Unknown(fs *flag.FlagSet, prefix string, environ []string) (warnings []string) {
+	var names []string
+	fs.VisitAll(func(f *flag.Flag) { names = append(names, Name(prefix, f.Name)) })
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		if value == "" || !strings.HasPrefix(name, prefix+"_") || slices.Contains(names, name) || ofService(name, value) {
+			continue
+		}
+		text := fmt.Sprintf("%s is no variable of %s", name, fs.Name())
+		if meant := nearest.Name(name, names); meant != "" {
+			text += "; did you mean " + meant + "?"
+		}
+		warnings = append(warnings, text)
+	}
+	slices.Sort(warnings)
+	return warnings
+}
+
+// The names are those of https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables;
+// that of a port may also be one of ours misspelt, so that its value counts.
+var (
+	serviceName = regexp.MustCompile(`_SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$`)
+	servicePort = regexp.MustCompile(`^(tcp|udp|sctp)://`)
+)
+
+// ofService reports whether a variable is one of a Service.
+func ofService(name, value string) bool {
+	return serviceName.MatchString(name) || strings.HasSuffix(name, "_PORT") && servicePort.MatchString(value)
 }
 
 // Name returns the variable of a flag: TWILLD_LEASE_TTL of lease-ttl.

@@ -22,6 +22,26 @@ func (w *words) Set(v string) error {
 	return nil
 }
 
+// What looks like a variable of ours, and is none, is told; what the kubelet
+// makes of Services is not.
+func TestUnknown(t *testing.T) {
+	t.Parallel()
+	fs := flag.NewFlagSet("x", flag.ContinueOnError)
+	fs.String("etcd-endpoints", "", "")
+	fs.Bool("ip-masq", false, "")
+	fs.Int("healthz-port", 0, "")
+	require.Equal(t, []string{
+		"X_ETCD_ENDPOINT is no variable of x; did you mean X_ETCD_ENDPOINTS?",
+		"X_HEALTH_PORT is no variable of x; did you mean X_HEALTHZ_PORT?",
+		"X_IP_MASK is no variable of x; did you mean X_IP_MASQ?",
+		"X_NONSENSE is no variable of x",
+	}, envflag.Unknown(fs, "X", []string{
+		"X_IP_MASK=true", "X_ETCD_ENDPOINT=http://192.0.2.1:2379", "X_NONSENSE=1", "X_HEALTH_PORT=1", "X_ETCD_ENDPOINTS=a", "X_IP_MASQ=true", "X_IP_MASC=", "XX_IP_MASQ=1", "HOME=/",
+		"X_SERVICE_HOST=10.0.0.11", "X_SERVICE_PORT=6379", "X_SERVICE_PORT_HTTP_METRICS=6379", "X_PORT=tcp://10.0.0.11:6379", "X_PORT_6379_TCP=tcp://10.0.0.11:6379",
+		"X_PORT_6379_TCP_PROTO=tcp", "X_PORT_6379_TCP_PORT=6379", "X_PORT_6379_TCP_ADDR=10.0.0.11", "X_METRICS_SERVICE_HOST=10.0.0.11", "X_METRICS_PORT=udp://10.0.0.11:6379", "X_METRICS_PORT_53_UDP=udp://10.0.0.11:53",
+	}))
+}
+
 func TestParse(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
