@@ -1,13 +1,16 @@
 package install
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/backend/vxlan"
@@ -25,7 +28,7 @@ type Kernel interface {
 // Preparation is what a host needs before a daemon runs on it that may change
 // neither sysctls nor load modules, as in a container which is not privileged.
 type Preparation struct {
-	Config     subnet.Config
+	Config     subnet.Config // the zero value: it is not known, and the host is prepared for each family that it has
 	LoadModule func(ctx context.Context, name string) error
 	Interfaces []string // names or addresses, as the daemon's --iface; none: it is told none
 	SysctlRoot string   // "": /proc/sys
@@ -52,6 +55,10 @@ func BridgeSysctls(cfg subnet.Config) []backend.Object {
 // and BridgeSysctls, and returns what it changed. It goes on where something
 // fails. What is right already is not written.
 func (p Preparation) Run(ctx context.Context, k Kernel) (changed []string, err error) {
+	unknown := p.Config == subnet.Config{}
+	if unknown {
+		p.Config = p.anyConfig()
+	}
 	var errs []error
 	switch loaded, err := p.module(ctx); {
 	case err != nil:
@@ -63,7 +70,7 @@ func (p Preparation) Run(ctx context.Context, k Kernel) (changed []string, err e
 	if err != nil {
 		return changed, errors.Join(append(errs, err)...)
 	}
-	want := p.sysctls(host)
+	want := p.sysctls(host, unknown)
 	if err := errors.Join(errs...); err != nil { // without the module its settings are not there
 		want = slices.DeleteFunc(want, func(o backend.Object) bool {
 			return slices.Contains(BridgeSysctls(p.Config), o)
@@ -73,13 +80,26 @@ func (p Preparation) Run(ctx context.Context, k Kernel) (changed []string, err e
 	return append(changed, done...), errors.Join(append(errs, err)...)
 }
 
+func (p Preparation) sysctlPath(name string) string {
+	return filepath.Join(cmp.Or(p.SysctlRoot, "/proc/sys"), name)
+}
+
+// anyConfig stands for a config that is not known: it may have either family
+// that this kernel has.
+func (p Preparation) anyConfig() (c subnet.Config) {
+	names := subnet.PerFamily[string]{"net/ipv4", "net/ipv6"}
+	all := subnet.PerFamily[netip.Addr]{netip.IPv4Unspecified(), netip.IPv6Unspecified()}
+	for f, name := range names {
+		if _, err := os.Stat(p.sysctlPath(name)); err == nil {
+			c.Networks[f].Network = netip.PrefixFrom(all[f], 0)
+		}
+	}
+	return c
+}
+
 // module loads bridgeModule unless it is there, built in perhaps.
 func (p Preparation) module(ctx context.Context) (loaded bool, err error) {
-	root := p.SysctlRoot
-	if root == "" {
-		root = "/proc/sys"
-	}
-	there := func() error { _, err := os.Stat(filepath.Join(root, "net/bridge")); return err }
+	there := func() error { _, err := os.Stat(p.sysctlPath("net/bridge")); return err }
 	if err := there(); !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
@@ -92,8 +112,9 @@ func (p Preparation) module(ctx context.Context) (loaded bool, err error) {
 	return true, nil
 }
 
-// sysctls are the settings that the host is to have.
-func (p Preparation) sysctls(host backend.Host) []backend.Object {
+// sysctls are the settings that the host is to have. Where the config is not
+// known, they are those of every device of ours, and IPv6 is switched on nowhere.
+func (p Preparation) sysctls(host backend.Host, unknown bool) []backend.Object {
 	want := BridgeSysctls(p.Config)
 	add := func(objects ...backend.Object) {
 		for _, o := range objects {
@@ -110,18 +131,28 @@ func (p Preparation) sysctls(host backend.Host) []backend.Object {
 		// The daemon's devices, and the pods' bridge, begin with what is here.
 		add(backend.Sysctl{Name: "net/ipv6/conf/default/disable_ipv6", Value: "0"})
 	}
-	for _, tunnel := range subnet.Families {
-		device := vxlan.Device(tunnel, p.Config.Backend.VXLAN.VNI)
-		if !slices.ContainsFunc(host.Interfaces, func(i backend.Interface) bool { return i.Name == device }) {
+	for _, i := range host.Interfaces {
+		if !p.ours(i.Name, unknown) {
 			continue
 		}
 		for _, f := range subnet.Families {
 			if p.Config.Networks[f].Enabled() {
-				add(vxlan.Settings(device, f)...)
+				add(vxlan.Settings(i.Name, f)...)
 			}
 		}
 	}
+	if unknown {
+		want = slices.DeleteFunc(want, func(o backend.Object) bool { return strings.HasSuffix(o.(backend.Sysctl).Name, "/disable_ipv6") })
+	}
 	return want
+}
+
+// ours reports whether a device is one of the config's.
+func (p Preparation) ours(device string, unknown bool) bool {
+	if unknown {
+		return vxlan.DevicePattern.MatchString(device)
+	}
+	return slices.ContainsFunc(subnet.Families[:], func(tunnel subnet.Family) bool { return device == vxlan.Device(tunnel, p.Config.Backend.VXLAN.VNI) })
 }
 
 // uplinks are the interfaces that would stop to take router advertisements when

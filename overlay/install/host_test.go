@@ -144,6 +144,35 @@ func TestPrepareOneFamily(t *testing.T) {
 	}, changed)
 }
 
+// Which families a config that cannot be used means, nobody knows: what either
+// needs is set, but for what an administrator may have switched off.
+func TestPrepareWithoutConfig(t *testing.T) {
+	h := newHost(t)
+	h.run(`echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
+		echo 1 >/proc/sys/net/ipv4/conf/default/rp_filter
+		ip link add twill.7 type vxlan id 7 dstport 8472 local 192.0.2.10 nolearning`)
+	p := install.Preparation{LoadModule: noModule}
+	changed, err := p.Run(t.Context(), h)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{
+		"sysctl net/bridge/bridge-nf-call-iptables: 0 → 1",
+		"sysctl net/bridge/bridge-nf-call-ip6tables: 0 → 1",
+		"sysctl net/ipv4/ip_forward: 0 → 1",
+		"sysctl net/ipv6/conf/all/forwarding: 0 → 1",
+		"sysctl net/ipv6/conf/eth0/accept_ra: 1 → 2",
+		"sysctl net/ipv6/conf/twill.7/accept_ra: 1 → 0",
+		"sysctl net/ipv4/conf/twill.7/rp_filter: 1 → 2",
+	}, changed)
+
+	h = newHost(t)
+	p.SysctlRoot = t.TempDir() // of a kernel without IPv6
+	require.NoError(t, os.MkdirAll(filepath.Join(p.SysctlRoot, "net/bridge"), 0o755))
+	require.NoError(t, os.Mkdir(filepath.Join(p.SysctlRoot, "net/ipv4"), 0o755))
+	changed, err = p.Run(t.Context(), h)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"sysctl net/bridge/bridge-nf-call-iptables: 0 → 1", "sysctl net/ipv4/ip_forward: 0 → 1"}, changed)
+}
+
 // Where the module cannot be had the host still forwards, and the operator is
 // told what does not work.
 func TestPrepareModule(t *testing.T) {
