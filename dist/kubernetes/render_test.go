@@ -5,15 +5,19 @@ package kubernetes_test
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/yaml"
+
+	"github.com/twill-net/twill/subnet"
 )
 
 //go:generate go -C render run . write ..
@@ -242,6 +246,10 @@ func TestSchema(t *testing.T) {
 		"ipMasq=maybe", "firewall=iptables", "kubeApiUrl=192.0.2.1", "kubeApiUrl=https://user@192.0.2.1", "annotationPrefix=Example.com",
 		"annotationPrefix=a/b/c", "extraArgs={x}", "logLevel=trace", "health.port=0", "health.address=localhost", "cni.binDir=opt", "cni.portmapBackend=ipvs",
 		"image.tag=a b", "image.digest=sha256:1", "image.pullPolicy=never", "resources.limit.memory=1Gi", "tolerations=x", "nodeSelector.a=1",
+		"network.ipv4=10.1.0.0/33", "network.ipv4=10.256.0.0/16", "network.ipv4=10.1.0.0/016", "network.ipv6=fd00::/129", "network.ipv6=fd00::/048",
+		"networkConfig.Netwrok=abc", "networkConfig.network=10.1.0.0/16", "networkConfig.SubnetLen=x", "networkConfig.EnableNFTables=maybe",
+		"networkConfig.Network=10.1.0.0/33", "networkConfig.IPv6Network=fd00::/129", "networkConfig.NonMasqueradeCIDRs={10.1.0.0/33}",
+		"networkConfig.NonMasqueradeCIDRs=10.1.0.0/16", "networkConfig.Backend.Typ=vxlan", "networkConfig.Backend.VNI=x",
 		"admissionPolicy=1", "uninstall=1", "priorityClassName=1", "interfaces={a b}", "interfaces=eth0",
 	} {
 		out, err := try(t, "chart", "chart/twill", "-set", bad)
@@ -254,9 +262,33 @@ func TestSchema(t *testing.T) {
 		"network.ipv6=fd00:244::/56", "network.ipv4=,network.ipv6=2001:db8::/48", "backend.mtu=1500", "backend.vni=16777215", "backend.directRouting=true",
 		"kubeApiUrl=https://[2001:db8::1]:6443", "kubeApiUrl=https://api.example.com:6443/", "annotationPrefix=example.com", "annotationPrefix=example.com/x-",
 		"extraArgs={--ip-blackhole-route,-v}", "health.address=::", "image.digest=sha256:" + strings.Repeat("0", 64), "interfaces={eth0,192.0.2.1}", "cni.portmapBackend=",
-		"networkConfig.Backend.GBP=true", "global.anything=1", "resources=null", "tolerations=null", "seLinuxOptions=null",
+		"networkConfig.Backend.GBP=true", "networkConfig.SubnetLen=26", "networkConfig.NonMasqueradeCIDRs={192.168.0.0/16,2001:db8::/32}",
+		"networkConfig.MasqueradeIPv4=false", "networkConfig.SubnetMin=10.244.16.0", "networkConfig.Network=10.0.0.0/8", "network.ipv4=100.64.0.0/10", "global.anything=1", "resources=null", "tolerations=null", "seLinuxOptions=null",
 	} {
 		out, err := try(t, "chart", "chart/twill", "-set", good)
 		require.NoError(t, err, "%s: %s", good, out)
+	}
+}
+
+// The schema has the keys of net-conf.json that its parser takes, which says
+// them of one that it does not.
+func TestSchemaOfNetworkConfig(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("chart/twill/values.schema.json")
+	require.NoError(t, err)
+	var schema object
+	require.NoError(t, json.Unmarshal(raw, &schema))
+	for unknown, path := range map[string][]string{
+		`{"Unknown": 1}`: {"properties", "networkConfig"},
+		`{"Network": "10.244.0.0/16", "Backend": {"Unknown": 1}}`: {"properties", "networkConfig", "properties", "Backend"},
+	} {
+		var refused *subnet.ConfigError
+		_, err := subnet.ParseConfig([]byte(unknown))
+		require.ErrorAs(t, err, &refused)
+		_, keys, ok := strings.Cut(refused.Want, "the keys here are ")
+		require.True(t, ok, refused.Want)
+		properties, _ := schema.at(append(path, "properties")...).(map[string]any)
+		require.ElementsMatch(t, strings.Split(keys, ", "), slices.Collect(maps.Keys(properties)), path)
+		require.Equal(t, false, schema.at(append(path, "additionalProperties")...), path)
 	}
 }
