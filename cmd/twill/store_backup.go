@@ -30,7 +30,7 @@ So are TWILL_STORE_BACKUP_DIR and TWILL_STORE_BACKUP_KEEP.`,
 	f.StringVar(&dir, "backup-dir", "/var/lib/twill-store-backups", "`directory` for backups named by the time")
 	f.IntVar(&keep, "backup-keep", 72, "how many of them stay")
 	f.StringVar(&from, "from-data-dir", "", "back up this data `directory` of a stopped store instead")
-	client := storeClient(c)
+	client, hint := storeClient(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := fromEnv(cmd, "backup-dir", "backup-keep"); err != nil {
 			return err
@@ -57,7 +57,7 @@ So are TWILL_STORE_BACKUP_DIR and TWILL_STORE_BACKUP_KEEP.`,
 					"look at the clock, then delete or rename them\n", dir, strings.Join(later, ", "))
 			}
 		}
-		return said(cmd.OutOrStdout(), "saved", s, err)
+		return said(cmd.OutOrStdout(), "saved", s, hint(err))
 	}
 	return c
 }

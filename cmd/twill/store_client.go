@@ -21,9 +21,10 @@ import (
 )
 
 // storeClient adds the flags of the connection to etcd, twilld's, and returns
-// what makes a client's configuration of them. A certificate of etcd's that ends
-// soon is named on stderr.
-func storeClient(cmd *cobra.Command) func(*cobra.Command) (clientv3.Config, error) {
+// what makes a client's configuration of them, and what adds to its errors that
+// the flags may be wrong. A certificate of etcd's that ends soon is named on
+// stderr.
+func storeClient(cmd *cobra.Command) (client func(*cobra.Command) (clientv3.Config, error), hint func(error) error) {
 	c := etcd.DefaultConfig()
 	fs := flag.NewFlagSet(cmd.Name(), flag.ContinueOnError)
 	c.RegisterFlags(fs)
@@ -43,7 +44,7 @@ func storeClient(cmd *cobra.Command) func(*cobra.Command) (clientv3.Config, erro
 			DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
 			TLS: tlsConfig, Username: c.Username, Password: string(c.Password), Logger: zap.NewNop(),
 		}), err
-	}
+	}, func(err error) error { return c.Hint(err) }
 }
 
 // clientTLS returns nil for a connection that is not encrypted.
@@ -74,7 +75,7 @@ func newStoreStatus() *cobra.Command {
 		Long:  "Show how each endpoint of etcd is. The exit code is 1 when one does not answer, or has an alarm." + etcdHelp,
 		Args:  cobra.NoArgs,
 	}
-	client := storeClient(c)
+	client, hint := storeClient(c)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := client(cmd)
 		if err != nil {
@@ -84,7 +85,7 @@ func newStoreStatus() *cobra.Command {
 		for _, endpoint := range cfg.Endpoints {
 			s, err := etcdserver.Ask(cmd.Context(), cfg, endpoint)
 			if err != nil {
-				fmt.Fprintf(cmd.OutOrStdout(), "%v\n", err)
+				fmt.Fprintf(cmd.OutOrStdout(), "%v\n", hint(err))
 				bad = true
 				continue
 			}
@@ -126,19 +127,19 @@ func newStoreDefrag() *cobra.Command {
 			"stops writes. An endpoint does not answer meanwhile; packets flow on." + etcdHelp,
 		Args: cobra.NoArgs,
 	}
-	client := storeClient(c)
+	client, hint := storeClient(c)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := client(cmd)
 		if err != nil {
 			return err
 		}
 		if err := etcdserver.Defrag(cmd.Context(), cfg); err != nil {
-			return err
+			return hint(err)
 		}
 		for _, endpoint := range cfg.Endpoints {
 			s, err := etcdserver.Ask(cmd.Context(), cfg, endpoint)
 			if err != nil {
-				return err
+				return hint(err)
 			}
 			printStoreStatus(cmd.OutOrStdout(), s)
 		}

@@ -84,6 +84,10 @@ func TestStoreAsAService(t *testing.T) {
 		told += string(b[:n]) + "\n"
 	}
 	require.Contains(t, good("store", "status"), endpoint+": etcd 3.")
+	plain := strings.Replace(endpoint, "https:", "http:", 1)
+	out, _, err = do(t.Context(), "store", "status", "--etcd-endpoints", plain, "--etcd-cafile=", "--etcd-certfile=", "--etcd-keyfile=")
+	require.ErrorIs(t, err, errSaid)
+	require.Contains(t, out, "does the store at "+plain+" speak TLS? use https://")
 	require.Contains(t, good("store", "backup"), "saved "+filepath.Join(dir, "backups", "twill-store-2"))
 	future := filepath.Join(dir, "backups", "twill-store-20990101T000000Z.db")
 	require.NoError(t, os.WriteFile(future, nil, 0o600))

@@ -183,14 +183,15 @@ func TestTLS(t *testing.T) {
 		"another CA":                      {open, files(theirs.CA, "", ""), "certificate signed by unknown authority"},
 		"the system's CAs":                {open, files("", "", ""), "certificate signed by unknown authority"},
 		"the system's CAs, certificate":   {open, files("", ours.ClientCert, ours.ClientKey), "certificate signed by unknown authority"},
-		"no certificate where one is due": {strict, as("root", password, files(ours.CA, "", "")), "listing the leases"},
+		"no certificate where one is due": {strict, as("root", password, files(ours.CA, "", "")), "the store may demand a client certificate: --etcd-certfile, --etcd-keyfile"},
+		"no certificate and no password":  {strict, files(ours.CA, "", ""), "the store may demand a client certificate: --etcd-certfile, --etcd-keyfile"},
 		"another CA's certificate":        {strict, as("root", password, files(ours.CA, theirs.ClientCert, theirs.ClientKey)), "listing the leases"},
 		"TLS to a plain server": {plain, func(c *etcd.Config) {
 			c.Endpoints = []string{strings.Replace(plain.Endpoint, "http:", "https:", 1)}
-		}, "authentication handshake failed"},
+		}, "does the store speak no TLS? use http://"},
 		"plain to a TLS server": {open, func(c *etcd.Config) {
 			c.Endpoints = []string{strings.Replace(open.Endpoint, "https:", "http:", 1)}
-		}, "listing the leases"},
+		}, "; does the store at " + strings.Replace(open.Endpoint, "https:", "http:", 1) + " speak TLS? use https://"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

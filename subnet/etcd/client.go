@@ -132,7 +132,7 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 	}
 	if err != nil {
 		end()
-		return nil, fmt.Errorf("connecting to etcd: %w", answer(err))
+		return nil, fmt.Errorf("connecting to etcd: %w", s.cfg.Hint(answer(err)))
 	}
 	s.client = client
 	return client, nil
@@ -157,7 +157,7 @@ func (s *Store) request(ctx context.Context, do func(context.Context, *clientv3.
 	if err != nil && ctx.Err() == nil && bound.Err() != nil {
 		return fmt.Errorf("%w within %s", errTimeout, s.cfg.DialTimeout)
 	}
-	return answer(err)
+	return s.cfg.Hint(answer(err))
 }
 
 // awaitConnection waits at most for d, until there is a connection.

@@ -11,7 +11,7 @@ import (
 // RegisterFlags adds the flags of the connection, with flannel's names, to fs;
 // c holds the defaults.
 func (c *Config) RegisterFlags(fs *flag.FlagSet) {
-	fs.Var(&list{dst: &c.Endpoints}, "etcd-endpoints", "`URLs` of etcd, comma separated or repeated; all http:// or all https://")
+	fs.Var(&list{dst: &c.Endpoints}, "etcd-endpoints", "`URLs` of etcd, comma separated or repeated; all http:// or all https://; host:port is http://, or https:// where a CA or a certificate is given")
 	fs.StringVar(&c.Prefix, "etcd-prefix", c.Prefix, "`path` in etcd below which everything is kept")
 	fs.StringVar(&c.CAFile, "etcd-cafile", c.CAFile, "`file` (PEM) with the CA of etcd's certificate; by itself it is enough for TLS (default: the system's CAs)")
 	fs.StringVar(&c.CertFile, "etcd-certfile", c.CertFile, "`file` (PEM) with our client certificate")

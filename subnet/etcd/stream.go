@@ -43,7 +43,7 @@ func (s *Store) stream(ctx context.Context, task, key, end string, from int64, o
 		if cause := context.Cause(ctx); errors.Is(cause, errTimeout) {
 			err = cause
 		}
-		return fmt.Errorf("watching %s: %w", key, answer(err))
+		return fmt.Errorf("watching %s: %w", key, s.cfg.Hint(answer(err)))
 	}
 	watch, err := pb.NewWatchClient(client.ActiveConnection()).Watch(ctx, grpc.WaitForReady(false), grpc.MaxCallRecvMsgSize(math.MaxInt32))
 	if err != nil {

@@ -8,11 +8,17 @@ import (
 	"strings"
 )
 
+// encrypted reports whether TLS is spoken: host:port is so with files for it.
+func (c Config) encrypted() bool {
+	s, _ := scheme(c.Endpoints[0])
+	return strings.HasSuffix(s, "s") || len(c.tlsFiles()) > 0
+}
+
 // tlsConfig returns nil where the connection is not encrypted. The client
 // certificate is read at each handshake, so that one may be replaced while we
 // run.
 func (c Config) tlsConfig() (*tls.Config, error) {
-	if s, _ := scheme(c.Endpoints[0]); !strings.HasSuffix(s, "s") && len(c.tlsFiles()) == 0 {
+	if !c.encrypted() {
 		return nil, nil
 	}
 	t := &tls.Config{MinVersion: tls.VersionTLS12}
