@@ -129,8 +129,8 @@ true`)
 	})
 }
 
-// otherNetworks are what podCIDRs are not in; kustomize calls a ConfigMap by
-// what is in it.
+// otherNetworks are what podCIDRs are not in. Kustomize calls a ConfigMap by what
+// is in it, the chart writes its sum on the Pods: either has them replaced.
 var otherNetworks = []struct {
 	expr *regexp.Regexp
 	with string
@@ -138,6 +138,7 @@ var otherNetworks = []struct {
 	{regexp.MustCompile(`10\.244\.0\.0/16`), "10.99.0.0/16"},
 	{regexp.MustCompile(`fd00:244::/56`), "fd00:99::/56"},
 	{regexp.MustCompile(`\btwilld-[0-9a-z]{10}\b`), "twilld-elsewhere"},
+	{regexp.MustCompile(`(checksum/config: )[0-9a-f]{64}`), "${1}elsewhere"},
 }
 
 // installTooEarly installs Twill with networks that the nodes' podCIDRs are not
