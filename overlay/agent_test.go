@@ -207,16 +207,17 @@ func TestConfigChanges(t *testing.T) {
 	b.eventually("subnet.env follows", func() bool { return strings.Contains(readFile(t, b.agent.cfg.SubnetFile), "FLANNEL_MTU=1350\n") })
 
 	for raw, why := range map[string]string{
-		`{"Network": "10.9.0.0/16"}`:                               "network config: IPv4 network 10.9.0.0/16 no longer leases this node's subnet 10.244.1.0/24; restarting twilld takes this node's subnet away",
+		`{"Network": "10.9.0.0/16"}`:                               "IPv4 network 10.9.0.0/16 no longer leases this node's subnet 10.244.1.0/24; restarting twilld takes this node's subnet away",
 		`{"Network": "192.168.0.0/16"}`:                            "network 192.168.0.0/16 holds the node's own address 192.168.0.1 on eth0: pods and nodes need networks apart, choose another Network; a restart of twilld before that leaves this node without a network",
-		`{"Network": "10.244.0.0/16", "Backend":{"Type":"alloc"}}`: "network config: Backend.Type changed from vxlan to alloc; it takes effect when twilld is restarted",
-		`{"Netwrok": "10.244.0.0/16"}`:                             `network config: Netwrok is "10.244.0.0/16"; it must be `,
+		`{"Network": "10.244.0.0/16", "Backend":{"Type":"alloc"}}`: "Backend.Type changed from vxlan to alloc; it takes effect when twilld is restarted",
+		`{"Netwrok": "10.244.0.0/16"}`:                             `Netwrok is not a key; did you mean Network? Keys: `,
 	} {
 		b.store.configs <- []byte(raw)
 		b.eventually("it is refused with its reason", func() bool { return strings.HasPrefix(b.agent.Status().Config.Refused, why) })
 		text := b.agent.Status().Text()
 		require.Contains(t, text, "newest config refused, see problem\n")
 		require.Equal(t, 1, strings.Count(text, why), "once is enough: %s", text)
+		require.Contains(t, text, "; the old config stays at work\n")
 	}
 	require.True(t, b.agent.Status().Ready, "the old config is at work")
 	require.NotNil(t, b.kernel.get(routeKey(2)))

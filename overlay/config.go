@@ -26,6 +26,9 @@ func (a *Agent) takeConfig(raw []byte, recalled bool) bool {
 			err = fmt.Errorf("%w; a restart of twilld before that leaves this node without a network", swallows)
 		}
 	}
+	if err != nil && s.config != nil {
+		err = fmt.Errorf("%w; the old config stays at work", err)
+	}
 	a.board.configTaken(err)
 	if err != nil {
 		a.cfg.Log.WithError(err).Warn("network config refused")
@@ -48,7 +51,7 @@ func (a *Agent) takeConfig(raw []byte, recalled bool) bool {
 // need another lease, and so cut its pods off, wants a restart.
 func admissible(old, next subnet.Config, own subnet.Held) error {
 	if old.Backend.Type != next.Backend.Type {
-		return fmt.Errorf("network config: Backend.Type changed from %s to %s; it takes effect when twilld is restarted", old.Backend.Type, next.Backend.Type)
+		return fmt.Errorf("Backend.Type changed from %s to %s; it takes effect when twilld is restarted", old.Backend.Type, next.Backend.Type)
 	}
 	for _, f := range subnet.Families {
 		was, is := old.Networks[f], next.Networks[f]
@@ -58,9 +61,9 @@ func admissible(old, next subnet.Config, own subnet.Held) error {
 		}
 		switch {
 		case was.Enabled() != is.Enabled():
-			return fmt.Errorf("network config: %s was switched %s; it takes effect when twilld is restarted", f, onOff(is.Enabled()))
+			return fmt.Errorf("%s was switched %s; it takes effect when twilld is restarted", f, onOff(is.Enabled()))
 		case is.Enabled() && !fits(own.Lease.Subnets[f]):
-			return fmt.Errorf("network config: %s network %s no longer leases this node's subnet %s; restarting twilld takes this node's subnet away, and its pods must be made anew then",
+			return fmt.Errorf("%s network %s no longer leases this node's subnet %s; restarting twilld takes this node's subnet away, and its pods must be made anew then",
 				f, is.Network, own.Lease.Subnets[f])
 		}
 	}

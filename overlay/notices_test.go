@@ -77,7 +77,7 @@ func notices(t *testing.T) {
 	told("UnderlayChanged", 1, "203.0.113.7, on eth0")
 	told("NodeAddress", 1, "behind NAT")
 	b.store.configs <- []byte(`{"Network": "10.99.0.0/16"}`)
-	told("NetworkConfigRefused", 1, "no longer leases this node's subnet 10.244.1.0/24")
+	told("NetworkConfigRefused", 1, "network config: IPv4 network 10.99.0.0/16 no longer leases this node's subnet 10.244.1.0/24")
 	require.Len(t, h.of("TwillReady"), 1)
 	require.Len(t, h.of("TwillNotReady"), 1)
 	require.Len(t, h.of("RecordRefused"), 1, "what concerns others is theirs")

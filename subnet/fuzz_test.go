@@ -57,7 +57,6 @@ func FuzzParseConfig(f *testing.F) {
 		c, err := subnet.ParseConfig(b)
 		if err != nil {
 			requireTellable(t, err)
-			require.True(t, strings.HasPrefix(err.Error(), "network config: "))
 			require.Zero(t, c)
 			return
 		}

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/twill-net/twill/subnet/nearest"
 )
 
 // member is one member of a JSON object, as it stands in the document.
@@ -71,7 +74,7 @@ type object struct {
 func parseObject(path string, b []byte) *object {
 	list, err := members(b)
 	if err != nil {
-		err = fmt.Errorf("network config: %w; it must be one JSON object such as {\"Network\": \"%s\"}", err, exampleNetworks[IPv4])
+		err = fmt.Errorf("%w; it must be one JSON object such as {\"Network\": \"%s\"}", err, exampleNetworks[IPv4])
 	}
 	return &object{path: path, members: list, err: err}
 }
@@ -87,16 +90,10 @@ func (o *object) fail(key, value, want string) {
 // without regard to case, as in encoding/json.
 func (o *object) only(keys ...string) {
 	for i, m := range o.members {
-		known := false
-		for _, key := range keys {
-			known = known || strings.EqualFold(m.name, key)
-		}
-		if !known {
-			value := clip(m.raw)
-			if strings.EqualFold(m.name, "PSK") { // flannel's wireguard key: no error may tell it
-				value = "not shown here"
-			}
-			o.fail(clip(m.name), value, "left out: the keys here are "+strings.Join(keys, ", "))
+		known := slices.ContainsFunc(keys, func(key string) bool { return strings.EqualFold(m.name, key) })
+		if !known && o.err == nil {
+			// Without the value: flannel's PSK is a secret.
+			o.err = &ConfigError{Key: o.path + clip(m.name), Keys: strings.Join(keys, ", "), Meant: nearest.Name(m.name, keys)}
 		}
 		for _, first := range o.members[:i] {
 			if o.err == nil && strings.EqualFold(m.name, first.name) {

@@ -11,13 +11,21 @@ import (
 // ConfigError is what ParseConfig returns of a member that it cannot use.
 type ConfigError struct {
 	Key   string // "Network", "Backend.VNI"
-	Value string // as it stands in the document, shortened; "missing"
+	Value string // as it stands in the document, shortened; "missing"; "" where Key is none
 	Want  string // what is allowed there
+	Keys  string // where Key is none, the keys that there are, comma separated
+	Meant string // which of them may be meant, if any
 }
 
 // Error implements error.
 func (e *ConfigError) Error() string {
-	return fmt.Sprintf("network config: %s is %s; it must be %s", e.Key, e.Value, e.Want)
+	switch {
+	case e.Meant != "":
+		return fmt.Sprintf("%s is not a key; did you mean %s? Keys: %s", e.Key, e.Meant, e.Keys)
+	case e.Keys != "":
+		return fmt.Sprintf("%s is not a key. Keys: %s", e.Key, e.Keys)
+	}
+	return fmt.Sprintf("%s is %s; it must be %s", e.Key, e.Value, e.Want)
 }
 
 // The limits of the config.

@@ -105,6 +105,9 @@ func readConfig(stdin io.Reader, file string) ([]byte, subnet.Config, error) {
 			return nil, subnet.Config{}, fmt.Errorf("reading the network config: %w", err)
 		}
 		cfg, err := subnet.ParseConfig(raw)
+		if err != nil {
+			err = fmt.Errorf("network config: %w", err)
+		}
 		return raw, cfg, err
 	}
 	raw, err := os.ReadFile(file)

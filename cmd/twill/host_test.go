@@ -37,7 +37,7 @@ func TestHostPrepareWithoutAConfig(t *testing.T) {
 
 	require.NoError(t, os.WriteFile(path, []byte(`{"Netwrok": "10.244.0.0/16"}`), 0o644))
 	changed, warned = prepare()
-	require.Contains(t, warned, "Warning: the network config "+path+" cannot be used: network config: Netwrok")
+	require.Contains(t, warned, "Warning: the network config "+path+" cannot be used: Netwrok")
 	require.Contains(t, changed, v4)
 	require.Contains(t, changed, v6)
 
