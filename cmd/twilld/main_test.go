@@ -32,7 +32,7 @@ func TestUsageErrors(t *testing.T) {
 		env  [2]string
 		want string
 	}{
-		{"unknown flag", []string{"--bogus"}, [2]string{}, "twilld: flag provided but not defined: -bogus; see twilld --help\n"},
+		{"unknown flag", []string{"--bogus"}, [2]string{}, "twilld: there is no flag --bogus; see twilld --help\n"},
 		{"argument", []string{"up"}, [2]string{}, "twilld: argument \"up\" is not a flag; see twilld --help\n"},
 		{"level", []string{"--log-level=loud"}, [2]string{}, "twilld: --log-level \"loud\" is not debug, info, warn or error\n"},
 		{"format", []string{"-log-format", "xml"}, [2]string{}, "twilld: --log-format \"xml\" is not auto, text, json or journal\n"},
@@ -46,10 +46,10 @@ func TestUsageErrors(t *testing.T) {
 		{"node name", []string{"--node-name="}, [2]string{}, "twilld: --node-name is empty, and this host has no name either\n"},
 		{"firewall", []string{"--firewall=ufw"}, [2]string{}, "twilld: --firewall \"ufw\" is not auto, nftables or iptables\n"},
 		{"firewall of a cleanup", []string{"--cleanup", "--firewall=nft"}, [2]string{}, "twilld: --firewall \"nft\" is not auto, nftables or iptables\n"},
-		{"resync as text", []string{"--iptables-resync=often"}, [2]string{}, "twilld: invalid value \"often\" for flag -iptables-resync: it must be a number of seconds or a duration such as 5s, from 1s to 1h; see twilld --help\n"},
-		{"resync without a pause", []string{"--iptables-resync=0"}, [2]string{}, "twilld: invalid value \"0\" for flag -iptables-resync: it must be a number of seconds or a duration such as 5s, from 1s to 1h; see twilld --help\n"},
-		{"forward rules", []string{"--iptables-forward-rules=some"}, [2]string{}, "twilld: invalid boolean value \"some\" for -iptables-forward-rules: parse error; see twilld --help\n"},
-		{"variable", nil, [2]string{"TWILLD_HEALTHZ_PORT", "http"}, "twilld: environment variable TWILLD_HEALTHZ_PORT: \"http\": parse error; see twilld --help\n"},
+		{"resync as text", []string{"--iptables-resync=often"}, [2]string{}, "twilld: invalid value \"often\" for flag --iptables-resync: it must be a number of seconds or a duration such as 5s, from 1s to 1h; see twilld --help\n"},
+		{"resync without a pause", []string{"--iptables-resync=0"}, [2]string{}, "twilld: invalid value \"0\" for flag --iptables-resync: it must be a number of seconds or a duration such as 5s, from 1s to 1h; see twilld --help\n"},
+		{"forward rules", []string{"--iptables-forward-rules=some"}, [2]string{}, "twilld: invalid value \"some\" for flag --iptables-forward-rules: want true or false; see twilld --help\n"},
+		{"variable", nil, [2]string{"TWILLD_HEALTHZ_PORT", "http"}, "twilld: environment variable TWILLD_HEALTHZ_PORT: \"http\": want a whole number; see twilld --help\n"},
 		{"Kubernetes", []string{"--kube-subnet-mgr", "--node-name=n1", "--kube-api-url=x"}, [2]string{}, "twilld: --kube-api-url is no URL such as https://192.0.2.1:6443, or has a user or a query in it\n"},
 		{"CNI config", []string{"--cni-conf-install=/nonexistent"}, [2]string{}, "twilld: --cni-conf-install: reading the CNI config to install: open /nonexistent: no such file or directory\n"},
 		{"etcd", []string{"--etcd-endpoints=ftp://x"}, [2]string{}, "twilld: --etcd-endpoints: \"ftp://x\" is no URL such as http://127.0.0.1:2379 or https://etcd.example.com:2379\n"},

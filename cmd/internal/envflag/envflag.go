@@ -10,16 +10,17 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/twill-net/twill/subnet/nearest"
 )
 
 // Parse parses args and then fills the flags which are not among them, as
-// Apply does. Errors are as of flag.FlagSet.Parse; the flag set says itself
-// what is wrong with args, where it has an output.
+// Apply does. Errors are those of flag.FlagSet.Parse, with two dashes and with
+// what is wanted; flag.ErrHelp is as it is.
 func Parse(fs *flag.FlagSet, prefix string, args []string, lookup func(name string) (string, bool)) error {
 	if err := fs.Parse(args); err != nil {
-		return err
+		return plain(fs, err)
 	}
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
@@ -37,10 +38,55 @@ func Apply(fs *flag.FlagSet, prefix string, given func(flag string) bool, lookup
 			return
 		}
 		if err := fs.Set(f.Name, value); err != nil {
-			errs = append(errs, fmt.Errorf("environment variable %s: %q: %w", name, value, err))
+			errs = append(errs, fmt.Errorf("environment variable %s: %q: %s", name, value, reason(f, err.Error())))
 		}
 	})
 	return errors.Join(errs...)
+}
+
+// The errors of flag.FlagSet.Parse, which are no more than text.
+var (
+	undefined = regexp.MustCompile(`^flag provided but not defined: -(.*)$`)
+	invalid   = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:flag )?-([^":]+): (.*)$`)
+	argument  = regexp.MustCompile(`^flag needs an argument: -(.*)$`)
+)
+
+// plain says the same in the words of our documentation.
+func plain(fs *flag.FlagSet, err error) error {
+	text := err.Error()
+	if m := undefined.FindStringSubmatch(text); m != nil {
+		var names []string
+		fs.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
+		text = "there is no flag --" + m[1]
+		if meant := nearest.Name(m[1], names); meant != "" {
+			text += "; did you mean --" + meant + "?"
+		}
+		return errors.New(text)
+	}
+	if m := invalid.FindStringSubmatch(text); m != nil && fs.Lookup(m[2]) != nil {
+		return fmt.Errorf("invalid value %s for flag --%s: %s", m[1], m[2], reason(fs.Lookup(m[2]), m[3]))
+	}
+	if m := argument.FindStringSubmatch(text); m != nil {
+		return errors.New("flag needs an argument: --" + m[1])
+	}
+	return err
+}
+
+// reason says what a flag wants, where package flag says that it cannot read it.
+func reason(f *flag.Flag, text string) string {
+	getter, ok := f.Value.(flag.Getter)
+	if !ok || text != "parse error" {
+		return text
+	}
+	switch getter.Get().(type) {
+	case bool:
+		return "want true or false"
+	case time.Duration:
+		return "want a duration such as 24h"
+	case int, int64, uint, uint64:
+		return "want a whole number"
+	}
+	return text
 }
 
 // Unknown says of each variable in environ (os.Environ) that looks like one of

@@ -56,16 +56,26 @@ func TestParse(t *testing.T) {
 		"flag wins":                 {args: []string{"-lease-ttl=3m", "--iface", "c"}, env: map[string]string{"X_LEASE_TTL": "2m", "X_IFACE": "a,b"}, ttl: 3 * time.Minute, list: "c"},
 		"an empty variable is none": {env: map[string]string{"X_LEASE_TTL": ""}, ttl: time.Hour},
 		"of another program":        {env: map[string]string{"Y_LEASE_TTL": "2m"}, ttl: time.Hour},
-		"bad variable":              {env: map[string]string{"X_LEASE_TTL": "long"}, err: `environment variable X_LEASE_TTL: "long": parse error`},
+		"bad variable":              {env: map[string]string{"X_LEASE_TTL": "long"}, err: `environment variable X_LEASE_TTL: "long": want a duration such as 24h`},
+		"bad variable of a switch":  {env: map[string]string{"X_IP_MASQ": "yes"}, err: `environment variable X_IP_MASQ: "yes": want true or false`},
 		"bad, but the flag wins":    {args: []string{"-lease-ttl=3m"}, env: map[string]string{"X_LEASE_TTL": "long"}, ttl: 3 * time.Minute},
-		"bad flag":                  {args: []string{"-lease-ttl=long"}, err: `invalid value "long" for flag -lease-ttl: parse error`},
-		"unknown flag":              {args: []string{"-nonsense"}, err: "flag provided but not defined: -nonsense"},
+		"bad flag":                  {args: []string{"-lease-ttl=long"}, err: `invalid value "long" for flag --lease-ttl: want a duration such as 24h`},
+		"no unit":                   {args: []string{"--lease-ttl", "5"}, err: `invalid value "5" for flag --lease-ttl: want a duration such as 24h`},
+		"bad switch":                {args: []string{"--ip-masq=yes"}, err: `invalid value "yes" for flag --ip-masq: want true or false`},
+		"bad number":                {args: []string{"--port", "http"}, err: `invalid value "http" for flag --port: want a whole number`},
+		"large number":              {args: []string{"--port", "99999999999999999999"}, err: `invalid value "99999999999999999999" for flag --port: value out of range`},
+		"a value like an error":     {args: []string{"--port", `1" for flag -x: y`}, err: `invalid value "1\" for flag -x: y" for flag --port: want a whole number`},
+		"no value":                  {args: []string{"-lease-ttl"}, err: `flag needs an argument: --lease-ttl`},
+		"misspelt flag":             {args: []string{"--lease-tll=1h"}, err: `there is no flag --lease-tll; did you mean --lease-ttl?`},
+		"unknown flag":              {args: []string{"-nonsense"}, err: "there is no flag --nonsense"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			fs := flag.NewFlagSet("x", flag.ContinueOnError)
 			fs.SetOutput(io.Discard)
 			ttl := fs.Duration("lease-ttl", time.Hour, "")
+			fs.Bool("ip-masq", false, "")
+			fs.Int("port", 0, "")
 			var list words
 			fs.Var(&list, "iface", "")
 			err := envflag.Parse(fs, "X", tt.args, func(name string) (string, bool) {
