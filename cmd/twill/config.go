@@ -42,9 +42,9 @@ func newConfigGet() *cobra.Command {
 		Long:  "Print the network config as it stands in etcd. The exit code is 1 when there is none." + etcdHelp,
 		Args:  cobra.NoArgs,
 	}
-	open := etcdFlags(c)
+	withStore := etcdFlags(c)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		return withStore(open, func(s *etcd.Store) error {
+		return withStore(func(s *etcd.Store) error {
 			raw, _, err := s.Config(cmd.Context())
 			if err == nil {
 				fmt.Fprintln(cmd.OutOrStdout(), strings.TrimRight(string(raw), "\n"))
@@ -65,13 +65,13 @@ func newConfigSet() *cobra.Command {
 			"A network that holds the address of a node is refused with --force, too." + etcdHelp,
 		Args: cobra.ExactArgs(1),
 	}
-	open := etcdFlags(c)
+	withStore := etcdFlags(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		raw, cfg, err := readConfig(cmd.InOrStdin(), args[0])
 		if err != nil {
 			return err
 		}
-		return withStore(open, func(s *etcd.Store) error {
+		return withStore(func(s *etcd.Store) error {
 			_, revision, err := s.Config(cmd.Context())
 			if err != nil && !errors.Is(err, etcd.ErrNoConfig) {
 				return err

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -21,27 +22,32 @@ import (
 )
 
 // etcdFlags adds the flags of the connection to etcd, the same as twilld's and
-// from the same environment, and returns what connects.
-func etcdFlags(cmd *cobra.Command) (open func() (*etcd.Store, error)) {
+// from the same environment, and returns what does something with a store that
+// is open meanwhile.
+func etcdFlags(cmd *cobra.Command) (withStore func(do func(*etcd.Store) error) error) {
 	cfg := etcd.DefaultConfig()
 	fs := flag.NewFlagSet(cmd.Name(), flag.ContinueOnError)
 	cfg.RegisterFlags(fs)
 	cmd.Flags().AddGoFlagSet(fs)
-	return func() (*etcd.Store, error) {
+	return func(do func(*etcd.Store) error) error {
 		if err := envflag.Apply(fs, "TWILLD", cmd.Flags().Changed, os.LookupEnv); err != nil {
-			return nil, err
+			return err
 		}
-		return etcd.New(cfg)
+		s, err := etcd.New(cfg)
+		if err != nil {
+			return err
+		}
+		return errors.Join(nowhere(do(s), cfg.Endpoints), s.Close())
 	}
 }
 
-// withStore runs do with a store that is open meanwhile.
-func withStore(open func() (*etcd.Store, error), do func(*etcd.Store) error) error {
-	s, err := open()
-	if err != nil {
+// nowhere adds to an error that nobody has said where etcd is, if it comes of
+// that.
+func nowhere(err error, endpoints []string) error {
+	if err == nil || !slices.Equal(endpoints, etcd.DefaultConfig().Endpoints) || !strings.Contains(err.Error(), "connection refused") {
 		return err
 	}
-	return errors.Join(do(s), s.Close())
+	return fmt.Errorf("%w; there is no etcd at %s, the default of --etcd-endpoints; on Kubernetes the leases are the Nodes: kubectl get nodes -o yaml", err, endpoints[0])
 }
 
 const etcdHelp = `
@@ -55,12 +61,12 @@ func newLeases() *cobra.Command {
 		Long:  "List the leases and reservations in etcd: who holds which subnet, and until when." + etcdHelp,
 		Args:  cobra.NoArgs,
 	}
-	open := etcdFlags(c)
+	withStore := etcdFlags(c)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		if output != "table" && output != "json" {
 			return fmt.Errorf("--output %q is not table or json", output)
 		}
-		return withStore(open, func(s *etcd.Store) error {
+		return withStore(func(s *etcd.Store) error {
 			entries, err := s.List(cmd.Context())
 			if err != nil {
 				return err
@@ -170,13 +176,13 @@ func newReserve() *cobra.Command {
 		Example: "  twill reserve --node worker-3 10.244.3.0/24",
 		Args:    cobra.RangeArgs(1, len(subnet.Families)),
 	}
-	open := etcdFlags(c)
+	withStore := etcdFlags(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		want, err := reservation(node, ips, args)
 		if err != nil {
 			return err
 		}
-		return withStore(open, func(s *etcd.Store) error {
+		return withStore(func(s *etcd.Store) error {
 			raw, _, err := s.Config(cmd.Context())
 			switch {
 			case errors.Is(err, etcd.ErrNoConfig): // it may come later
@@ -236,6 +242,11 @@ func reservable(raw []byte, l subnet.Lease) error {
 	if err != nil {
 		return fmt.Errorf("the network config in etcd is not valid, mend it first: %w", err)
 	}
+	for _, f := range subnet.Families {
+		if r := cfg.Networks[f]; r.Enabled() && !l.Subnets[f].IsValid() {
+			return fmt.Errorf("reserving %s: give an %s subnet, too, such as %s/%d: the network has one of each family", subnet.EncodeKey(l.Subnets), f, r.Min, r.SubnetLen)
+		}
+	}
 	if err := acquire.Fits(cfg, subnet.Record{Lease: l, Reserved: true}); err != nil {
 		return fmt.Errorf("reserving %s: %w", subnet.EncodeKey(l.Subnets), err)
 	}
@@ -252,9 +263,9 @@ func newRelease() *cobra.Command {
 		Example: "  twill release 10.244.3.0/24\n  twill release worker-3",
 		Args:    cobra.ExactArgs(1),
 	}
-	open := etcdFlags(c)
+	withStore := etcdFlags(c)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		return withStore(open, func(s *etcd.Store) error {
+		return withStore(func(s *etcd.Store) error {
 			removed, err := s.Remove(cmd.Context(), matching(args[0]))
 			for _, r := range removed {
 				what := "lease"

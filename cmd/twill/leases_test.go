@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/twill-net/twill/subnet/etcd"
 	"github.com/twill-net/twill/subnet/etcd/etcdtest"
 )
 
@@ -169,6 +171,10 @@ func TestUsageErrors(t *testing.T) {
 		args []string
 		err  string
 	}{
+		{[]string{"release"}, "usage: twill release SUBNET|NODE"},
+		{[]string{"release", "a", "b"}, "usage: twill release SUBNET|NODE"},
+		{[]string{"config", "set"}, "usage: twill config set FILE|-"},
+		{[]string{"reserve"}, "usage: twill reserve --node NAME SUBNET [IPV6-SUBNET]"},
 		{[]string{"reserve", "10.5.3.0/24"}, "whom the subnet is for is missing: give --node, or --public-ip for a flannel node"},
 		{[]string{"reserve", "--node=a", "10.5.3.0"}, `"10.5.3.0" is not a subnet such as 10.244.3.0/24 or fd00:244:0:3::/64`},
 		{[]string{"reserve", "--node=a", "10.5.3.1/24"}, "10.5.3.1/24 has host bits set; its subnet is 10.5.3.0/24"},
@@ -183,4 +189,34 @@ func TestUsageErrors(t *testing.T) {
 		_, err := twill(t, "", tt.args...)
 		require.EqualError(t, err, tt.err, "%v", tt.args)
 	}
+}
+
+// A command that is none says where to find those that are.
+func TestUnknownCommand(t *testing.T) {
+	_, err := twill(t, "", "doctor")
+	require.Error(t, err)
+	require.Equal(t, `unknown command "doctor" for "twill"; see twill --help`, inWords(newRoot(), err))
+	require.Equal(t, "another", inWords(newRoot(), errors.New("another")))
+}
+
+// Who has not said where etcd is may be in a cluster, where there is none.
+func TestNoEtcdWhereNobodySaid(t *testing.T) {
+	refused := errors.New("dial tcp 127.0.0.1:2379: connect: connection refused")
+	here := etcd.DefaultConfig().Endpoints
+	require.EqualError(t, nowhere(refused, here), "dial tcp 127.0.0.1:2379: connect: connection refused; there is no etcd at http://127.0.0.1:2379, the default of --etcd-endpoints; "+
+		"on Kubernetes the leases are the Nodes: kubectl get nodes -o yaml")
+	require.Equal(t, refused, nowhere(refused, []string{"http://127.0.0.1:1"}))
+	require.NoError(t, nowhere(nil, here))
+	other := errors.New("permission denied")
+	require.Equal(t, other, nowhere(other, here))
+}
+
+func TestReservationOfOneFamily(t *testing.T) {
+	both := []byte(`{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:5::/48"}`)
+	l, err := reservation("n1", nil, []string{"10.5.3.0/24"})
+	require.NoError(t, err)
+	require.EqualError(t, reservable(both, l), "reserving 10.5.3.0-24: give an IPv6 subnet, too, such as fd00:5:0:1::/64: the network has one of each family")
+	l, err = reservation("n1", nil, []string{"10.5.3.0/24", "fd00:5:0:3::/64"})
+	require.NoError(t, err)
+	require.NoError(t, reservable(both, l))
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -23,13 +24,39 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	if err := newRoot().ExecuteContext(ctx); err != nil {
+	root := newRoot()
+	if err := root.ExecuteContext(ctx); err != nil {
 		if !errors.Is(err, errSaid) {
-			fmt.Fprintf(os.Stderr, "twill: %v\n", err)
+			fmt.Fprintf(os.Stderr, "twill: %s\n", inWords(root, err))
 		}
 		return 1
 	}
 	return 0
+}
+
+// inWords adds where to look to cobra's error of a command that is none.
+func inWords(root *cobra.Command, err error) string {
+	text := err.Error()
+	if strings.HasPrefix(text, "unknown command ") {
+		text = strings.TrimRight(text, "\n") + "; see " + root.Name() + " --help"
+	}
+	return text
+}
+
+// nameArgs has a command and those below it name the arguments that are
+// missing or too many, which cobra counts only.
+func nameArgs(c *cobra.Command) {
+	if check := c.Args; check != nil && strings.Contains(c.Use, " ") {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if check(cmd, args) == nil {
+				return nil
+			}
+			return fmt.Errorf("usage: %s %s", cmd.Parent().CommandPath(), cmd.Use)
+		}
+	}
+	for _, sub := range c.Commands() {
+		nameArgs(sub)
+	}
 }
 
 // errSaid fails a command whose output has said already what is wrong.
@@ -46,5 +73,6 @@ func newRoot() *cobra.Command {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(newLab(), newStore(), newStatus(), newLeases(), newReserve(), newRelease(), newConfig(), newCNI(), newHost())
+	nameArgs(root)
 	return root
 }

@@ -151,7 +151,7 @@ func TestStoreCommandsRefuse(t *testing.T) {
 		"backup: no CA":         {[]string{"backup", "--etcd-endpoints", "https://a:1", "--etcd-cafile", dir + "/none", dir + "/x"}, "reading --etcd-cafile, --etcd-certfile and --etcd-keyfile: "},
 		"backup: offline, file": {[]string{"backup", "--from-data-dir", dir}, "--from-data-dir needs a FILE"},
 		"backup: offline, data": {[]string{"backup", "--from-data-dir", dir, dir + "/x"}, "looking for the data of a store"},
-		"restore: no file":      {[]string{"restore"}, "accepts 1 arg(s), received 0"},
+		"restore: no file":      {[]string{"restore"}, "usage: twill store restore FILE"},
 		"restore: missing":      {[]string{"restore", "--data-dir", dir + "/d", dir + "/none"}, dir + "/none: no such file or directory"},
 		"restore: bump":         {[]string{"restore", "--bump-revision", "-1", dir}, `invalid argument "-1" for "--bump-revision"`},
 		"run: no certificates":  {[]string{"--tls-dir", dir + "/none"}, "make the certificates first: twill store init"},
