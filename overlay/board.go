@@ -57,6 +57,7 @@ const (
 	partConfig   = "network config"
 	partFit      = "network config on this underlay"
 	partUnderlay = "underlay"
+	partAddress  = "address of the Node"
 	partLease    = "lease"
 	partKernel   = "kernel"
 	partRules    = "rules"

@@ -129,6 +129,25 @@ func located(own subnet.Lease) *underlay.Node {
 	return n
 }
 
+// passedOver says which annotations of the Node cannot be used, and what is used
+// in their place; nil for none.
+func passedOver(n underlay.Node, u backend.Underlay) error {
+	var all []string
+	for f, why := range n.Unusable {
+		switch ip := u.PublicIPs[f]; {
+		case why == "":
+		case ip.IsValid():
+			all = append(all, fmt.Sprintf("%s; still using %s", why, ip))
+		default:
+			all = append(all, why)
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(all, "; "))
+}
+
 // takeUnderlay chooses the underlay again, and reports whether it changed. One
 // that cannot be chosen now, while a link flaps, say, leaves the old one.
 func (a *Agent) takeUnderlay(ctx context.Context, host backend.Host) bool {
@@ -142,9 +161,14 @@ func (a *Agent) takeUnderlay(ctx context.Context, host backend.Host) bool {
 		return a.noUnderlay(ctx, err)
 	}
 	u, err := options.Select(host, a.cfg.Route, before)
+	if err != nil && s.underlay != nil {
+		err = fmt.Errorf("%w; still using %s on %s; were twilld restarted now, the node would not be ready", err, strings.Join(addrs(before.PublicIPs), ", "), before.Interface)
+	}
 	if err != nil {
+		a.board.problem(partAddress, passedOver(options.Node, before))
 		return a.noUnderlay(ctx, err)
 	}
+	a.board.problem(partAddress, passedOver(options.Node, u))
 	by, more := options.Explain(host, u)
 	if notes = append(notes, more...); a.board.underlayChosen(u, by, notes) && len(notes) > 0 {
 		a.cfg.Log.WithField("interface", u.Interface).Warn(strings.Join(notes, "; "))

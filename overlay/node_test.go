@@ -78,6 +78,43 @@ func underlayFollowsTheNode(t *testing.T) {
 	b.eventually("and back", func() bool { return b.under().Interface == "eth1" && len(b.agent.Status().Problems) == 0 })
 }
 
+// An annotation of the Node that cannot be used is a problem, and the operator of
+// the cluster is told which one it is, and what is used.
+func TestAnnotationsThatCannotBeUsed(t *testing.T) { synctest.Test(t, annotationsThatCannotBeUsed) }
+
+func annotationsThatCannotBeUsed(t *testing.T) {
+	var h heard
+	var say chan<- underlay.Node
+	b := start(t, func(c *Config, k *memKernel) {
+		say = inCluster(c, k)
+		c.Announce = h.announce
+	})
+	told := func(message string) {
+		t.Helper()
+		b.eventually(message, func() bool { m := h.of("NodeAddress"); return len(m) > 0 && m[len(m)-1] == message })
+		require.True(t, slices.ContainsFunc(b.agent.Status().Problems, func(p Problem) bool { return strings.HasSuffix(message, p.Error) }))
+		require.True(t, b.agent.Status().Ready)
+	}
+	plain := internal("192.0.2.1")
+	say <- plain
+	b.ready()
+	require.Empty(t, h.of("NodeAddress"))
+
+	none := plain
+	none.Local, none.LocalBy = internal("10.9.9.9").Internal, subnet.PerFamily[string]{"example.com/node-public-ip"}
+	say <- none
+	told("annotation example.com/node-public-ip=10.9.9.9: no interface that is up has 10.9.9.9 (there are eth0, eth1); " +
+		"still using 192.0.2.1 on eth1; were twilld restarted now, the node would not be ready")
+
+	rubbish := plain
+	rubbish.Unusable[subnet.IPv4] = `annotation example.com/public-ip-overwrite: "foo" is not an IPv4 address`
+	say <- rubbish
+	told(`address of the Node: annotation example.com/public-ip-overwrite: "foo" is not an IPv4 address; still using 192.0.2.1`)
+	say <- plain
+	b.eventually("all is well", func() bool { return len(b.agent.Status().Problems) == 0 })
+	require.Len(t, h.of("NodeAddress"), 2)
+}
+
 // An InternalIP that is away for a moment moves nothing: kubelets write them anew.
 func TestInternalIPThatIsAwayForAMoment(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

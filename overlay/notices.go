@@ -31,6 +31,7 @@ var reasonOf = map[string]string{
 	partForward: "ForwardingBlocked",
 	partCNI:     "ForeignCNIConfig",
 	partInstall: "CNIConfigNotInstalled",
+	partAddress: "NodeAddress",
 }
 
 // notices tells the operator of the cluster what the board shows and he must
@@ -104,6 +105,9 @@ func (b *board) facts() map[string]subnet.Notice {
 		if p, ok := b.problems[part]; ok {
 			facts[part] = subnet.Notice{Warning: true, Reason: reason, Message: p.What + ": " + p.Error}
 		}
+	}
+	if p, ok := b.problems[partUnderlay]; ok && p.Error != errNoWord.Error() { // beside the fact of that name, which is the choice before
+		facts["no "+partUnderlay] = subnet.Notice{Warning: true, Reason: "NodeAddress", Message: p.Error}
 	}
 	for k, f := range b.failing {
 		if k.Kind == backend.KindSysctl {

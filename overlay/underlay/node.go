@@ -19,7 +19,11 @@ type Node struct {
 	Internal subnet.PerFamily[netip.Addr]
 	// Local is an address of the interface to use, the annotations
 	// node-public-ip and node-public-ipv6. It comes before Internal.
-	Local subnet.PerFamily[netip.Addr]
+	Local   subnet.PerFamily[netip.Addr]
+	LocalBy subnet.PerFamily[string] // the names of those annotations
+	// Unusable is why an annotation, of Local or of the address to tell peers, is
+	// passed over; "" for none.
+	Unusable subnet.PerFamily[string]
 }
 
 // asked reports whether the operator chose the interface.
@@ -33,7 +37,7 @@ func (o Options) byNode(host backend.Host, all []backend.Interface, before backe
 	if o.Node.Local != (subnet.PerFamily[netip.Addr]{}) {
 		i, found = named(all, o.Node.Local)
 		if !found {
-			err = fmt.Errorf("no interface that is up has %s, which the Node's annotation says to use: there are %s", both(o.Node.Local), o.list(host))
+			err = fmt.Errorf("%s: no interface that is up has %s (there are %s)", o.Node.annotations(), both(o.Node.Local), o.list(host))
 		}
 		return o.at(i), found, err
 	}
@@ -166,6 +170,17 @@ func (o Options) by(host backend.Host, u backend.Underlay) string {
 		return "the default route"
 	}
 	return "being the only one"
+}
+
+// annotations writes those of Local as kubectl takes them.
+func (n Node) annotations() string {
+	var list []string
+	for f, ip := range n.Local {
+		if ip.IsValid() {
+			list = append(list, n.LocalBy[f]+"="+ip.String())
+		}
+	}
+	return "annotation " + strings.Join(list, " and ")
 }
 
 // both writes the addresses of a node.

@@ -86,8 +86,8 @@ func TestSelectByNode(t *testing.T) {
 		},
 		{name: "--iface by name, and the annotation's address there", options: underlay.Options{Interfaces: []string{"eth0"}}, node: underlay.Node{Internal: addresses("192.0.2.1"), Local: addresses("192.0.2.2")}, links: three, want: "eth0 192.0.2.2 2001:db8::1", by: "--iface eth0", notes: []string{"peers are told 192.0.2.2, not the Node's InternalIP 192.0.2.1, which is on eth0: the interface is chosen by --iface eth0"}},
 		{
-			name: "an annotation with an address of nobody's", node: underlay.Node{Internal: addresses("192.0.2.1"), Local: addresses("10.9.9.9")}, links: three, routes: byDefault,
-			err: "no interface that is up has 10.9.9.9, which the Node's annotation says to use: there are eth0, eth1, eth2 (down)",
+			name: "an annotation with an address of nobody's", node: underlay.Node{Internal: addresses("192.0.2.1"), Local: addresses("10.9.9.9"), LocalBy: subnet.PerFamily[string]{"example.com/node-public-ip"}}, links: three, routes: byDefault,
+			err: "annotation example.com/node-public-ip=10.9.9.9: no interface that is up has 10.9.9.9 (there are eth0, eth1, eth2 (down))",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

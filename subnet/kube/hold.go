@@ -141,7 +141,7 @@ func (h *holder) lease(n ownNode) (subnet.Lease, error) {
 		return no("%v of the network config, which must be the controller-manager's --cluster-cidr", err)
 	}
 	for _, f := range subnet.Families {
-		if ip := h.override(n, h.names.overwrite[f], f); ip.IsValid() && lease.PublicIPs[f].IsValid() && ip != lease.PublicIPs[f] {
+		if ip, _ := h.override(n, h.names.overwrite[f], f); ip.IsValid() && lease.PublicIPs[f].IsValid() && ip != lease.PublicIPs[f] {
 			if !lease.Sources[f].IsValid() {
 				lease.Sources[f] = lease.PublicIPs[f]
 			}

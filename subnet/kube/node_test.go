@@ -138,7 +138,19 @@ func watchAddresses(t *testing.T, b backend) {
 	want.Internal[subnet.IPv4] = netip.MustParseAddr("192.168.0.8")
 	require.Equal(t, want, next(t, told))
 	b.annotate(t, "n7", map[string]any{prefix + "node-public-ip": "10.0.0.7", prefix + "node-public-ipv6": "2001:db8:a::7"})
-	require.Equal(t, subnet.PerFamily[netip.Addr]{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("2001:db8:a::7")}, next(t, told).Local)
+	want.Local = subnet.PerFamily[netip.Addr]{netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("2001:db8:a::7")}
+	want.LocalBy = subnet.PerFamily[string]{prefix + "node-public-ip", prefix + "node-public-ipv6"}
+	require.Equal(t, want, next(t, told))
+	b.annotate(t, "n7", map[string]any{prefix + "public-ip-overwrite": "rubbish", prefix + "node-public-ipv6": "10.0.0.7", prefix + "public-ipv6-overwrite": "::1"})
+	want.Local[subnet.IPv6], want.LocalBy[subnet.IPv6] = netip.Addr{}, ""
+	want.Unusable = subnet.PerFamily[string]{
+		"annotation " + prefix + `public-ip-overwrite: "rubbish" is not an IPv4 address`,
+		"annotation " + prefix + `node-public-ipv6: "10.0.0.7" is not an IPv6 address; annotation ` + prefix + "public-ipv6-overwrite: ::1 cannot be the address of a node",
+	}
+	require.Equal(t, want, next(t, told))
+	b.annotate(t, "n7", map[string]any{prefix + "public-ip-overwrite": "10.0.0.7", prefix + "node-public-ipv6": nil, prefix + "public-ipv6-overwrite": nil})
+	want.Unusable = subnet.PerFamily[string]{}
+	require.Equal(t, want, next(t, told))
 	b.Leave(t, "n7")
 	b.Join(t, "n8")
 	stop()

@@ -144,7 +144,12 @@ type Addresses struct {
 	Internal subnet.PerFamily[netip.Addr]
 	// Local is of the interface to use: the annotations node-public-ip and
 	// node-public-ipv6.
-	Local subnet.PerFamily[netip.Addr]
+	Local   subnet.PerFamily[netip.Addr]
+	LocalBy subnet.PerFamily[string] // the names of those annotations, where they are used
+	// Unusable is why an annotation of Local, or one that has peers told another
+	// address (public-ip-overwrite and public-ipv6-overwrite), is passed over; ""
+	// for none.
+	Unusable subnet.PerFamily[string]
 }
 
 // WatchAddresses tells the addresses that our Node names, first as they are,
@@ -157,10 +162,7 @@ func (s *Store) WatchAddresses(ctx context.Context, tell func(Addresses)) error 
 	for {
 		n, known, changed := s.own.get()
 		if n.uid != "" || known && last == nil {
-			a := Addresses{Internal: n.internal}
-			for _, f := range subnet.Families {
-				a.Local[f] = s.override(n, s.names.local[f], f)
-			}
+			a := s.addresses(n)
 			if last == nil || *last != a {
 				last = &a
 				tell(a)
@@ -174,9 +176,28 @@ func (s *Store) WatchAddresses(ctx context.Context, tell func(Addresses)) error 
 	}
 }
 
+// addresses returns what WatchAddresses tells of our Node.
+func (s *Store) addresses(n ownNode) Addresses {
+	a := Addresses{Internal: n.internal}
+	for _, f := range subnet.Families {
+		var wrong []string
+		for _, name := range []string{s.names.local[f], s.names.overwrite[f]} {
+			ip, err := s.override(n, name, f)
+			switch {
+			case err != nil:
+				wrong = append(wrong, err.Error())
+			case name == s.names.local[f] && ip.IsValid():
+				a.Local[f], a.LocalBy[f] = ip, name
+			}
+		}
+		a.Unusable[f] = strings.Join(wrong, "; ")
+	}
+	return a
+}
+
 // override returns an address that somebody may have written to our Node for
-// us to read; one that cannot be used is passed over, and logged once.
-func (s *Store) override(n ownNode, name string, f subnet.Family) netip.Addr {
+// us to read; why one cannot be used is logged once.
+func (s *Store) override(n ownNode, name string, f subnet.Family) (netip.Addr, error) {
 	ip, err := host(n.annotations, name, f)
 	why := ""
 	if err != nil {
@@ -189,5 +210,5 @@ func (s *Store) override(n ownNode, name string, f subnet.Family) netip.Addr {
 	if news && err != nil {
 		s.log.WithError(err).Warn("An annotation of our Node is passed over")
 	}
-	return ip
+	return ip, err
 }
