@@ -55,6 +55,9 @@ func status(n *kube.Node) string { return "/api/v1/nodes/" + n.Name + "/status" 
 
 // What the daemons are allowed is enough.
 func TestNothingIsDenied(t *testing.T) {
+	// The last that a daemon asks for, some seconds after it is ready, is an Event.
+	// A Node that was made anew has none of before.
+	described(t, cluster.Nodes[0], "Normal", "TwillReady", "twilld")
 	logs := kubectl(t, "logs", "--namespace=kube-twill", "--selector="+daemonSelector, "--all-containers", "--tail=-1")
 	require.Contains(t, logs, "twilld starts")
 	for _, word := range []string{"forbidden", "denied", "not permitted"} {
