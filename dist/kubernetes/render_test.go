@@ -285,10 +285,8 @@ func TestSchemaOfNetworkConfig(t *testing.T) {
 		var refused *subnet.ConfigError
 		_, err := subnet.ParseConfig([]byte(unknown))
 		require.ErrorAs(t, err, &refused)
-		_, keys, ok := strings.Cut(refused.Want, "the keys here are ")
-		require.True(t, ok, refused.Want)
 		properties, _ := schema.at(append(path, "properties")...).(map[string]any)
-		require.ElementsMatch(t, strings.Split(keys, ", "), slices.Collect(maps.Keys(properties)), path)
+		require.ElementsMatch(t, strings.Split(refused.Keys, ", "), slices.Collect(maps.Keys(properties)), path)
 		require.Equal(t, false, schema.at(append(path, "additionalProperties")...), path)
 	}
 }
