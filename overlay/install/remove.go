@@ -44,8 +44,8 @@ func (h Host) Remove(ctx context.Context, k Links) (removed []string, err error)
 	if err != nil {
 		return nil, err
 	}
-	if attached := attached(all, network.Bridge); len(attached) > 0 {
-		return nil, fmt.Errorf("pods are still attached on this node (%s): drain it, or delete them", strings.Join(attached, ", "))
+	if err := h.attached(all, network.Bridge); err != nil {
+		return nil, err
 	}
 	removed, err = RemovePlugins(filepath.Join(h.Root, h.BinDir))
 	errs := []error{err}
@@ -82,17 +82,6 @@ func (h Host) network() pods.Network {
 	return network
 }
 
-// attached returns the links of pods of ours.
-func attached(all []backend.Interface, bridge string) []string {
-	var names []string
-	for _, i := range all {
-		if bridge != "" && i.Master == bridge || strings.HasPrefix(i.Alias, pods.Type+":") {
-			names = append(names, i.Name)
-		}
-	}
-	return names
-}
-
 // removeState removes what is kept of pods that are no more: addresses, and
 // results of plugins (libcni).
 func (h Host) removeState(network pods.Network) (removed []string, err error) {
@@ -109,7 +98,7 @@ func (h Host) removeState(network pods.Network) (removed []string, err error) {
 	}
 	addresses := filepath.Join(h.Root, network.Dir)
 	remove(addresses)
-	results := filepath.Join(h.Root, "/var/lib/cni/results")
+	results := filepath.Join(h.Root, resultsDir)
 	names, err := os.ReadDir(results)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, fmt.Errorf("listing the results of plugins: %w", err))

@@ -1,10 +1,12 @@
 package install_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/containernetworking/cni/libcni"
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/install"
@@ -56,12 +58,13 @@ func TestRemove(t *testing.T) {
 
 	before := files(t, root)
 	removed, err := gone.Remove(t.Context(), h)
-	require.EqualError(t, err, "pods are still attached on this node (far1): drain it, or delete them")
+	require.ErrorContains(t, err, "pods are still attached on this node (behind the link far1): drain it, or delete them; ")
 	require.Empty(t, removed)
 	require.Equal(t, before, files(t, root), "a pod that cannot be taken down stays for ever")
 	h.run("ip link set far1 nomaster; ip link set far1 alias twill:net1/0123/eth0/10.244.1.2/")
 	_, err = gone.Remove(t.Context(), h)
-	require.ErrorContains(t, err, "far1", "a pod without a bridge")
+	require.ErrorContains(t, err, "(container 0123 behind far1)", "a pod without a bridge")
+	require.ErrorContains(t, err, "; `crictl pods --id CONTAINER` says which pod a container is of")
 	h.run("ip link set far1 alias other")
 
 	put(t, bin+"/portmap", "another's", 0o755)
@@ -83,6 +86,45 @@ func TestRemove(t *testing.T) {
 	removed, err = gone.Remove(t.Context(), h)
 	require.NoError(t, err)
 	require.Empty(t, removed)
+}
+
+// A pod that is still attached is named as Kubernetes does: a runtime keeps what
+// it called the plugins with.
+func TestRemoveNamesPods(t *testing.T) {
+	h := newHost(t)
+	root, bin := t.TempDir(), t.TempDir()
+	put(t, bin+"/twill", "#!/bin/sh\necho '{\"cniVersion\":\"1.0.0\"}'\n", 0o755)
+	list, err := libcni.NetworkConfFromBytes([]byte(`{"name":"cbr0","cniVersion":"1.0.0","plugins":[{"type":"twill"}]}`))
+	require.NoError(t, err)
+	runtime := libcni.NewCNIConfigWithCacheDir([]string{bin}, root+"/var/lib/cni", nil)
+	alias := func(link, container, ifName string) {
+		h.run("ip link set " + link + " alias twill:cbr0/" + container + "/" + ifName + "/10.244.1.2/")
+	}
+	attach := func(link, container, ifName, name string) {
+		_, err := runtime.AddNetworkList(t.Context(), list, &libcni.RuntimeConf{
+			ContainerID: container, NetNS: "/proc/self/ns/net", IfName: ifName,
+			Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "kube-system"}, {"K8S_POD_NAME", name}},
+		})
+		require.NoError(t, err)
+		alias(link, container, ifName)
+	}
+	attach("far0", "0123", "eth0", "node-exporter-x7k2p")
+	attach("far1", "0123", "eth1", "node-exporter-x7k2p")
+	gone := install.Host{Root: root, BinDir: "/opt/cni/bin", ConfDir: "/etc/cni/net.d", RunDir: "/run/twill", StateDir: "/var/lib/twill"}
+	_, err = gone.Remove(t.Context(), h)
+	require.EqualError(t, err, "pods are still attached on this node (kube-system/node-exporter-x7k2p): drain it, or delete them; "+
+		"a drain leaves those of DaemonSets: delete these, or keep them off the node")
+	alias("far1", "4567", "eth0")
+	_, err = gone.Remove(t.Context(), h)
+	require.ErrorContains(t, err, "(container 4567 behind far1, kube-system/node-exporter-x7k2p)")
+
+	for i := range 11 {
+		link := fmt.Sprint("more", i)
+		h.run("ip link add " + link + " type veth peer name peer" + link)
+		attach(link, fmt.Sprint("cafe", i), "eth0", link)
+	}
+	_, err = gone.Remove(t.Context(), h)
+	require.ErrorContains(t, err, "kube-system/more7, and 3 more)")
 }
 
 // On a host of which all was made for us nothing is left, not even directories.
