@@ -128,6 +128,7 @@ type Config struct {
 	LeaseTTL    time.Duration // for which that may be used; 0: for ever, where leases have no end
 	RecallAfter time.Duration // for which the store is asked first
 	StoreName   string        // what is known is known of this store
+	NoConfig    string        // what to do where the store has no network config
 
 	// Position returns how far the store's history has come by what it has told,
 	// to be written to LastGood; nil where the store has no words for that.

@@ -241,6 +241,22 @@ func TestUnderlayChange(t *testing.T) {
 	require.Equal(t, netip.MustParsePrefix("10.244.1.0/24"), claim.Previous[subnet.IPv4])
 }
 
+// Without a network config it is said where one goes, unless the store is what
+// is missing.
+func TestNoConfig(t *testing.T) {
+	b := start(t, func(c *Config, _ *memKernel) { c.NoConfig = "write one" })
+	says := func(want string) {
+		b.Helper()
+		b.eventually(want, func() bool { return b.agent.Status().NotReady[0] == want })
+	}
+	says("no usable network config yet: write one")
+	b.health <- StoreHealth{errors.New("connection refused")}
+	says("no usable network config yet")
+	b.health <- StoreHealth{}
+	b.store.configs <- []byte("{}")
+	says("no usable network config yet: Network is missing; it must be the overlay network's CIDR, as EnableIPv4 is true")
+}
+
 func TestReadiness(t *testing.T) {
 	b := start(t, nil)
 	b.eventually("it says what it waits for", func() bool {

@@ -22,16 +22,16 @@ func (a *Agent) conclude(now time.Time, read, links, rules bool) {
 	if read {
 		a.board.readBack(now)
 	}
-	hostFailed := !read || !links
+	hostFailed, whys := !read || !links, []string{a.board.because(partKernel)}
 	for k := range s.pending {
 		if (k.Kind == backend.KindLink || k.Kind == backend.KindAddress) && a.desired.get(k) != nil {
-			hostFailed = true
+			hostFailed, whys = true, append(whys, a.board.whyFails(k))
 		}
 	}
 	a.board.contention(s.pace.contended(now))
 	reasons := append(a.missing(), a.forwardingOff()...)
 	if hostFailed {
-		reasons = append(reasons, "the device is not as it must be, see failing")
+		reasons = append(reasons, "the device is not as it must be"+slices.Max(whys))
 	}
 	if len(reasons) == 0 && !s.env {
 		if err := a.writeEnv(); err != nil {
@@ -150,7 +150,7 @@ func (a *Agent) missing() []string {
 		missing bool
 		what    string
 	}{
-		{s.config == nil, "no usable network config yet" + a.board.because(partConfig)},
+		{s.config == nil, "no usable network config yet" + cmp.Or(a.board.because(partConfig), a.noConfig())},
 		{s.underlay == nil, "no external interface yet" + a.board.because(partUnderlay)},
 		{s.config != nil && s.underlay != nil && s.planner == nil, "the network config does not fit the underlay" + a.board.because(partFit)},
 		{s.held == nil, "no lease yet" + cmp.Or(a.board.because(partLease), a.board.denial())},
@@ -161,6 +161,15 @@ func (a *Agent) missing() []string {
 		}
 	}
 	return reasons
+}
+
+// noConfig says what to do where a store that answers has no network config, as
+// a clause.
+func (a *Agent) noConfig() string {
+	if a.cfg.NoConfig == "" || a.board.storeAway() != "" {
+		return ""
+	}
+	return ": " + a.cfg.NoConfig
 }
 
 // withdrawEnv takes subnet.env away, as the subnet in it is another node's now:

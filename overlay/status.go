@@ -208,7 +208,11 @@ func (s Status) Text() string {
 	if at := s.Store.Recalled; at != nil {
 		line("", "going by what was known at %s, %s ago", at.Format(time.RFC3339), time.Since(*at).Round(time.Second))
 	}
-	line("repairs", "%d", s.Repairs.Total)
+	if n := len(s.Repairs.Recent); n < s.Repairs.Total {
+		line("repairs", "%d, the last %d:", s.Repairs.Total, n)
+	} else {
+		line("repairs", "%d", s.Repairs.Total)
+	}
 	for _, r := range s.Repairs.Recent {
 		line("", "%s %s: %s -> %s", r.Time.Format(time.RFC3339), r.Object, r.Before, r.After)
 	}
@@ -231,7 +235,7 @@ func (s Status) Text() string {
 		line("refused", "%s (node %s): %s", r.Key, r.Node, r.Reason)
 	}
 	for _, f := range s.Failing {
-		line("failing", "%s since %s: %s", f.Object, f.Since.Format(time.RFC3339), f.Error)
+		line("problem", "%s since %s: %s", f.Object, f.Since.Format(time.RFC3339), f.Error)
 	}
 	for _, p := range s.Stranded {
 		line("stranded", "pod %s: not in this node's subnet, must be made anew", p)

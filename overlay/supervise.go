@@ -70,6 +70,14 @@ func (a *Agent) wait(g *errgroup.Group) error {
 	}
 }
 
+// broke says what it means that a task broke, where it is more than that.
+func broke(task string) string {
+	if task == partLease {
+		return "this node's subnet could not be leased or renewed, will retry"
+	}
+	return "task broke, will retry"
+}
+
 // supervise calls a task again when it breaks, until the context ends. It
 // returns an error when the task panicked.
 func (a *Agent) supervise(ctx context.Context, name string, task func(context.Context) error) error {
@@ -89,7 +97,7 @@ func (a *Agent) supervise(ctx context.Context, name string, task func(context.Co
 		}
 		d := wait.NextBackOff()
 		if err != nil && a.board.problem(name, err) {
-			a.cfg.Log.WithFields(logrus.Fields{"task": name, "retry": d.Round(time.Millisecond).String()}).WithError(err).Warn("task broke, will retry")
+			a.cfg.Log.WithFields(logrus.Fields{"task": name, "retry": d.Round(time.Millisecond).String()}).WithError(err).Warn(broke(name))
 			a.inbox.poke() // the reason why we are not ready may be another
 		}
 		if !pause(ctx, d) {

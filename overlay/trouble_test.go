@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/backend"
@@ -85,11 +87,17 @@ func TestSysctlsThatCannotBeWritten(t *testing.T) {
 }
 
 func TestStoreThatRefusesLosesNoLease(t *testing.T) {
-	b := start(t, nil)
+	var log *logtest.Hook
+	b := start(t, func(c *Config, _ *memKernel) { log = logtest.NewLocal(c.Log.Logger) })
 	b.ready(peer(2, "n2"))
 	b.store.lose <- errors.New("etcd: permission denied")
 	b.eventually("it is told", func() bool { return len(b.agent.Status().Problems) == 1 })
 	require.True(t, b.agent.Status().Ready, "nobody else has our lease")
+	b.eventually("in an operator's words", func() bool {
+		return slices.ContainsFunc(log.AllEntries(), func(e *logrus.Entry) bool {
+			return e.Message == "this node's subnet could not be leased or renewed, will retry" && e.Data["task"] == partLease
+		})
+	})
 }
 
 // The reconciler never waits for hold, whichever claim hold puts back.
@@ -129,7 +137,10 @@ func TestDeviceThatCannotBeMade(t *testing.T) {
 	}
 	b.kernel.mu.Unlock()
 	b.kernel.set(twill1, nil)
-	b.eventually("not ready", func() bool { return !b.agent.Status().Ready })
+	b.eventually("not ready, and why", func() bool {
+		return slices.Equal(b.agent.Status().NotReady, []string{"the device is not as it must be: finding the parent eth0: no such device"})
+	})
+	require.Contains(t, b.agent.Status().Text(), "\nproblem    link twill.1 since ")
 	b.kernel.set(routeKey(2), nil) // as the kernel tells of each entry
 	b.eventually("tried more than once", func() bool {
 		b.kernel.mu.Lock()

@@ -43,6 +43,7 @@ func (o *options) openKube(cfg *overlay.Config, log *logrus.Entry, health func(e
 		return nil, err
 	}
 	cfg.StoreName, cfg.ReportNetwork = s.Name(), s.ReportNetwork
+	cfg.NoConfig = "it is to be in " + o.kube.NetworkConfig + " (--net-config-path), from the ConfigMap"
 	cfg.Announce = s.ReportEvents
 	cfg.NodeAddresses = func(ctx context.Context, tell func(underlay.Node)) error {
 		return s.WatchAddresses(ctx, func(a kube.Addresses) { tell(underlay.Node(a)) })
@@ -56,7 +57,7 @@ func (o *options) openEtcd(cfg *overlay.Config, log *logrus.Entry, health func(e
 	if err != nil {
 		return nil, err
 	}
-	cfg.LeaseTTL = o.etcd.LeaseTTL
+	cfg.LeaseTTL, cfg.NoConfig = o.etcd.LeaseTTL, "write one with twill config set FILE"
 	cfg.StoreName = "etcd " + strings.Join(slices.Sorted(slices.Values(o.etcd.Endpoints)), ",") + " " + o.etcd.Prefix
 	return s, nil
 }
