@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -103,10 +104,7 @@ func CheckFree(dir string) error {
 // Command returns the command line that runs args at a place of the lab in
 // dir, and its environment. With args empty it is a shell.
 func Command(dir, place string, args []string, b Binaries) (argv, env []string, err error) {
-	r, err := readRecord(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, errors.New("no lab is up: start one with `twill lab up`")
-	}
+	r, err := readLab(dir)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -117,17 +115,47 @@ func Command(dir, place string, args []string, b Binaries) (argv, env []string, 
 		known = known && slices.ContainsFunc(r.Pods, func(p podRecord) bool { return p.Name == place })
 		netns = "/run/netns/" + pod
 	}
-	switch {
-	case !known:
+	if !known {
 		return nil, nil, fmt.Errorf("%q is not in the lab: it has %s", place, strings.Join(r.places(), ", "))
-	case !id.alive():
-		return nil, nil, fmt.Errorf("%s is dead: its first process has ended; `twill lab down` and `twill lab up` start afresh", node)
+	}
+	if err := alive(node, id); err != nil {
+		return nil, nil, err
 	}
 	if len(args) == 0 {
 		args = []string{"/bin/sh"}
 	}
 	// What is typed in the lab finds the lab's etcd.
 	return enter(id.PID, netns, args), append(environ(b), "TWILLD_ETCD_ENDPOINTS="+strings.Join(r.Etcd, ",")), nil
+}
+
+// OutsideNetwork returns the command line that runs args on this machine, with
+// its files, but with the network of the lab's host outside.
+func OutsideNetwork(dir string, args []string) (argv []string, err error) {
+	r, err := readLab(dir)
+	if err != nil {
+		return nil, err
+	}
+	id := r.Hosts[outsideName]
+	if err := alive(outsideName, id); err != nil {
+		return nil, err
+	}
+	return append([]string{"nsenter", "-t", strconv.Itoa(id.PID), "--net", "--"}, args...), nil
+}
+
+// readLab reads the record of a lab that is up.
+func readLab(dir string) (record, error) {
+	r, err := readRecord(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, errors.New("no lab is up: start one with `twill lab up`")
+	}
+	return r, err
+}
+
+func alive(host string, id identity) error {
+	if !id.alive() {
+		return fmt.Errorf("%s is dead: its first process has ended; `twill lab down` and `twill lab up` start afresh", host)
+	}
+	return nil
 }
 
 // places lists where commands can run.

@@ -141,7 +141,12 @@ func newKubectl(dir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return run(*dir, "outside", argv)
+			// Its files are the caller's, and what it resolves their names by.
+			argv, err = netlab.OutsideNetwork(*dir, argv)
+			if err != nil {
+				return err
+			}
+			return become(argv, os.Environ())
 		},
 	}
 }
@@ -173,6 +178,10 @@ func run(dir, place string, args []string) error {
 	if err != nil {
 		return err
 	}
+	return become(argv, env)
+}
+
+func become(argv, env []string) error {
 	program, err := exec.LookPath(argv[0])
 	if err != nil {
 		return err
