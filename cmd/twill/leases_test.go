@@ -196,6 +196,8 @@ func TestUnknownCommand(t *testing.T) {
 	_, err := twill(t, "", "doctor")
 	require.Error(t, err)
 	require.Equal(t, `unknown command "doctor" for "twill"; see twill --help`, inWords(newRoot(), err))
+	_, err = twill(t, "", "stats")
+	require.Equal(t, "unknown command \"stats\" for \"twill\"; see twill --help\n\nDid you mean this?\n\tstatus", inWords(newRoot(), err))
 	require.Equal(t, "another", inWords(newRoot(), errors.New("another")))
 }
 

@@ -38,7 +38,8 @@ func run() int {
 func inWords(root *cobra.Command, err error) string {
 	text := err.Error()
 	if strings.HasPrefix(text, "unknown command ") {
-		text = strings.TrimRight(text, "\n") + "; see " + root.Name() + " --help"
+		what, meant, _ := strings.Cut(text, "\n") // "Did you mean this?" and a list
+		text = strings.TrimRight(what+"; see "+root.Name()+" --help\n"+meant, "\n")
 	}
 	return text
 }

@@ -44,7 +44,7 @@ func storeClient(cmd *cobra.Command) (client func(*cobra.Command) (clientv3.Conf
 			DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 5 * time.Second,
 			TLS: tlsConfig, Username: c.Username, Password: string(c.Password), Logger: zap.NewNop(),
 		}), err
-	}, func(err error) error { return c.Hint(err) }
+	}, c.Hint
 }
 
 // clientTLS returns nil for a connection that is not encrypted.

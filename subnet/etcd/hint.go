@@ -8,7 +8,7 @@ import (
 
 // Hint adds to an error of a connection what may be wrong with the settings, as
 // far as the words of gRPC and crypto/tls tell it. They name no endpoint.
-func (c Config) Hint(err error) error {
+func (c *Config) Hint(err error) error {
 	if err == nil {
 		return nil
 	}

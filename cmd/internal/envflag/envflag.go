@@ -59,11 +59,11 @@ func plain(fs *flag.FlagSet, err error) error {
 		fs.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
 		text = "there is no flag --" + m[1]
 		if meant := nearest.Name(m[1], names); meant != "" {
-			text += "; did you mean --" + meant + "?"
+			text += " (did you mean --" + meant + "?)"
 		}
 		return errors.New(text)
 	}
-	if m := invalid.FindStringSubmatch(text); m != nil && fs.Lookup(m[2]) != nil {
+	if m := invalid.FindStringSubmatch(text); len(m) > 2 && fs.Lookup(m[2]) != nil {
 		return fmt.Errorf("invalid value %s for flag --%s: %s", m[1], m[2], reason(fs.Lookup(m[2]), m[3]))
 	}
 	if m := argument.FindStringSubmatch(text); m != nil {

@@ -66,7 +66,7 @@ func TestParse(t *testing.T) {
 		"large number":              {args: []string{"--port", "99999999999999999999"}, err: `invalid value "99999999999999999999" for flag --port: value out of range`},
 		"a value like an error":     {args: []string{"--port", `1" for flag -x: y`}, err: `invalid value "1\" for flag -x: y" for flag --port: want a whole number`},
 		"no value":                  {args: []string{"-lease-ttl"}, err: `flag needs an argument: --lease-ttl`},
-		"misspelt flag":             {args: []string{"--lease-tll=1h"}, err: `there is no flag --lease-tll; did you mean --lease-ttl?`},
+		"misspelt flag":             {args: []string{"--lease-tll=1h"}, err: `there is no flag --lease-tll (did you mean --lease-ttl?)`},
 		"unknown flag":              {args: []string{"-nonsense"}, err: "there is no flag --nonsense"},
 	} {
 		t.Run(name, func(t *testing.T) {
