@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -129,13 +130,18 @@ func (a *Agent) putCNIConf() {
 		return
 	}
 	err := a.readCNIConf()
+	broken := a.cfg.CNIConf.Broken()
 	changed, errPut := a.cfg.CNIConf.Put()
 	err = errors.Join(err, errPut)
 	if a.board.problem(partInstall, err) && err != nil {
 		a.cfg.Log.WithError(err).Warn("CNI config could not be installed, will retry")
 	}
 	if changed {
-		a.cfg.Log.WithField("file", a.cfg.CNIConf.Path).Info("CNI config installed")
+		if log := a.cfg.Log.WithField("file", a.cfg.CNIConf.Path); broken {
+			log.Warn(filepath.Base(a.cfg.CNIConf.Path) + " was not readable; written anew")
+		} else {
+			log.Info("CNI config installed")
+		}
 		s.cniSeen = false
 		a.lookAtCNIConfs()
 	}

@@ -56,6 +56,17 @@ func (c *Conflist) Put() (changed bool, err error) {
 	return true, nil
 }
 
+// Broken reports whether something is in the config's place that no runtime can
+// read.
+func (c *Conflist) Broken() bool {
+	have, err := os.ReadFile(c.Path)
+	if err != nil {
+		return false
+	}
+	_, err = libcni.NetworkConfFromBytes(have)
+	return err != nil
+}
+
 // holds reports whether a config has all that ours has, unchanged and in that
 // order. Service meshes add a plugin of theirs to the config that is there, and
 // do so again whenever it is gone.

@@ -89,6 +89,7 @@ func TestConflist(t *testing.T) {
 	c, err := ReadConflist(source, path)
 	require.NoError(t, err)
 	require.NoFileExists(t, path, "reading puts nothing")
+	require.False(t, c.Broken())
 	for range 2 {
 		changed, err := c.Put()
 		require.NoError(t, err)
@@ -97,7 +98,9 @@ func TestConflist(t *testing.T) {
 		changed, err = c.Put()
 		require.NoError(t, err)
 		require.False(t, changed)
+		require.False(t, c.Broken())
 		write(t, path, "{", 0o644) // somebody spoils it: the next Put mends it
+		require.True(t, c.Broken())
 	}
 	_, err = c.Put()
 	require.NoError(t, err)

@@ -1,0 +1,58 @@
+package overlay
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/overlay/install"
+)
+
+// Our own CNI config is written anew when somebody has overwritten it, with
+// whatever, and is not taken for another's.
+func TestOwnCNIConfOverwritten(t *testing.T) {
+	const ours = `{"name":"cbr0","cniVersion":"1.0.0","plugins":[{"type":"twill"}]}`
+	dir := t.TempDir()
+	source := filepath.Join(dir, "source")
+	require.NoError(t, os.WriteFile(source, []byte(ours), 0o644))
+	netd := filepath.Join(dir, "net.d")
+	conf, err := install.ReadConflist(source, filepath.Join(netd, "10-twill.conflist"))
+	require.NoError(t, err)
+	var log *logtest.Hook
+	var h heard
+	b := start(t, func(c *Config, _ *memKernel) {
+		c.CNIConf, c.CNIConfSource, c.CNIConfDir, c.FullPass, c.Announce = conf, source, netd, 50*time.Millisecond, h.announce
+		log = logtest.NewLocal(c.Log.Logger)
+	})
+	overwrite := func(content string) {
+		require.NoError(t, os.WriteFile(source+".new", []byte(content), 0o644))
+		require.NoError(t, os.Rename(source+".new", conf.Path))
+	}
+	said := func(message string) (times int) {
+		for _, e := range log.AllEntries() {
+			require.NotContains(t, e.Message, "in doubt")
+			if e.Message == message {
+				times++
+			}
+		}
+		return times
+	}
+	const installed, mended = "CNI config installed", "10-twill.conflist was not readable; written anew"
+	b.ready()
+	b.eventually("it is there", func() bool { return said(installed) == 1 })
+	for n, content := range []string{"garbage", "", `{"name":"cbr0","cniVersion":"1.0.0","plugins":[]}`} {
+		overwrite(content)
+		b.eventually("it is written anew", func() bool { return said(mended) == n+1 })
+		have, err := os.ReadFile(conf.Path)
+		require.NoError(t, err)
+		require.Equal(t, ours, string(have))
+	}
+	overwrite(`{"name":"cilium","cniVersion":"1.0.0","plugins":[{"type":"cilium-cni"}]}`)
+	b.eventually("what can be read is replaced as well", func() bool { return said(installed) == 2 })
+	require.Equal(t, 3, said(mended))
+	require.Empty(t, h.of("ForeignCNIConfig"))
+}
