@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/kernel"
 )
 
 func TestHost(t *testing.T) {
@@ -177,4 +178,14 @@ func TestHostTellsRouterAdvertisements(t *testing.T) {
 		require.Equal(t, c.want, eth0.AcceptRA)
 		require.Equal(t, c.forwards, eth0.ForwardsIP6)
 	}
+}
+
+// The kernel has no table of routes before the first link was up.
+func TestHostBeforeAnyLink(t *testing.T) {
+	t.Parallel()
+	ns := emptyNamespace(t)
+	host, err := ns.kernel(kernel.Config{}).Host(t.Context())
+	require.NoError(t, err)
+	require.Len(t, host.Interfaces, 1)
+	require.Empty(t, host.Routes)
 }

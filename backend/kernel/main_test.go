@@ -32,7 +32,8 @@ type namespace struct {
 	*kernel.Kernel
 }
 
-func newNamespace(t *testing.T) *namespace {
+// emptyNamespace has lo alone, which was never up.
+func emptyNamespace(t *testing.T) *namespace {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
@@ -51,6 +52,12 @@ func newNamespace(t *testing.T) *namespace {
 	}()
 	require.NoError(t, <-opened)
 	t.Cleanup(func() { unix.Close(ns.fd) })
+	return ns
+}
+
+func newNamespace(t *testing.T) *namespace {
+	t.Helper()
+	ns := emptyNamespace(t)
 	ns.run("echo 1 > /proc/sys/net/ipv6/conf/default/addr_gen_mode") // no link-local addresses that come later
 	ns.run("ip link set lo up")
 	ns.run("ip link add eth0 mtu 1500 type veth peer name far mtu 1500")

@@ -160,7 +160,8 @@ func (k *Kernel) routes(ctx context.Context, w whose) ([]route, error) {
 			ok = ok && r.family == families[f] && r.table == unix.RT_TABLE_MAIN && r.flags&unix.RTM_F_CLONED == 0
 			return r, ok, err
 		})
-		if err != nil {
+		// No link was ever up here, and the table not made yet (inet_dump_fib).
+		if err != nil && !errors.Is(err, unix.ENOENT) {
 			return nil, fmt.Errorf("reading %s routes: %w", f, err)
 		}
 		all = append(all, rs...)
