@@ -54,6 +54,7 @@ func TestFiftyNodesAtOnce(t *testing.T) {
 				c.awaitWays(t, n)
 				require.Zero(t, logged(t, c.daemon(n), "level=error"))
 				require.Zero(t, logged(t, c.daemon(n), "task broke"))
+				require.Zero(t, logged(t, c.daemon(n), "leased or renewed"))
 			}
 			requireApart(t, c.records(t), nodes, tt.families)
 		})
