@@ -153,7 +153,7 @@ func TestLabRefuses(t *testing.T) {
 		{[]string{"up", "--underlay=none"}, `"none" is no stack, must be ipv4, ipv6 or dual`},
 		{[]string{"up", "--segments=-1"}, "-1 segments do not fit"},
 		{[]string{"up", "--mtu=70000"}, "MTU 70000 is impossible"},
-		{[]string{"exec"}, "requires at least 1 arg"},
+		{[]string{"exec"}, "usage: twill lab exec PLACE"},
 		{[]string{"up", "now"}, `unknown command "now"`},
 	} {
 		out, code := twill(t, append([]string{"lab"}, tt.args...)...)
