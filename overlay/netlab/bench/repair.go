@@ -2,10 +2,12 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/twill-net/twill/subnet"
@@ -74,16 +76,33 @@ func (b *bench) repair(ctx context.Context) error {
 	}
 	for i, size := range sizes {
 		b.step("repair, %d peers", size)
-		if err := b.loadPeers(ctx, size); err != nil {
+		if err := b.repairWith(ctx, size, i == 0); err != nil {
 			return err
 		}
-		for _, c := range b.contenders {
-			if c.name == peerName && i > 0 {
-				continue // what it does not repair takes a minute and a half, however many peers there are
-			}
-			if err := b.repairAll(ctx, c, size); err != nil {
-				return fmt.Errorf("%s with %d peers: %w", c.name, size, err)
-			}
+	}
+	return nil
+}
+
+// repairWith has the daemons repair, with so many peers; the peer daemon only
+// if it is told to: what it does not repair takes a minute and a half, however
+// many peers there are. Else it is stopped, since it would be learning of them
+// for seconds while another one is measured.
+func (b *bench) repairWith(ctx context.Context, size int, both bool) (err error) {
+	if p := b.pairs[peerName]; p != nil && !both {
+		if err := p.signal(ctx, syscall.SIGSTOP); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.signal(ctx, syscall.SIGCONT)) }()
+	}
+	if err := b.loadPeers(ctx, size); err != nil {
+		return err
+	}
+	for _, c := range b.contenders {
+		if c.name == peerName && !both {
+			continue
+		}
+		if err := b.repairAll(ctx, c, size); err != nil {
+			return fmt.Errorf("%s with %d peers: %w", c.name, size, err)
 		}
 	}
 	return nil
