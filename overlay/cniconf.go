@@ -3,7 +3,6 @@ package overlay
 import (
 	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/twill-net/twill/overlay/install"
@@ -37,10 +36,6 @@ func (a *Agent) lookAtCNIConfs() {
 		own = filepath.Base(a.cfg.CNIConf.Path)
 	}
 	before, behind, ours, err := confdir.Foreign(a.cfg.CNIConfDir, own)
-	if own != "" { // whatever is there is written anew
-		is := func(described string) bool { return strings.HasPrefix(described, own+" (") }
-		before, behind = slices.DeleteFunc(before, is), slices.DeleteFunc(behind, is)
-	}
 	if !ours && own == "" { // nobody runs pods on our network here
 		before, behind = nil, nil
 	}

@@ -38,6 +38,7 @@ func Foreign(dir, own string) (before, behind []string, ours bool, err error) {
 		case f.ours() || f.leadsTo(isOurs):
 			passed = true
 		case f.loopback():
+		case filepath.Base(f.path) == own: // whatever is there is written anew
 		case passed || !ours && own < filepath.Base(f.path):
 			behind = append(behind, f.describe())
 		default:
