@@ -12,10 +12,6 @@ import (
 	"github.com/twill-net/twill/overlay/pods"
 )
 
-// resultsDir is where container runtimes keep what they called plugins with and
-// what these answered, of each attachment (libcni, CacheDir).
-const resultsDir = "/var/lib/cni/results"
-
 // mostAttached bounds the pods that a message names.
 const mostAttached = 10
 
@@ -59,7 +55,7 @@ func (h Host) podOf(i backend.Interface) (name string, known bool) {
 	var kept struct {
 		CNIArgs [][2]string `json:"cniArgs"`
 	}
-	content, err := os.ReadFile(filepath.Join(h.Root, resultsDir, p.Network+"-"+p.Container+"-"+p.IfName))
+	content, err := os.ReadFile(filepath.Join(h.Root, pods.DefaultResults, pods.ResultFile(pods.Attachment{Network: p.Network, Container: p.Container, IfName: p.IfName})))
 	if err == nil && json.Unmarshal(content, &kept) == nil {
 		args := map[string]string{}
 		for _, a := range kept.CNIArgs {

@@ -98,7 +98,7 @@ func (h Host) removeState(network pods.Network) (removed []string, err error) {
 	}
 	addresses := filepath.Join(h.Root, network.Dir)
 	remove(addresses)
-	results := filepath.Join(h.Root, resultsDir)
+	results := filepath.Join(h.Root, pods.DefaultResults)
 	names, err := os.ReadDir(results)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		errs = append(errs, fmt.Errorf("listing the results of plugins: %w", err))

@@ -32,7 +32,8 @@ type Leftovers interface {
 // 1.2 fails at every DEL (https://github.com/containernetworking/cni/issues/1055).
 const DefaultResults = "/var/lib/cni/results"
 
-func resultFile(a Attachment) string { return a.Network + "-" + a.Container + "-" + a.IfName }
+// ResultFile is the name of an attachment's file there.
+func ResultFile(a Attachment) string { return a.Network + "-" + a.Container + "-" + a.IfName }
 
 // clear removes what is left of an attachment that is gone, but for its
 // addresses: they come last, as who finds them does all of this again.
@@ -51,7 +52,7 @@ func (s *Sweeper) clear(ctx context.Context, a Attachment) error {
 	root, err := os.OpenRoot(s.Results)
 	if err == nil {
 		defer root.Close()
-		err = root.Remove(resultFile(a))
+		err = root.Remove(ResultFile(a))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("removing the result of an ADD: %w", err)
@@ -197,7 +198,7 @@ func readResult(root *os.Root, file string, n Network) (r result, ours bool) {
 		}
 	}
 	if json.Unmarshal(b, &cached) != nil || cached.NetworkName != n.Name || cached.ContainerID == "" ||
-		file != resultFile(Attachment{Network: n.Name, Container: cached.ContainerID, IfName: cached.IfName}) {
+		file != ResultFile(Attachment{Network: n.Name, Container: cached.ContainerID, IfName: cached.IfName}) {
 		return r, false
 	}
 	r.container, r.ifName = cached.ContainerID, cached.IfName
