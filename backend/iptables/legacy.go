@@ -20,27 +20,30 @@ var tableNames = subnet.PerFamily[string]{
 	subnet.IPv6: "/proc/thread-self/net/ip6_tables_names",
 }
 
-// legacyTable reports whether a legacy table is there. It does not bring it
+// legacyTables returns the legacy tables that are there. It does not bring one
 // about, as any run of iptables-legacy would.
-func legacyTable(f subnet.Family, table string) (bool, error) {
+func legacyTables(f subnet.Family) ([]string, error) {
 	data, err := procfile.Read(tableNames[f])
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("reading which legacy tables there are: %w", err)
+		return nil, fmt.Errorf("reading which legacy tables there are: %w", err)
 	}
-	return slices.Contains(strings.Fields(string(data)), table), nil
+	return strings.Fields(string(data)), nil
+}
+
+// legacyTable reports whether a legacy table is there.
+func legacyTable(f subnet.Family, table string) (bool, error) {
+	tables, err := legacyTables(f)
+	return slices.Contains(tables, table), err
 }
 
 // LegacyUsed reports whether there is any legacy table in the network namespace
 // of the calling thread.
 func LegacyUsed() bool {
-	for _, file := range tableNames {
-		names, err := procfile.Read(file)
-		if err == nil && len(strings.TrimSpace(string(names))) > 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(subnet.Families[:], func(f subnet.Family) bool {
+		tables, err := legacyTables(f)
+		return err == nil && len(tables) > 0
+	})
 }
