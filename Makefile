@@ -6,7 +6,7 @@ MAKEFLAGS   += --no-builtin-rules --no-print-directory
 .ONESHELL:
 
 GO       ?= go
-FUZZTIME ?= 10s
+FUZZTIME ?= 20000x
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BIN      ?= bin
 export GO FUZZTIME VERSION
@@ -86,7 +86,7 @@ verify: ## format, vet, linters, dead code, tidy, generated files, binaries, imp
 	dist/make/verify
 
 .PHONY: fuzz
-fuzz: ## each fuzz target for FUZZTIME (10s)
+fuzz: ## each fuzz target for FUZZTIME inputs (20000x)
 	@dist/make/fuzz
 
 .PHONY: generate
