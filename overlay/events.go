@@ -44,24 +44,31 @@ func (b *inbox) event(e backend.Event, all scope) {
 	}
 }
 
-// hostChanged has the underlay chosen again, soon: a pod that comes is a dozen
-// notifications.
+// A router with a full table may change it all the time, and a node full of pods
+// its interfaces: the next look at either waits lookShare times longer than the
+// last one took, at routes routesPause at least.
+const (
+	lookShare   = 20
+	routesPause = time.Second
+)
+
+// hostChanged has the interfaces looked at, soon, or when their time has come: a
+// pod that comes is a dozen notifications.
 func (b *inbox) hostChanged() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.news.host {
 		b.news.host = true
-		time.AfterFunc(hostDelay, b.poke)
+		time.AfterFunc(max(hostDelay, time.Until(b.hostAt)), b.poke)
 	}
 }
 
-// routesPause is the least time between two looks at the host's own routes, and
-// routesShare how many times longer than a look the next one waits: a router
-// with a full table may change it all the time.
-const (
-	routesPause = time.Second
-	routesShare = 20
-)
+// hostRead notes that the interfaces were looked at, and how long that took.
+func (b *inbox) hostRead(took time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.hostAt = time.Now().Add(lookShare * took)
+}
 
 // routesChanged has the host's routes looked at: soon, as the way to the peers
 // may be another one, or when their time has come.
@@ -78,7 +85,7 @@ func (b *inbox) routesChanged() {
 func (b *inbox) routesRead(took time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.routesAt = time.Now().Add(max(routesPause, routesShare*took))
+	b.routesAt = time.Now().Add(max(routesPause, lookShare*took))
 }
 
 // suspect waits to be told of objects, and reports whether there are any that

@@ -40,6 +40,7 @@ type memKernel struct {
 	changes uint32        // of the state, by anybody
 	deaf    bool          // Watch tells nothing more, until it is called again
 	stuck   chan struct{} // unless nil, Watch does not end before it is closed
+	slow    time.Duration // that Interfaces takes
 }
 
 // looks counts what was read.
@@ -187,6 +188,7 @@ func (k *memKernel) Interfaces(context.Context) ([]backend.Interface, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.looks.interfaces++
+	<-time.After(k.slow)
 	return slices.Clone(k.host.Interfaces), nil
 }
 

@@ -23,8 +23,10 @@ import (
 // returns nil when nothing had to be looked at, or it could not be.
 func (a *Agent) takeHost(ctx context.Context) (seen []backend.Interface, underlay, pods bool) {
 	s := a.state
+	started := time.Now()
 	if s.host && !s.routes {
 		interfaces, err := a.kernel.Interfaces(ctx)
+		a.inbox.hostRead(time.Since(started))
 		if err != nil {
 			return nil, a.noUnderlay(ctx, err), false
 		}
@@ -37,7 +39,7 @@ func (a *Agent) takeHost(ctx context.Context) (seen []backend.Interface, underla
 	if !s.routes {
 		return nil, false, false
 	}
-	started := time.Now()
+	started = time.Now()
 	host, err := a.kernel.Host(ctx)
 	if err != nil {
 		return nil, a.noUnderlay(ctx, err), false

@@ -54,6 +54,31 @@ func TestInterfaceThatMattersCostsRoutes(t *testing.T) {
 	b.eventually("the routes are read", func() bool { return b.kernel.looked().host > before.host })
 }
 
+// A node on which pods come and go all the time, and so many that a look at
+// their interfaces takes long, spends a small share of its time on looks.
+func TestInterfacesArePaced(t *testing.T) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"))
+	const slow = 2 * time.Millisecond
+	b.kernel.mu.Lock()
+	b.kernel.slow = slow
+	b.kernel.mu.Unlock()
+	before := b.kernel.looked()
+	storm, changes := time.Now(), 0
+	b.eventually("half a second of changes", func() bool {
+		b.agent.inbox.event(backend.Event{Host: true}, everything)
+		b.agent.inbox.put(func(*news) {}) // another reason for a pass
+		changes++
+		return time.Since(storm) > 500*time.Millisecond
+	})
+	require.Greater(t, changes, 20)
+	require.LessOrEqual(t, b.kernel.looked().interfaces-before.interfaces, 2+int(time.Since(storm)/(lookShare*slow)))
+	b.edit(backend.Event{Host: true}, func(h *backend.Host) {
+		h.Interfaces = append(h.Interfaces[:len(h.Interfaces):len(h.Interfaces)], backend.Interface{Name: "eth1", MTU: 1500})
+	})
+	b.eventually("the last change is seen", func() bool { return b.kernel.looked().host > before.host })
+}
+
 // A router that changes its table all the time is looked at now and then: the
 // first time at once, and after the last change once more.
 func TestRoutesArePaced(t *testing.T) {

@@ -27,7 +27,8 @@ type inbox struct {
 	located    bool                            // it told of the node's addresses
 	doubtful   map[string]time.Time            // keys a restored store lacks, and when they go
 	unsure     time.Time                       // until then the kernel may know ways that neither store nor file does; zero: not
-	routesAt   time.Time                       // before which the host's routes are not looked at again
+	hostAt     time.Time                       // before which the interfaces are not looked at again
+	routesAt   time.Time                       // nor the host's routes
 	drifting   struct{ since, last time.Time } // when the drift that is waited for began (zero for none), and went on
 	rulesN     uint64                          // how often the rules were told of
 	suspects   map[backend.Key]bool            // see Agent.suspect
@@ -72,7 +73,7 @@ func (b *inbox) poke() {
 	}
 }
 
-// take empties the inbox, but for routes whose time has not come.
+// take empties the inbox, but for interfaces and routes whose time has not come.
 func (b *inbox) take(now time.Time) news {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -90,6 +91,9 @@ func (b *inbox) take(now time.Time) news {
 	}
 	if n.routes && now.Before(b.routesAt) {
 		n.routes, b.news.routes, n.again = false, true, b.routesAt
+	}
+	if n.host && !n.routes && now.Before(b.hostAt) {
+		n.host, b.news.host, n.again = false, true, earliest(b.hostAt, n.again)
 	}
 	return n
 }

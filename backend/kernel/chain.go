@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,18 +20,50 @@ type Chain struct {
 	Name   string
 }
 
+// chainsPatience is how long the kernel may take to say whether chains exist. It
+// answers at once, or when the transaction of somebody else is over.
+const chainsPatience = 10 // s
+
 // Chains reports which of the chains exist, in their order. A kernel without
-// nf_tables has none.
+// nf_tables has none. All are asked for at once, since the CNI plugin does so for
+// each pod that goes.
 func (k *Kernel) Chains(ctx context.Context, chains ...Chain) ([]bool, error) {
-	conn, err := nfnetlink.Dial(ctx, k.cfg.NetNS)
+	there := make([]bool, len(chains))
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("looking for chains of nf_tables: %w", err)
+	}
+	s, err := k.open(unix.NETLINK_NETFILTER, 0)
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
-		return make([]bool, len(chains)), nil
+		return there, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("looking for chains of nf_tables: %w", err)
 	}
-	defer conn.Close()
-	return chainsThere(conn, chains)
+	defer s.close()
+	var m messages
+	for _, c := range chains {
+		m.begin(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETCHAIN, unix.NLM_F_ACK, []byte{c.Family, unix.NFNETLINK_V0, 0, 0})
+		m.bytes(unix.NFTA_CHAIN_TABLE, append([]byte(c.Table), 0))
+		m.bytes(unix.NFTA_CHAIN_NAME, append([]byte(c.Name), 0))
+	}
+	var refused error
+	err = errors.Join(
+		s.set(func(fd int) error {
+			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: chainsPatience})
+		}),
+		s.ask(&m, func(i int, answer message) {
+			if answer.typ != unix.NLMSG_ERROR {
+				return // what the chain is; that it is there is acknowledged
+			}
+			err := answer.err()
+			if there[i] = err == nil; !there[i] && !noChain(err) {
+				refused = cmp.Or(refused, fmt.Errorf("looking for chain %s in table %s: %w", chains[i].Name, chains[i].Table, err))
+			}
+		}))
+	if err = cmp.Or(err, refused); err != nil {
+		return nil, err
+	}
+	return there, nil
 }
 
 func chainsThere(conn *netlink.Conn, chains []Chain) ([]bool, error) {

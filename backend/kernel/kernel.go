@@ -65,7 +65,7 @@ func New(cfg Config) (*Kernel, error) {
 		k.netns = netns.NsHandle(cfg.NetNS)
 	}
 	k.listen = k.subscribe
-	s, err := k.open(0)
+	s, err := k.open(unix.NETLINK_ROUTE, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socket is a socket of NETLINK_ROUTE (netlink(7), rtnetlink(7)) that hears the
-// kernel alone. It has one buffer for all that it reads: that of package nl
+// socket is a netlink socket (netlink(7), rtnetlink(7)) that hears the kernel
+// alone. It has one buffer for all that it reads: that of package nl
 // has 64 KiB anew for each acknowledgement and each notification.
 type socket struct {
 	file *os.File
@@ -24,12 +24,12 @@ type socket struct {
 // (netlink_recvmsg in net/netlink/af_netlink.c: 32 KiB).
 const receiveSize = 64 << 10
 
-// open opens a socket in our namespace that gets the notifications of groups.
-// It waits for what it reads in a system call, which has its end after a
+// open opens a socket of a protocol (unix.NETLINK_*) in our namespace that gets
+// the notifications of groups. It waits for what it reads in a system call, which has its end after a
 // minute, or (nonblocking) in a way that close ends.
-func (k *Kernel) open(nonblocking int, groups ...uint) (s *socket, err error) {
+func (k *Kernel) open(protocol, nonblocking int, groups ...uint) (s *socket, err error) {
 	err = k.inside(func() error {
-		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|nonblocking, unix.NETLINK_ROUTE)
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|nonblocking, protocol)
 		if err != nil {
 			return err
 		}

@@ -22,7 +22,7 @@ var groups = []uint{
 
 // subscribe opens a notification socket.
 func (k *Kernel) subscribe() (*socket, error) {
-	s, err := k.open(unix.SOCK_NONBLOCK, groups...)
+	s, err := k.open(unix.NETLINK_ROUTE, unix.SOCK_NONBLOCK, groups...)
 	if err != nil {
 		return nil, err
 	}

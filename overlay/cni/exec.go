@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -174,12 +173,16 @@ func once(ctx context.Context, path string, stdin []byte, env, args []string) (s
 	if _, err := files[0].WriteAt(stdin, 0); err != nil {
 		return nil, nil, fmt.Errorf("writing the input of %s: %w", path, err)
 	}
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env, cmd.SysProcAttr = env, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[1], files[2]
-	if err = cmd.Start(); err == nil {
-		settle(cmd.Process.Pid)
-		err = cmd.Wait()
+	attr := &syscall.ProcAttr{Env: env, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}}
+	for _, f := range files {
+		attr.Files = append(attr.Files, f.Fd())
+	}
+	// Not by package os, which makes another process first, to learn whether the
+	// kernel has pidfd (os/pidfd_linux.go, checkPidfd).
+	if pid, startErr := syscall.ForkExec(path, append([]string{path}, args...), attr); startErr != nil {
+		err = &os.PathError{Op: "fork/exec", Path: path, Err: startErr}
+	} else {
+		err = await(ctx, pid)
 	}
 	for i, to := range map[int]*[]byte{1: &stdout, 2: &stderr} {
 		// The child's place in the file is ours too (dup(2)).
@@ -190,18 +193,47 @@ func once(ctx context.Context, path string, stdin []byte, env, args []string) (s
 	return stdout, stderr, err
 }
 
-// settle waits for the end of a child, and then a moment for its threads. The
-// kernel tells us of the end when the last of them has left the process, but
-// each has yet to drop what it had in /proc (kernel/exit.c, release_task). Who
-// reaps the child drops the same, and where one of them has lost its CPU in the
-// middle of it, spins until it has got it back (fs/dcache.c,
-// shrink_dcache_parent): 4 ms of CPU at most calls on a busy node. The moment
-// saves two thirds of that; nothing tells when it is over.
-func settle(pid int) {
+// await waits for the end of a child, which is killed when ctx ends before, and
+// says how it ended if not well.
+//
+// Between its end and reaping it a moment is left to its threads. The kernel
+// tells us of the end when the last of them has left the process, but each has
+// yet to drop what it had in /proc (kernel/exit.c, release_task). Who reaps the
+// child drops the same, and where one of them has lost its CPU in the middle of
+// it, spins until it has got it back (fs/dcache.c, shrink_dcache_parent): 4 ms of
+// CPU at most calls on a busy node. The moment saves two thirds of that; nothing
+// tells when it is over.
+func await(ctx context.Context, pid int) error {
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		close(killed)
+	})
 	for errors.Is(unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+	}
+	early := !stop()
+	if early {
+		<-killed // once it is reaped, its number may be another's
 	}
 	moment := unix.NsecToTimespec(int64(300 * time.Microsecond))
 	_ = unix.Nanosleep(&moment, nil)
+	var status syscall.WaitStatus
+	for {
+		if _, err := syscall.Wait4(pid, &status, 0, nil); err == nil {
+			break
+		} else if !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("waiting for the end of process %d: %w", pid, err)
+		}
+	}
+	switch {
+	case early:
+		return ctx.Err()
+	case status.Signaled():
+		return fmt.Errorf("signal: %s", status.Signal())
+	case status.ExitStatus() != 0:
+		return fmt.Errorf("exit status %d", status.ExitStatus())
+	}
+	return nil
 }
 
 // isNamespace reports whether path leads to a namespace. The file that a

@@ -55,31 +55,48 @@ func nftUsable(ctx context.Context, k *kernel.Kernel) bool {
 	return err == nil
 }
 
-// removeRules removes the rules of one attachment, whose addresses are known or
-// nil: those of a masquerading delegate, and if macs is true those of its
-// macspoofchk.
-func removeRules(ctx context.Context, k *kernel.Kernel, network string, a types.GCAttachment, addresses []netip.Addr, macs bool) error {
-	chain := iptablesChain(network, a.ContainerID)
-	lost := gone(network, a)
+// rules are those of one attachment that a delegate may have made: for its
+// masquerade, and for macspoofchk.
+type rules struct {
+	lost       pods.Attachment
+	chain      string // of iptables
+	masquerade bool
+	nat        []natTable
+	macs       bool
+}
+
+// findRules looks for the rules of an attachment. DEL does so before it deletes
+// anything: to close the socket takes a grace period of RCU, some 10 ms, when
+// somebody has just deleted something of nf_tables (nft_rcv_nl_event), and a
+// pod's veth takes its elements of sets along.
+func findRules(ctx context.Context, k *kernel.Kernel, network string, a types.GCAttachment) (rules, error) {
+	r := rules{lost: gone(network, a), chain: iptablesChain(network, a.ContainerID)}
 	there, err := k.Chains(ctx,
 		leftover.MasqueradeChain,
-		kernel.Chain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: chain},
-		kernel.Chain{Family: unix.NFPROTO_IPV6, Table: "nat", Name: chain},
-		leftover.MACChain(lost))
+		kernel.Chain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: r.chain},
+		kernel.Chain{Family: unix.NFPROTO_IPV6, Table: "nat", Name: r.chain},
+		leftover.MACChain(r.lost))
 	if err != nil {
-		return err
+		return rules{}, err
 	}
-	var errs []error
-	if there[0] {
-		errs = append(errs, leftover.RemoveMasquerade(ctx, k, lost))
-	}
+	r.masquerade, r.macs = there[0], there[3]
 	for _, f := range subnet.Families {
-		for _, t := range natTables(f, there[1+int(f)]) {
-			errs = append(errs, t.remove(ctx, chain, addresses))
-		}
+		r.nat = append(r.nat, natTables(f, there[1+int(f)])...)
 	}
-	if there[3] && macs {
-		errs = append(errs, leftover.RemoveMACSpoofCheck(ctx, k, lost))
+	return r, nil
+}
+
+// remove removes the rules of the attachment, whose addresses are known or nil.
+func (r rules) remove(ctx context.Context, k *kernel.Kernel, addresses []netip.Addr) error {
+	var errs []error
+	if r.masquerade {
+		errs = append(errs, leftover.RemoveMasquerade(ctx, k, r.lost))
+	}
+	for _, t := range r.nat {
+		errs = append(errs, t.remove(ctx, r.chain, addresses))
+	}
+	if r.macs {
+		errs = append(errs, leftover.RemoveMACSpoofCheck(ctx, k, r.lost))
 	}
 	return errors.Join(errs...)
 }

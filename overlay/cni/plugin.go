@@ -136,6 +136,15 @@ func (p Plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
+	rules, err := findRules(ctx, host, conf.Name, types.GCAttachment{ContainerID: args.ContainerID, IfName: args.IfName})
+	if err != nil {
+		return ioFailure(err)
+	}
+	// The names of macspoofchk's rules say nothing of the network: those of
+	// another one's live attachment with the same container and interface stay.
+	if other.Is(other.Network, args.ContainerID, args.IfName) {
+		rules.macs = false
+	}
 	if args.Netns == "" {
 		if err := conf.unlink(ctx, host, args); err != nil {
 			return err
@@ -144,11 +153,7 @@ func (p Plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	if err := plugin.del(ctx); err != nil {
 		return err
 	}
-	a := types.GCAttachment{ContainerID: args.ContainerID, IfName: args.IfName}
-	// The names of macspoofchk's rules say nothing of the network: those of
-	// another one's live attachment with the same container and interface stay.
-	macs := !other.Is(other.Network, args.ContainerID, args.IfName)
-	if err := removeRules(ctx, host, conf.Name, a, allAddresses(result), macs); err != nil {
+	if err := rules.remove(ctx, host, allAddresses(result)); err != nil {
 		return ioFailure(err)
 	}
 	return nil
