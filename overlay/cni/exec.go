@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -84,7 +85,7 @@ func (r run) del(ctx context.Context) error {
 // plugin's; wrapping would not do, since skel prints the innermost
 // *types.Error alone.
 func (r run) exec(ctx context.Context, verb, netns string) ([]byte, error) {
-	env := append(environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+r.args.ContainerID, "CNI_NETNS="+netns,
+	env := environ("CNI_COMMAND="+verb, "CNI_CONTAINERID="+r.args.ContainerID, "CNI_NETNS="+netns,
 		"CNI_IFNAME="+r.args.IfName, "CNI_ARGS="+r.args.Args, "CNI_PATH="+r.args.Path)
 	out, stderr, err := child(ctx, r.path, r.JSON, env)
 	if err == nil {
@@ -112,15 +113,19 @@ func (r run) failed(verb string, e *types.Error) error {
 		fmt.Sprintf("running the delegate plugin %s with %s: %s", r.Type, verb, e.Msg), e.Details)
 }
 
-// environ is our environment for a delegate. Plugins are written in Go and do
-// one thing after another: with one processor their threads hand it on less
-// often, which saves a tenth of their CPU.
-func environ() []string {
-	env := os.Environ()
-	if _, set := os.LookupEnv("GOMAXPROCS"); !set {
-		env = append(env, "GOMAXPROCS=1")
+// environ is our environment for a delegate, with what is set for it in the place
+// of what was: of two values a Go program takes the first, others the last.
+// Plugins are written in Go and do one thing after another: with one processor
+// their threads hand it on less often, which saves a tenth of their CPU.
+func environ(set ...string) []string {
+	if _, users := os.LookupEnv("GOMAXPROCS"); !users {
+		set = append(set, "GOMAXPROCS=1")
 	}
-	return env
+	inherited := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.ContainsFunc(set, func(s string) bool { return strings.HasPrefix(s, name+"=") })
+	})
+	return append(inherited, set...)
 }
 
 // busyPatience is for a plugin that is just being written (ETXTBSY).
