@@ -38,10 +38,11 @@ func (p *probe) Damage(a DamageArgs, m *Mended) error {
 	return nil
 }
 
-// awaitWays looks at the kernel until the ways are all there. A look is taken
-// again from time to time: not all that is lost is told.
+// awaitWays looks at the kernel, and hears what comes, until the ways are all
+// there. A look is taken again from time to time, as not all that is lost is told:
+// not often, since at 10 000 entries it takes a core for as long as a repair does.
 func (p *probe) awaitWays(a DamageArgs) (met bool) {
-	const look = 20 * time.Millisecond
+	const look = 100 * time.Millisecond
 	for until := time.Now().Add(a.Within); time.Now().Before(until); {
 		p.observe(p.ctx, p.kernel)
 		p.world.want(Expect{Peers: Peers{First: 1, Count: a.Peers}})
