@@ -60,7 +60,7 @@ func (k *Kernel) Chains(ctx context.Context, chains ...Chain) ([]bool, error) {
 				refused = cmp.Or(refused, fmt.Errorf("looking for chain %s in table %s: %w", chains[i].Name, chains[i].Table, err))
 			}
 		}))
-	if err = cmp.Or(err, refused); err != nil {
+	if err := cmp.Or(err, refused); err != nil {
 		return nil, err
 	}
 	return there, nil
