@@ -191,16 +191,6 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
-// A command that is none says where to find those that are.
-func TestUnknownCommand(t *testing.T) {
-	_, err := twill(t, "", "doctor")
-	require.Error(t, err)
-	require.Equal(t, `unknown command "doctor" for "twill"; see twill --help`, inWords(newRoot(), err))
-	_, err = twill(t, "", "stats")
-	require.Equal(t, "unknown command \"stats\" for \"twill\"; see twill --help\n\nDid you mean this?\n\tstatus", inWords(newRoot(), err))
-	require.Equal(t, "another", inWords(newRoot(), errors.New("another")))
-}
-
 // Who has not said where etcd is may be in a cluster, where there is none.
 func TestNoEtcdWhereNobodySaid(t *testing.T) {
 	refused := errors.New("dial tcp 127.0.0.1:2379: connect: connection refused")

@@ -40,7 +40,6 @@ It speaks etcd's v3 API, serves /health and /metrics on the client URLs, and has
 Without TLS and passwords anybody who reaches the client URLs owns the network: they are on
 loopback until you say otherwise. Certificates: twill store init.
 The default --unsafe-no-fsync=false keeps every acknowledged write over a power cut.` + storeEnvHelp,
-		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := fromEnv(cmd); err != nil {
 				return err
