@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/twill-net/twill/cmd/internal/envflag"
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/etcd"
 	"github.com/twill-net/twill/subnet/etcd/acquire"
@@ -30,7 +28,7 @@ func etcdFlags(cmd *cobra.Command) (withStore func(do func(*etcd.Store) error) e
 	cfg.RegisterFlags(fs)
 	cmd.Flags().AddGoFlagSet(fs)
 	return func(do func(*etcd.Store) error) error {
-		if err := envflag.Apply(fs, "TWILLD", cmd.Flags().Changed, os.LookupEnv); err != nil {
+		if err := fromTwilldEnv(cmd, fs); err != nil {
 			return err
 		}
 		s, err := etcd.New(cfg)

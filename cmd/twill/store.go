@@ -93,10 +93,14 @@ func fromEnv(cmd *cobra.Command, names ...string) error {
 			}
 		})
 	}
+	variables := make([]string, len(names))
+	for i, name := range names {
+		variables[i] = envflag.Name(storeEnv, name)
+	}
+	warnOfVariables(cmd.ErrOrStderr(), variables)
 	var errs []error
-	for _, name := range names {
-		variable := envflag.Name(storeEnv, name)
-		value := os.Getenv(variable)
+	for i, name := range names {
+		variable, value := variables[i], os.Getenv(variables[i])
 		if value == "" || cmd.Flags().Changed(name) {
 			continue
 		}

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
-	"github.com/twill-net/twill/cmd/internal/envflag"
 	"github.com/twill-net/twill/overlay/etcdserver"
 	"github.com/twill-net/twill/overlay/etcdserver/pki"
 	"github.com/twill-net/twill/subnet/etcd"
@@ -31,7 +29,7 @@ func storeClient(cmd *cobra.Command) (client func(*cobra.Command) (clientv3.Conf
 	cmd.Flags().AddGoFlagSet(fs)
 	_ = cmd.Flags().MarkHidden("etcd-prefix") // all of etcd is meant here
 	return func(cmd *cobra.Command) (clientv3.Config, error) {
-		if err := envflag.Apply(fs, "TWILLD", cmd.Flags().Changed, os.LookupEnv); err != nil {
+		if err := fromTwilldEnv(cmd, fs); err != nil {
 			return clientv3.Config{}, err
 		}
 		if err := c.Validate(); err != nil {
