@@ -3,6 +3,7 @@ package kernel_test
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -100,17 +101,41 @@ func TestChains(t *testing.T) {
 		{Family: unix.NFPROTO_IPV4, Table: "nat", Name: "CNI-x"},
 		{Family: unix.NFPROTO_INET, Table: "nat", Name: "CNI-x"},
 		{Family: unix.NFPROTO_IPV4, Table: "nat", Name: "CNI-y"},
+		{Family: unix.NFPROTO_IPV4, Table: "nat", Name: strings.Repeat("longer than a name can be", 20)},
 	}
 	there, err := ns.Chains(t.Context(), chains...)
 	require.NoError(t, err)
-	require.Equal(t, []bool{false, false, false}, there, "there is no table")
+	require.Equal(t, []bool{false, false, false, false}, there, "there is no table")
 	ns.run("nft add table ip nat")
 	ns.run("nft add chain ip nat CNI-x")
 	there, err = ns.Chains(t.Context(), chains...)
 	require.NoError(t, err)
-	require.Equal(t, []bool{true, false, false}, there)
+	require.Equal(t, []bool{true, false, false, false}, there)
 	_, err = ns.Chains(cancelled(t), chains...)
 	require.Error(t, err)
+}
+
+func TestChainsWithoutRights(t *testing.T) {
+	t.Parallel()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with what it may not
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			done <- err
+			return
+		}
+		k, err := kernel.New(kernel.Config{})
+		if err != nil {
+			done <- err
+			return
+		}
+		defer k.Close()
+		_, err = k.Chains(t.Context(), kernel.Chain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: "a"}, kernel.Chain{Family: unix.NFPROTO_IPV4, Table: "nat", Name: "b"})
+		done <- err
+	}()
+	require.ErrorIs(t, <-done, unix.EPERM)
 }
 
 func TestDeleteRules(t *testing.T) {

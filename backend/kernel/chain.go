@@ -25,8 +25,8 @@ type Chain struct {
 const chainsPatience = 10 // s
 
 // Chains reports which of the chains exist, in their order. A kernel without
-// nf_tables has none. All are asked for at once, since the CNI plugin does so for
-// each pod that goes.
+// nf_tables has none. It is made for the CNI plugin, which asks for each pod that
+// goes: a socket that waits in the system call costs no change of threads.
 func (k *Kernel) Chains(ctx context.Context, chains ...Chain) ([]bool, error) {
 	there := make([]bool, len(chains))
 	if err := ctx.Err(); err != nil {
@@ -40,30 +40,39 @@ func (k *Kernel) Chains(ctx context.Context, chains ...Chain) ([]bool, error) {
 		return nil, fmt.Errorf("looking for chains of nf_tables: %w", err)
 	}
 	defer s.close()
-	var m messages
-	for _, c := range chains {
-		m.begin(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETCHAIN, unix.NLM_F_ACK, []byte{c.Family, unix.NFNETLINK_V0, 0, 0})
-		m.bytes(unix.NFTA_CHAIN_TABLE, append([]byte(c.Table), 0))
-		m.bytes(unix.NFTA_CHAIN_NAME, append([]byte(c.Name), 0))
+	err = s.set(func(fd int) error {
+		return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: chainsPatience})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("setting up a netfilter netlink socket: %w", err)
 	}
-	var refused error
-	err = errors.Join(
-		s.set(func(fd int) error {
-			return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: chainsPatience})
-		}),
-		s.ask(&m, func(i int, answer message) {
-			if answer.typ != unix.NLMSG_ERROR {
-				return // what the chain is; that it is there is acknowledged
-			}
-			err := answer.err()
-			if there[i] = err == nil; !there[i] && !noChain(err) {
-				refused = cmp.Or(refused, fmt.Errorf("looking for chain %s in table %s: %w", chains[i].Name, chains[i].Table, err))
-			}
-		}))
-	if err := cmp.Or(err, refused); err != nil {
-		return nil, err
+	for i, c := range chains {
+		// One by one: without the right to ask, all that is sent at once is
+		// refused by a single answer (nfnetlink_rcv).
+		if there[i], err = s.chain(c); err != nil {
+			return nil, fmt.Errorf("looking for chain %s in table %s: %w", c.Name, c.Table, err)
+		}
 	}
 	return there, nil
+}
+
+// chain reports whether a chain exists.
+func (s *socket) chain(c Chain) (bool, error) {
+	var m messages
+	m.begin(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETCHAIN, unix.NLM_F_ACK, []byte{c.Family, unix.NFNETLINK_V0, 0, 0})
+	m.bytes(unix.NFTA_CHAIN_TABLE, append([]byte(c.Table), 0))
+	m.bytes(unix.NFTA_CHAIN_NAME, append([]byte(c.Name), 0))
+	var refused error
+	// What the chain is comes first; that it is there is acknowledged.
+	err := s.ask(&m, func(_ int, answer message) {
+		if answer.typ == unix.NLMSG_ERROR {
+			refused = answer.err()
+		}
+	})
+	if err = cmp.Or(err, refused); noChain(err) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func chainsThere(conn *netlink.Conn, chains []Chain) ([]bool, error) {
@@ -82,9 +91,10 @@ func chainsThere(conn *netlink.Conn, chains []Chain) ([]bool, error) {
 
 // noChain reports whether an error says that there is no such chain. EINVAL:
 // nfnetlink without the subsystem (net/netfilter/nfnetlink.c); EAFNOSUPPORT: nf_tables
-// before 4.17 without the family (net/netfilter/nf_tables_api.c).
+// before 4.17 without the family; ERANGE: longer than a name can be, 31 characters
+// before 4.14 (net/netfilter/nf_tables_api.c).
 func noChain(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EAFNOSUPPORT)
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.ERANGE)
 }
 
 // deleteAttempts bounds how often a deletion is begun anew because something

@@ -25,7 +25,7 @@ func main() {
 	}
 	// One thing after another is done here, and that by the first thread: another
 	// one that had looked at a namespace would leave entries in /proc, over which
-	// who waits for us stumbles (see settle in overlay/cni).
+	// who waits for us stumbles (see await in overlay/cni).
 	runtime.LockOSThread()
 	runtime.GOMAXPROCS(1)
 	plugin := cni.Plugin{Wait: 5 * time.Second, Settle: time.Second}

@@ -1,6 +1,7 @@
 package cni_test
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -118,6 +119,38 @@ func TestDelOfALostNamespace(t *testing.T) {
 		require.Equal(t, []string{"twill:cbr0/other/eth0/10.5.52.3/"}, h.aliases(t))
 		require.Equal(t, []string{"10.5.52.3"}, h.reserved(t))
 	}
+}
+
+// A name that nf_tables cannot have (NFT_NAME_MAXLEN, 256; 32 before Linux 4.14)
+// is no reason to keep a pod's address and veth.
+func TestDelWithALongName(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Env)
+	r := attach(strings.Repeat("c", 250), netns(t))
+	h.add(t, r, h.conf(nil))
+	_, err := h.run("DEL", r, h.conf(nil))
+	require.NoError(t, err)
+	require.Empty(t, h.reserved(t))
+	require.Empty(t, h.veths(t))
+}
+
+// A bridge plugin that was killed in the middle of ADD may leave a child behind,
+// nft, that is done only while DEL is under way.
+func TestDelUndoesWhatComesLate(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Env)
+	dir := t.TempDir()
+	for _, p := range []string{"host-local", "twill"} {
+		require.NoError(t, os.Symlink(filepath.Join(h.bin, p), filepath.Join(dir, p)))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "bridge"), fmt.Appendf(nil, `#!/bin/sh
+[ $CNI_COMMAND = DEL ] && nft 'add table bridge nat; add chain bridge nat cni-br-iface-late-eth0'
+exec %s
+`, filepath.Join(h.bin, "bridge")), 0o755))
+	h.path = dir
+	_, err := h.run("DEL", attach("late", netns(t)), h.conf(nil))
+	require.NoError(t, err)
+	require.NotContains(t, h.rules(t), "late")
 }
 
 // The bridge plugin leaves the rules of macspoofchk when the namespace is gone.

@@ -57,7 +57,7 @@ func (c Conf) Attached(env *envfile.Env, prevResult json.RawMessage, more object
 		return Delegate{}, c.unbuilt(err)
 	}
 	if slices.Contains(masqueraders, d.Type) {
-		conf["ipMasq"], d.Masquerades = false, false // we do, see removeMasquerade
+		conf["ipMasq"], d.Masquerades = false, false // we do, see rules
 	}
 	delete(conf, "prevResult")
 	if prevResult != nil {

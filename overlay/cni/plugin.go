@@ -136,15 +136,8 @@ func (p Plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	rules, err := findRules(ctx, host, conf.Name, types.GCAttachment{ContainerID: args.ContainerID, IfName: args.IfName})
-	if err != nil {
-		return ioFailure(err)
-	}
-	// The names of macspoofchk's rules say nothing of the network: those of
-	// another one's live attachment with the same container and interface stay.
-	if other.Is(other.Network, args.ContainerID, args.IfName) {
-		rules.macs = false
-	}
+	attachment := types.GCAttachment{ContainerID: args.ContainerID, IfName: args.IfName}
+	rules, unknown := findRules(ctx, host, conf.Name, attachment)
 	if args.Netns == "" {
 		if err := conf.unlink(ctx, host, args); err != nil {
 			return err
@@ -152,6 +145,19 @@ func (p Plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	}
 	if err := plugin.del(ctx); err != nil {
 		return err
+	}
+	if raw == nil {
+		// The ADD was cut off, perhaps: what its delegate had begun to run, nft or
+		// iptables, may have ended only now.
+		rules, unknown = findRules(ctx, host, conf.Name, attachment)
+	}
+	if unknown != nil { // and the address is not kept for it
+		return ioFailure(unknown)
+	}
+	// The names of macspoofchk's rules say nothing of the network: those of
+	// another one's live attachment with the same container and interface stay.
+	if other.Is(other.Network, args.ContainerID, args.IfName) {
+		rules.macs = false
 	}
 	if err := rules.remove(ctx, host, allAddresses(result)); err != nil {
 		return ioFailure(err)
