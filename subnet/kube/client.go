@@ -28,10 +28,6 @@ import (
 const (
 	dialTimeout    = 5 * time.Second
 	requestTimeout = 10 * time.Second
-	// How soon an API server that is back is found: 5 000 nodes ask 1 000
-	// times a second then.
-	reconnectMin = 100 * time.Millisecond
-	reconnectMax = 5 * time.Second
 )
 
 // Store is a connection to the API server. Its methods may run at the same

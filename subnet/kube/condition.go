@@ -83,7 +83,7 @@ func (s *Store) settleCondition(ctx context.Context, n ownNode, want subnet.Netw
 	err := s.patch(ctx, p)
 	s.health.Set(taskCondition, err)
 	if err != nil {
-		pace.failed()
+		pace.failed(err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -28,9 +29,9 @@ var errSilent = errors.New("the API server does not answer")
 
 // follower keeps a view of Nodes up to date, each as take made of it.
 //
-// client-go's Reflector lists, watches, and lists again when the server has
-// forgotten the place to go on from. What it asks of the server goes through
-// list and watch, which wait for a server that is away, and doubt its history.
+// client-go's Reflector lists and watches until the server has forgotten the
+// place to go on from. What it asks of the server goes through list and watch,
+// which wait for a server that is away, and doubt its history.
 type follower[T any] struct {
 	*Store
 	task     string
@@ -41,6 +42,8 @@ type follower[T any] struct {
 	put     func(T)
 	gone    func(name string)
 	moved   func(version string) // all of the history up to there was told; nil for nobody to know
+
+	size int // of the last list; it comes from within ListAndWatch
 
 	mu      sync.Mutex
 	version string      // resource version of the last news
@@ -54,9 +57,29 @@ func (f *follower[T]) run(ctx context.Context, version string) {
 	f.version = version
 	lw := &cache.ListWatch{ListWithContextFunc: f.list, WatchFuncWithContext: f.watch}
 	r := cache.NewReflectorWithOptions(lw, &corev1.Node{}, f, cache.ReflectorOptions{Name: f.task})
-	r.RunWithContext(klog.NewContext(ctx, f.klog()))
+	f.repeat(klog.NewContext(ctx, f.klog()), r)
 	f.health.Set(f.task, nil)
 	f.progress.Forget(f.task)
+}
+
+// repeat lists and watches, again and again. The Reflector's own way to do so,
+// RunWithContext, pauses before each list, and after some for up to a minute.
+func (f *follower[T]) repeat(ctx context.Context, r *cache.Reflector) {
+	pace := tasks.NewPace(relistMin, relistMax)
+	for {
+		began := time.Now()
+		if err := r.ListAndWatchWithContext(ctx); err != nil {
+			cache.DefaultWatchErrorHandler(ctx, r, err)
+		}
+		next := pace.NextBackOff()
+		if time.Since(began) >= relistOK {
+			pace.Reset()
+			next = rand.N(relistEach * time.Duration(1+f.size))
+		}
+		if tasks.Pause(ctx, next) != nil {
+			return
+		}
+	}
 }
 
 // watch opens a stream, with a list of all at its beginning if opts ask for
@@ -96,9 +119,10 @@ func (f *follower[T]) list(ctx context.Context, opts metav1.ListOptions) (list r
 // persist runs ask until it succeeds, or fails in a way that the Reflector has
 // to know of, or ctx ends.
 func (f *follower[T]) persist(ctx context.Context, ask func() error) error {
-	pace := tasks.NewPace(reconnectMin, reconnectMax)
+	again := newRetry()
 	for {
 		f.progress.Beat(f.task)
+		began := time.Now()
 		err := ask()
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -108,7 +132,7 @@ func (f *follower[T]) persist(ctx context.Context, ask func() error) error {
 			return err
 		}
 		f.health.Set(f.task, err)
-		if tasks.Pause(ctx, pace.NextBackOff()) != nil {
+		if tasks.Pause(ctx, again.pause(err, began)) != nil {
 			return ctx.Err()
 		}
 	}
@@ -239,6 +263,7 @@ func (f *follower[T]) Replace(list []any, version string) error {
 	back := f.back || behind(version, f.version)
 	f.back, f.version = false, version
 	f.mu.Unlock()
+	f.size = len(all)
 	f.replace(all, back)
 	if f.moved != nil {
 		f.moved(version)

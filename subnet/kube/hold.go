@@ -71,7 +71,7 @@ func (h *holder) settle(ctx context.Context, n ownNode) error {
 		err := h.patch(ctx, p)
 		h.health.Set(taskHold, err)
 		if err != nil {
-			h.pace.failed()
+			h.pace.failed(err)
 			return nil
 		}
 	}
