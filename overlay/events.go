@@ -46,10 +46,13 @@ func (b *inbox) event(e backend.Event, all scope) {
 
 // A router with a full table may change it all the time, and a node full of pods
 // its interfaces: the next look at either waits lookShare times longer than the
-// last one took, at routes routesPause at least.
+// last one took. Not without bounds, as one that has waited long for the kernel's
+// lock has done little.
 const (
 	lookShare   = 20
+	hostMost    = time.Second
 	routesPause = time.Second
+	routesMost  = 10 * time.Second
 )
 
 // hostChanged has the interfaces looked at, soon, or when their time has come: a
@@ -67,7 +70,7 @@ func (b *inbox) hostChanged() {
 func (b *inbox) hostRead(took time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.hostAt = time.Now().Add(lookShare * took)
+	b.hostAt = time.Now().Add(min(hostMost, lookShare*took))
 }
 
 // routesChanged has the host's routes looked at: soon, as the way to the peers
@@ -85,7 +88,7 @@ func (b *inbox) routesChanged() {
 func (b *inbox) routesRead(took time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.routesAt = time.Now().Add(max(routesPause, lookShare*took))
+	b.routesAt = time.Now().Add(min(routesMost, max(routesPause, lookShare*took)))
 }
 
 // suspect waits to be told of objects, and reports whether there are any that

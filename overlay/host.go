@@ -99,13 +99,12 @@ func (a *Agent) options(host backend.Host) (o underlay.Options, notes []string, 
 	if s.node == nil {
 		return o, nil, errNoWord
 	}
-	o.Node = *s.node
-	if !s.nodeRecalled { // else the cluster has not said it
-		doubted := s.doubted
-		o.Node, s.nodeAt = s.belief.Take(*s.node, host, time.Now())
-		if s.doubted = !s.nodeAt.IsZero(); s.doubted && !doubted {
-			a.cfg.Log.WithField("internal_ips", addrs(o.Node.Internal)).Info("the Node's InternalIP is another one or none: the one before counts for some seconds more")
-		}
+	doubted := s.doubted
+	// Also what an earlier run knew: a machine that boots starts kubelet and daemon
+	// at once, and the Node may be without addresses for a moment.
+	o.Node, s.nodeAt = s.belief.Take(*s.node, host, time.Now())
+	if s.doubted = !s.nodeAt.IsZero(); s.doubted && !doubted {
+		a.cfg.Log.WithField("internal_ips", addrs(o.Node.Internal)).Info("the Node's InternalIP is another one or none: the one before counts for some seconds more")
 	}
 	for f, ip := range o.Node.Internal {
 		switch {

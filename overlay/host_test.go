@@ -79,6 +79,18 @@ func TestInterfacesArePaced(t *testing.T) {
 	b.eventually("the last change is seen", func() bool { return b.kernel.looked().host > before.host })
 }
 
+// A look that had to wait for the kernel delays the next ones by a second at most.
+func TestSlowLookAtInterfacesDelaysLittle(t *testing.T) {
+	b := newInbox("n1", newDesired())
+	b.take(time.Now())
+	b.hostRead(time.Minute)
+	b.hostChanged()
+	soon := b.take(time.Now())
+	require.False(t, soon.host)
+	require.LessOrEqual(t, time.Until(soon.again), hostMost)
+	require.True(t, b.take(soon.again).host)
+}
+
 // A router that changes its table all the time is looked at now and then: the
 // first time at once, and after the last change once more.
 func TestRoutesArePaced(t *testing.T) {

@@ -43,8 +43,7 @@ type news struct {
 	nodes                        map[string]bool
 	drift                        map[backend.Key]backend.Object // what the kernel has, where it is not what we want; nil when gone
 	resync                       scope                          // look at these as a whole
-	node                         *underlay.Node                 // other addresses of the node by what the cluster says
-	nodeRecalled                 bool                           // or by the lease that it had
+	node                         *underlay.Node                 // other addresses of the node by what the cluster says, or by the lease that it had
 	host                         bool                           // interfaces or addresses of the host changed
 	routes                       bool                           // routes of the host changed
 	refusals                     bool                           // other records may be refused than before
@@ -110,7 +109,7 @@ func (b *inbox) config(raw []byte) {
 }
 func (b *inbox) node(a underlay.Node) {
 	b.put(func(n *news) {
-		n.node, n.nodeRecalled, n.routes, b.routesAt, b.located = &a, false, true, time.Time{}, true
+		n.node, n.routes, b.routesAt, b.located = &a, true, time.Time{}, true
 	})
 }
 func (b *inbox) held(h subnet.Held) {

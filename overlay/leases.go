@@ -164,7 +164,7 @@ func (b *inbox) recall(s lastgood.State) (taken bool) {
 		b.news.config, b.news.configRecalled = s.Config, true
 	}
 	if !b.located {
-		b.news.node, b.news.nodeRecalled, b.news.routes, b.routesAt = located(s.Own.Lease), true, true, time.Time{}
+		b.news.node, b.news.routes, b.routesAt = located(s.Own.Lease), true, time.Time{}
 	}
 	b.news.held, b.news.heldRecalled, b.news.refusals = &s.Own, true, true
 	b.markNodes(b.snapshot.Replace(s.Records))

@@ -151,6 +151,23 @@ func TestInternalIPThatIsAwayForAMoment(t *testing.T) {
 	})
 }
 
+// Nor does one that is away for a moment when a machine boots: by what the node
+// knew before.
+func TestInternalIPOfAnEarlierRunThatIsAwayForAMoment(t *testing.T) {
+	known := remembered(time.Minute)
+	known.Own.Lease.PublicIPs[subnet.IPv4] = netip.MustParseAddr("192.0.2.1")
+	path := keep(t, known)
+	var say chan<- underlay.Node
+	b := start(t, func(c *Config, k *memKernel) {
+		say, c.LastGood = inCluster(c, k), path
+	})
+	b.eventually("the node is as it was", func() bool { return slices.Equal(b.under().PublicIPs, []string{"192.0.2.1"}) })
+	say <- underlay.Node{}
+	b.store.configs <- []byte(netConf)
+	claim := <-b.store.claims
+	require.Equal(t, "192.0.2.1", claim.PublicIPs[subnet.IPv4].String())
+}
+
 // A node that gets another address is not behind NAT until the cluster knows it.
 func TestUnderlayOfANodeThatIsRenumbered(t *testing.T) {
 	var say chan<- underlay.Node

@@ -27,7 +27,7 @@ type state struct {
 	underlay *backend.Underlay
 	planner  Planner
 	// The store has not told them yet, they are as an earlier run knew them.
-	configRecalled, heldRecalled, nodeRecalled bool
+	configRecalled, heldRecalled bool
 
 	active subnet.Config // what the planner was made for
 	held   *subnet.Held
@@ -134,7 +134,7 @@ func (a *Agent) pass(ctx context.Context) time.Time {
 	}
 
 	if n.node != nil {
-		s.node, s.nodeRecalled = n.node, n.nodeRecalled
+		s.node = n.node
 	}
 	if !s.nodeAt.IsZero() && !now.Before(s.nodeAt) {
 		s.routes, s.nodeAt = true, time.Time{}
