@@ -93,6 +93,7 @@ type Firewall struct {
 	detected  time.Time // when it looked
 	chains    map[iptables.Variant]*iptables.Chains
 	early     subnet.PerFamily[early]
+	seen      seen
 	settled   settled
 
 	swept     time.Time     // iptables-legacy had nothing of ours then
@@ -120,8 +121,9 @@ func (f *Firewall) Sync(ctx context.Context, rules masq.Rules) (masq.Report, err
 		return f.settled.report, nil
 	}
 	f.settled = settled{}
+	lasts := f.seen.lasts(generation, time.Now())
 	report, err := f.sync(ctx, rules)
-	if err == nil {
+	if err == nil && lasts {
 		f.settle(generation, rules, report)
 	}
 	return report, err

@@ -2,6 +2,7 @@ package firewall_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -17,7 +18,11 @@ func TestSettled(t *testing.T) {
 		t.Helper()
 		report := h.mustSync(t, rules(masq.AnyRenderer))
 		require.False(t, report.Changed, what)
-		require.True(t, h.Settled(), what)
+		require.False(t, h.Settled(), "%s: it may not be all in effect yet", what)
+		for until := time.Now().Add(10 * time.Second); !h.Settled(); <-time.After(50 * time.Millisecond) {
+			require.True(t, time.Now().Before(until), what)
+			require.False(t, h.mustSync(t, rules(masq.AnyRenderer)).Changed, what)
+		}
 		require.Equal(t, report, h.mustSync(t, rules(masq.AnyRenderer)), what)
 	}
 	repaired := func(what string) {
