@@ -69,7 +69,7 @@ func TestNoVariableLooksMisspelt(t *testing.T) {
 	for _, c := range leaves(newRoot()) {
 		c.LocalFlags().VisitAll(func(f *pflag.Flag) {
 			switch {
-			case strings.HasPrefix(f.Name, "etcd-"):
+			case strings.HasPrefix(f.Name, "etcd-"), c.CommandPath() == "twill host prepare" && f.Name != "host-root" && f.Name != "help":
 				read = append(read, envflag.Name(twilldEnv, f.Name))
 			case strings.HasPrefix(c.CommandPath(), "twill store"):
 				read = append(read, envflag.Name(storeEnv, f.Name))

@@ -212,6 +212,25 @@ func TestLastWords(t *testing.T) {
 	require.Equal(t, 6, containers)
 }
 
+// Who prepares the host chooses the same interface as the daemon: by the same
+// variables, and by what the daemon knew last.
+func TestPrepareKnowsWhatTwilldKnows(t *testing.T) {
+	t.Parallel()
+	values := filepath.Join(t.TempDir(), "values.yaml")
+	require.NoError(t, os.WriteFile(values, []byte(`{interfaces: [eth1], extraEnv: [{name: TWILLD_IFACE_REGEX, value: "^eth"}]}`), 0o644))
+	d := find(t, render(t, "chart", "chart/twill", "-f", values), "DaemonSet", "twilld")
+	prepare := object(d.at("spec", "template", "spec", "initContainers").([]any)[0].(map[string]any))
+	twilld := object(d.at("spec", "template", "spec", "containers").([]any)[0].(map[string]any))
+	require.Equal(t, "prepare", prepare.text("name"))
+	variable := map[string]any{"name": "TWILLD_IFACE_REGEX", "value": "^eth"}
+	for _, c := range []object{prepare, twilld} {
+		require.Contains(t, c["env"], variable, c.text("name"))
+		require.Contains(t, c["args"], "--iface=eth1", c.text("name"))
+	}
+	require.Contains(t, prepare["volumeMounts"], map[string]any{"name": "state", "mountPath": "/var/lib/twill", "readOnly": true})
+	require.Contains(t, twilld["volumeMounts"], map[string]any{"name": "state", "mountPath": "/var/lib/twill"})
+}
+
 // portmap's backend is its own, and the chart's default leaves the choice to it.
 func TestPortmapBackend(t *testing.T) {
 	t.Parallel()

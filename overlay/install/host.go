@@ -23,6 +23,7 @@ type Kernel interface {
 	Host(ctx context.Context) (backend.Host, error)
 	Observe(ctx context.Context, sysctls []string) (backend.State, error)
 	Apply(ctx context.Context, changes []backend.Change) []error
+	RouteGet(ctx context.Context, addr netip.Addr) (link string, src netip.Addr, err error)
 }
 
 // Preparation is what a host needs before a daemon runs on it that may change
@@ -30,8 +31,8 @@ type Kernel interface {
 type Preparation struct {
 	Config     subnet.Config // the zero value: it is not known, and the host is prepared for each family that it has
 	LoadModule func(ctx context.Context, name string) error
-	Interfaces []string // names or addresses, as the daemon's --iface; none: it is told none
-	SysctlRoot string   // "": /proc/sys
+	Underlay   underlay.Options // by what the daemon chooses its interface, as far as it is known without a store
+	SysctlRoot string           // "": /proc/sys
 }
 
 // bridgeModule lets the host's rules see what crosses a bridge.
@@ -70,7 +71,7 @@ func (p Preparation) Run(ctx context.Context, k Kernel) (changed []string, err e
 	if err != nil {
 		return changed, errors.Join(append(errs, err)...)
 	}
-	want := p.sysctls(host, unknown)
+	want := p.sysctls(host, p.uplinks(ctx, k, host), unknown)
 	if err := errors.Join(errs...); err != nil { // without the module its settings are not there
 		want = slices.DeleteFunc(want, func(o backend.Object) bool {
 			return slices.Contains(BridgeSysctls(p.Config), o)
@@ -114,7 +115,7 @@ func (p Preparation) module(ctx context.Context) (loaded bool, err error) {
 
 // sysctls are the settings that the host is to have. Where the config is not
 // known, they are those of every device of ours, and IPv6 is switched on nowhere.
-func (p Preparation) sysctls(host backend.Host, unknown bool) []backend.Object {
+func (p Preparation) sysctls(host backend.Host, uplinks []string, unknown bool) []backend.Object {
 	want := BridgeSysctls(p.Config)
 	add := func(objects ...backend.Object) {
 		for _, o := range objects {
@@ -124,7 +125,7 @@ func (p Preparation) sysctls(host backend.Host, unknown bool) []backend.Object {
 		}
 	}
 	add(backend.HostObjects(p.Config, subnet.Lease{}, backend.Underlay{}, backend.HostOptions{})...)
-	for _, uplink := range p.uplinks(host) {
+	for _, uplink := range uplinks {
 		add(backend.HostObjects(p.Config, subnet.Lease{}, backend.Underlay{Interface: uplink, TakesRA: true}, backend.HostOptions{})...)
 	}
 	if p.Config.Networks[subnet.IPv6].Enabled() {
@@ -158,8 +159,11 @@ func (p Preparation) ours(device string, unknown bool) bool {
 // uplinks are the interfaces that would stop to take router advertisements when
 // the host forwards, and must not: those with a default route of IPv6, and the
 // one that the daemon would choose to face its peers.
-func (p Preparation) uplinks(host backend.Host) []string {
-	chosen, _ := underlay.Options{Interfaces: p.Interfaces}.Select(host, nil, backend.Underlay{}) // none is found: then the daemon is told by flags
+func (p Preparation) uplinks(ctx context.Context, k Kernel, host backend.Host) []string {
+	o := p.Underlay
+	o.Ours = vxlan.DevicePattern.MatchString
+	route := func(to netip.Addr) (string, netip.Addr, error) { return k.RouteGet(ctx, to) }
+	chosen, _ := o.Select(host, route, backend.Underlay{}) // where there is none yet, the daemon says so
 	var names []string
 	for _, i := range host.Interfaces {
 		hasDefault := slices.ContainsFunc(host.Routes, func(r backend.HostRoute) bool {

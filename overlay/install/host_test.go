@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/twill-net/twill/backend/kernel"
 	"github.com/twill-net/twill/backend/rulestest"
 	"github.com/twill-net/twill/overlay/install"
+	"github.com/twill-net/twill/overlay/underlay"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -113,18 +116,49 @@ func TestPrepareDualStack(t *testing.T) {
 }
 
 // The interface that the daemon is told to use is an uplink, whatever the routes
-// say.
+// say; by whatever it is told.
 func TestPrepareInterface(t *testing.T) {
-	for _, iface := range []string{"eth1", "2001:db8:1::1"} {
-		h := newHost(t)
-		p := install.Preparation{Config: config(t, dual), LoadModule: noModule, Interfaces: []string{"eth9", iface}}
-		changed, err := p.Run(t.Context(), h)
-		require.NoError(t, err)
-		require.Contains(t, changed, "sysctl net/ipv6/conf/eth1/accept_ra: 1 → 2")
-		require.Contains(t, changed, "sysctl net/ipv6/conf/eth0/accept_ra: 1 → 2", "it still has the default route")
-		changed, err = p.Run(t.Context(), h)
-		require.NoError(t, err)
-		require.Empty(t, changed)
+	pattern := func(p string) []*regexp.Regexp {
+		return []*regexp.Regexp{regexp.MustCompile("^eth9$"), regexp.MustCompile(p)}
+	}
+	address := netip.MustParseAddr("2001:db8:1::1")
+	node := func(ip string) (n underlay.Node) {
+		n.Internal[subnet.IPv6] = netip.MustParseAddr(ip)
+		return n
+	}
+	for name, tt := range map[string]struct {
+		options underlay.Options
+		eth0    bool
+	}{
+		"name":               {options: underlay.Options{Interfaces: []string{"eth9", "eth1"}}},
+		"address":            {options: underlay.Options{Interfaces: []string{"eth9", address.String()}}},
+		"pattern of names":   {options: underlay.Options{Patterns: pattern("h1$")}},
+		"pattern, not ours":  {options: underlay.Options{Patterns: pattern("^twill|^eth1")}},
+		"pattern of address": {options: underlay.Options{Patterns: pattern("^2001:db8:1:")}},
+		"route":              {options: underlay.Options{CanReach: netip.MustParseAddr("2001:db8:1::9")}},
+		"the Node":           {options: underlay.Options{Node: node(address.String())}},
+		"another's Node":     {options: underlay.Options{Node: node("2001:db8:7::7")}, eth0: true},
+		"nothing":            {eth0: true},
+		"no interface":       {options: underlay.Options{Interfaces: []string{"eth9"}}, eth0: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			h.run(`ip link add twill.7 type vxlan id 7 dstport 8472 local 192.0.2.10 nolearning
+				ip link set twill.7 up
+				ip address add 10.244.1.0/32 dev twill.7`)
+			p := install.Preparation{Config: config(t, dual), LoadModule: noModule, Underlay: tt.options}
+			changed, err := p.Run(t.Context(), h)
+			require.NoError(t, err)
+			require.Contains(t, changed, "sysctl net/ipv6/conf/eth0/accept_ra: 1 → 2", "it still has the default route")
+			if tt.eth0 {
+				require.NotContains(t, changed, "sysctl net/ipv6/conf/eth1/accept_ra: 1 → 2")
+			} else {
+				require.Contains(t, changed, "sysctl net/ipv6/conf/eth1/accept_ra: 1 → 2")
+			}
+			changed, err = p.Run(t.Context(), h)
+			require.NoError(t, err)
+			require.Empty(t, changed)
+		})
 	}
 }
 
