@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
@@ -17,48 +16,6 @@ import (
 	"github.com/twill-net/twill/overlay/netlab/kube"
 	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 )
-
-// outage is how long a part of the cluster stays away.
-func outage() time.Duration {
-	if os.Getenv("TWILL_LONG") != "" {
-		return time.Minute
-	}
-	return 10 * time.Second
-}
-
-// The API server is away, and daemons start meanwhile: what is there stays.
-func TestAPIServerDown(t *testing.T) {
-	pods := web(t, begin(t), "web")
-	netlabtest.Unharmed(t, "an API server that is down", pairs(hosts(t, pods)), func() {
-		require.NoError(t, cluster.Control.APIServer.Kill(t.Context()))
-		end := time.NewTimer(outage())
-		defer end.Stop()
-		killDaemon(t, cluster.Node(2))
-		select {
-		case <-end.C:
-		case <-t.Context().Done():
-		}
-		require.NoError(t, cluster.Control.APIServer.Restart())
-		require.NoError(t, cluster.WaitAPI(within(t)))
-	})
-	ready(t)
-}
-
-// killDaemon kills the daemon in its container; the kubelet starts it again.
-func killDaemon(t *testing.T, n *kube.Node) {
-	t.Helper()
-	pid, err := n.Exec(t.Context(), "pidof", "-s", "twilld")
-	require.NoError(t, err)
-	_, err = n.Exec(t.Context(), "sh", "-c", `kill -KILL "$1"`, "sh", strings.TrimSpace(pid))
-	require.NoError(t, err)
-	eventually(t, "the kubelet of "+n.Name+" has started twilld again", func(ctx context.Context) error {
-		now, err := n.Exec(ctx, "pidof", "-s", "twilld")
-		if err == nil && now == pid {
-			err = fmt.Errorf("it is process %s still", pid)
-		}
-		return err
-	})
-}
 
 // ready waits until the nodes are Ready and Twill's pods are.
 func ready(t *testing.T) {
