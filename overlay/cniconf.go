@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -8,6 +9,30 @@ import (
 	"github.com/twill-net/twill/overlay/install"
 	"github.com/twill-net/twill/overlay/pods/confdir"
 )
+
+// putCNIConf has the runtime find the node's network, which it may use now.
+func (a *Agent) putCNIConf() {
+	s := a.state
+	if a.cfg.CNIConf == nil || s.cniConf {
+		return
+	}
+	err := a.readCNIConf()
+	changed, broken, errPut := a.cfg.CNIConf.Put()
+	err = errors.Join(err, errPut)
+	if a.board.problem(partInstall, err) && err != nil {
+		a.cfg.Log.WithError(err).Warn("CNI config could not be installed, will retry")
+	}
+	if changed {
+		if log := a.cfg.Log.WithField("file", a.cfg.CNIConf.Path); broken {
+			log.Warn(filepath.Base(a.cfg.CNIConf.Path) + " was not readable; written anew")
+		} else {
+			log.Info("CNI config installed")
+		}
+		s.cniSeen = false
+		a.lookAtCNIConfs()
+	}
+	s.cniConf = true // until the next full pass
+}
 
 // readCNIConf takes what is to be installed as it is now: the file may be a
 // ConfigMap's. One that cannot be used leaves the one before.

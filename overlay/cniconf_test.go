@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/twill-net/twill/overlay/install"
 )
@@ -55,4 +57,45 @@ func TestOwnCNIConfOverwritten(t *testing.T) {
 	b.eventually("what can be read is replaced as well", func() bool { return said(installed) == 2 })
 	require.Equal(t, 3, said(mended))
 	require.Empty(t, h.of("ForeignCNIConfig"))
+}
+
+// A full pass reads the config that is there once, as it does the one that shall
+// be.
+func TestCNIConfReadOnce(t *testing.T) {
+	const ours = `{"name":"cbr0","cniVersion":"1.0.0","plugins":[{"type":"twill"}]}`
+	source, path := filepath.Join(t.TempDir(), "source"), filepath.Join(t.TempDir(), "10-twill.conflist")
+	for _, file := range []string{source, path} {
+		require.NoError(t, os.WriteFile(file, []byte(ours), 0o644))
+	}
+	conf, err := install.ReadConflist(source, path)
+	require.NoError(t, err)
+	b := start(t, func(c *Config, _ *memKernel) {
+		c.CNIConf, c.CNIConfSource, c.FullPass = conf, source, 50*time.Millisecond
+	})
+	b.ready()
+	notify, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	require.NoError(t, err)
+	defer unix.Close(notify)
+	const mask = unix.IN_OPEN | unix.IN_CLOSE // of two equal events in a row the kernel tells one
+	_, err = unix.InotifyAddWatch(notify, source, mask)
+	require.NoError(t, err)
+	there, err := unix.InotifyAddWatch(notify, path, mask)
+	require.NoError(t, err)
+	opened := map[bool]int{} // of the one that is there, and of the source
+	b.eventually("five full passes", func() bool {
+		buf := make([]byte, 1024*unix.SizeofInotifyEvent)
+		n, err := unix.Read(notify, buf)
+		if err != nil {
+			require.ErrorIs(t, err, unix.EAGAIN)
+			return false
+		}
+		for ; n > 0; n -= unix.SizeofInotifyEvent { // watches of files have no names
+			event := buf[n-unix.SizeofInotifyEvent:]
+			if binary.NativeEndian.Uint32(event[4:])&unix.IN_OPEN != 0 {
+				opened[int(binary.NativeEndian.Uint32(event)) == there]++
+			}
+		}
+		return opened[false] >= 5
+	})
+	require.InDelta(t, opened[false], opened[true], 1)
 }

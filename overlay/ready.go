@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -121,31 +120,6 @@ func (a *Agent) report(reasons []string) {
 	}
 	s.network = next
 	newest(a.network, next)
-}
-
-// putCNIConf has the runtime find the node's network, which it may use now.
-func (a *Agent) putCNIConf() {
-	s := a.state
-	if a.cfg.CNIConf == nil || s.cniConf {
-		return
-	}
-	err := a.readCNIConf()
-	broken := a.cfg.CNIConf.Broken()
-	changed, errPut := a.cfg.CNIConf.Put()
-	err = errors.Join(err, errPut)
-	if a.board.problem(partInstall, err) && err != nil {
-		a.cfg.Log.WithError(err).Warn("CNI config could not be installed, will retry")
-	}
-	if changed {
-		if log := a.cfg.Log.WithField("file", a.cfg.CNIConf.Path); broken {
-			log.Warn(filepath.Base(a.cfg.CNIConf.Path) + " was not readable; written anew")
-		} else {
-			log.Info("CNI config installed")
-		}
-		s.cniSeen = false
-		a.lookAtCNIConfs()
-	}
-	s.cniConf = true // until the next full pass
 }
 
 // missing names what there must be before anything can be programmed.

@@ -38,33 +38,26 @@ func ReadConflist(source, path string) (*Conflist, error) {
 }
 
 // Put writes the config, unless all of it is there, perhaps with plugins of
-// others, and reports whether it did.
-func (c *Conflist) Put() (changed bool, err error) {
+// others. It reports whether it did, and whether what was there was broken: no
+// runtime could read it.
+func (c *Conflist) Put() (changed, broken bool, err error) {
 	have, err := os.ReadFile(c.Path)
-	if err == nil && holds(have, c.content) {
-		return false, nil
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("reading the CNI config: %w", err)
+	switch {
+	case err == nil && holds(have, c.content):
+		return false, false, nil
+	case err == nil:
+		_, unreadable := libcni.NetworkConfFromBytes(have)
+		broken = unreadable != nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return false, false, fmt.Errorf("reading the CNI config: %w", err)
 	}
 	if err := os.MkdirAll(filepath.Dir(c.Path), 0o755); err != nil {
-		return false, fmt.Errorf("making the directory of CNI configs: %w", err)
+		return false, broken, fmt.Errorf("making the directory of CNI configs: %w", err)
 	}
 	if err := renameio.WriteFile(c.Path, c.content, 0o644); err != nil {
-		return false, fmt.Errorf("writing the CNI config: %w", err)
+		return false, broken, fmt.Errorf("writing the CNI config: %w", err)
 	}
-	return true, nil
-}
-
-// Broken reports whether something is in the config's place that no runtime can
-// read.
-func (c *Conflist) Broken() bool {
-	have, err := os.ReadFile(c.Path)
-	if err != nil {
-		return false
-	}
-	_, err = libcni.NetworkConfFromBytes(have)
-	return err != nil
+	return true, broken, nil
 }
 
 // holds reports whether a config has all that ours has, unchanged and in that
