@@ -66,6 +66,7 @@ type Claim struct {
 	BackendData PerFamily[string]
 	Previous    PerFamily[netip.Prefix] // preferred while nobody holds them
 	InUse       bool                    // Previous were ours until now, and pods have addresses of them
+	Since       int64                   // with InUse: as of which of the store's revisions; 0: not known
 }
 
 // Announcement returns the lease that the claim makes of the subnets.

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,9 +18,10 @@ import (
 
 // owned is our lease as we last wrote or read it.
 type owned struct {
-	held subnet.Held
-	mod  int64 // revision of our key
-	term term
+	held  subnet.Held
+	mod   int64 // revision of our key
+	since int64 // as of which the subnets are ours
+	term  term
 }
 
 // errConflict says that somebody was faster: list again.
@@ -62,7 +64,7 @@ func (s *Store) tryAcquire(ctx context.Context, claim subnet.Claim, read func(co
 	if err != nil {
 		return owned{}, err
 	}
-	own := owned{held: subnet.Held{Lease: choice.Lease, Key: choice.Key, Created: choice.Own.Created}, mod: choice.Own.Modified}
+	own := owned{held: subnet.Held{Lease: choice.Lease, Key: choice.Key, Created: choice.Own.Created}, mod: choice.Own.Modified, since: choice.Own.Created}
 	attached := list.leaseOf(choice.Own.Key)
 	if !choice.Reserved() {
 		if own.term, err = s.secure(ctx, attached, s.oursOf(choice)); err != nil {
@@ -95,7 +97,7 @@ func (s *Store) write(ctx context.Context, choice acquire.Choice, own owned, lis
 	if err != nil {
 		return owned{}, err
 	}
-	cmps := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", own.mod)}
+	cmps := []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(key), "=", cmp.Or(own.mod, choice.Undone.Modified))}
 	if !choice.Taken {
 		cmps = append(cmps, s.untouched(choice.Lease, listed)...)
 	}
@@ -115,7 +117,8 @@ func (s *Store) write(ctx context.Context, choice acquire.Choice, own owned, lis
 	if choice.Taken {
 		return own, nil
 	}
-	own.held.Created = own.mod
+	own.since = own.mod
+	own.held.Created = cmp.Or(choice.Undone.Created, own.mod)
 	return own, s.yield(ctx, own, listed)
 }
 

@@ -60,7 +60,7 @@ func (h *holder) run(ctx context.Context) error {
 			return err
 		}
 		h.log.WithFields(logrus.Fields{"lease": h.own.held.Key, "reason": lost.reason}).Warn("Our lease is not as we wrote it; acquiring it again")
-		h.claim.Previous, h.claim.InUse = h.own.held.Lease.Subnets, true
+		h.claim.Previous, h.claim.InUse, h.claim.Since = h.own.held.Lease.Subnets, true, h.own.since
 		if time.Since(since) > retakeOK {
 			pace.Reset()
 			retakes = 0

@@ -53,6 +53,41 @@ func TestRestoredFromBackup(t *testing.T) {
 	}
 }
 
+// The backup is from when another node had the subnet that is ours since, and
+// both are alive: each keeps what its pods use.
+func TestRestoredFromBeforeTheSubnetWasOurs(t *testing.T) {
+	t.Parallel()
+	b, way := newBackend(t, etcdtest.Options{}).through(t)
+	s, other := b.open(t), b.open(t)
+	theirs := subnettest.Hold(t, other, subnettest.Claim(t, "n2"))
+	first := theirs.Next(t)
+	b.server.Stop()
+	old := b.server.Backup()
+	b.server.Restart()
+	b.Put(t, first.Key, peerA, false) // stolen: n2 has to go elsewhere
+	moved := theirs.Next(t)
+	require.NotEqual(t, first.Key, moved.Key)
+	b.Delete(t, first.Key)
+	claim := subnettest.Claim(t, "n1")
+	claim.Previous = first.Lease.Subnets
+	ours := subnettest.Hold(t, s, claim)
+	held := ours.Next(t)
+	require.Equal(t, first.Key, held.Key)
+
+	way.Cut()
+	b.server.Stop()
+	b.server.Restore(old)
+	b.server.Restart()
+	way.Heal()
+	require.Equal(t, held.Key, ours.Next(t).Key)
+	require.Equal(t, moved.Key, theirs.Next(t).Key)
+	v := subnettest.Watch(t, s)
+	subnettest.Eventually(t, "each has its own", func() bool {
+		records := v.Records()
+		return len(records) == 2 && records[held.Key].Lease.Node == "n1" && records[moved.Key].Lease.Node == "n2"
+	})
+}
+
 // Behind the same address there is another cluster, with a larger revision.
 func TestAnotherCluster(t *testing.T) {
 	t.Parallel()

@@ -20,7 +20,8 @@ type Choice struct {
 	Lease  subnet.Lease // what stands there then
 	Own    subnet.Record
 	Taken  bool            // Own is the record under Key: ours already, or a flannel's on this machine
-	Delete []subnet.Record // further records of ours
+	Undone subnet.Record   // another's under Key that is undone again; its Key is "" where nobody's is
+	Delete []subnet.Record // further records of ours, or undone again
 	Park   []subnet.Record // reservations of ours that cannot serve: they stay, without an announcement
 	Unused []error         // why those, and reservations parked already, cannot serve
 }
@@ -47,7 +48,9 @@ func Parked(l subnet.Lease) subnet.Lease {
 // reservation first, if its subnets serve the config; else new subnets,
 // c.Previous preferred. While c.Previous are in use, and free, they come before
 // a record of ours with others: a store that was restored from a backup has
-// what we held once. The node's own are the records with its name; without
+// what we held once. Nor do records of others count there that were written before
+// Previous became ours: they had gone by then, and are undone again, but for
+// reservations, which an operator made. The node's own are the records with its name; without
 // a name those with one of its public IPs (a flannel's on this machine, or a
 // reservation made for one); and of another name those with its machine ID and
 // public IP (this node before it was renamed).
@@ -66,7 +69,7 @@ func Choose(c subnet.Claim, records []subnet.Record) (Choice, error) {
 	}
 	others := func(yield func(*subnet.Record) bool) {
 		for i := range records {
-			if r := &records[i]; !owns(&c, r) && !yield(r) {
+			if r := &records[i]; !owns(&c, r) && !undone(&c, r) && !yield(r) {
 				return
 			}
 		}
@@ -106,7 +109,22 @@ func Choose(c subnet.Claim, records []subnet.Record) (Choice, error) {
 	}
 	choice.Lease = c.Announcement(subnets)
 	choice.Key = subnet.EncodeKey(subnets)
+	for i := range records {
+		switch r := &records[i]; {
+		case owns(&c, r) || !undone(&c, r) || !Overlap(r.Lease, choice.Lease):
+		case r.Key == choice.Key:
+			choice.Undone = *r
+		default:
+			choice.Delete = append(choice.Delete, *r)
+		}
+	}
 	return choice, nil
+}
+
+// undone reports whether a record of another node comes from a backup that is
+// older than our hold on Previous: while that was so, nothing of theirs was there.
+func undone(c *subnet.Claim, r *subnet.Record) bool {
+	return c.InUse && !r.Reserved && r.Modified < c.Since && Overlap(r.Lease, subnet.Lease{Subnets: c.Previous})
 }
 
 func owns(c *subnet.Claim, r *subnet.Record) bool {

@@ -145,6 +145,42 @@ func TestPreviousSubnetsAreKept(t *testing.T) {
 	require.True(t, got.Lease.Subnets[subnet.IPv6].IsValid())
 }
 
+// Nor does it matter what others had in former times, before we got what we use.
+func TestRecordsFromBeforeOurTimeAreUndone(t *testing.T) {
+	t.Parallel()
+	of := func(key string, written int64, reserved bool) subnet.Record {
+		return record(key, `{"NodeName":"n2"}`, written, reserved)
+	}
+	for name, tt := range map[string]struct {
+		others      []subnet.Record
+		key, undone string
+		delete      []string
+	}{
+		"under our key":    {[]subnet.Record{of("10.5.7.0-24", 4, false)}, "10.5.7.0-24", "10.5.7.0-24", nil},
+		"it holds ours":    {[]subnet.Record{of("10.5.6.0-23", 4, false)}, "10.5.7.0-24", "", []string{"10.5.6.0-23"}},
+		"elsewhere":        {[]subnet.Record{of("10.5.8.0-24", 4, false)}, "10.5.7.0-24", "", nil},
+		"since, so theirs": {[]subnet.Record{of("10.5.7.0-24", 5, false)}, "10.5.9.0-24", "", nil},
+		"a reservation":    {[]subnet.Record{of("10.5.7.0-24", 4, true)}, "10.5.9.0-24", "", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := subnet.Claim{
+				Node: "n1", BackendType: subnet.BackendVXLAN, Config: parse(t, `{"Network": "10.5.0.0/16", "SubnetMin": "10.5.7.0", "SubnetMax": "10.5.9.0"}`),
+				Previous: subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.5.7.0/24")}, InUse: true, Since: 5,
+			}
+			ours := record("10.5.9.0-24", `{"NodeName":"n1"}`, 1, false)
+			got, err := acquire.Choose(c, append(tt.others, ours))
+			require.NoError(t, err)
+			require.Equal(t, tt.key, got.Key)
+			require.Equal(t, tt.undone, got.Undone.Key)
+			if tt.key != ours.Key {
+				tt.delete = append(tt.delete, ours.Key)
+			}
+			require.ElementsMatch(t, tt.delete, keys(got.Delete))
+		})
+	}
+}
+
 // A store that was restored from a backup has a record of ours of former times.
 func TestSubnetsInUseAreKept(t *testing.T) {
 	t.Parallel()
