@@ -42,6 +42,9 @@ func TestUnknownCommand(t *testing.T) {
 		{args: []string{"store", "--log-level=info", "bakcup"}, where: "twill store", meant: "backup"},
 		{args: []string{"config", "-h=false", "--", "bogus"}, where: "twill config"},
 		{args: []string{"config", "get", "x"}, where: "twill config get"},
+		{args: []string{"help", "stats"}, where: "twill", meant: "status"},
+		{args: []string{"help", "config", "chekc"}, where: "twill config", meant: "check"},
+		{args: []string{"help", "store", "bakcup"}, where: "twill store", meant: "backup"},
 	} {
 		stdout, stderr, code := execution(t, tt.args...)
 		word := tt.args[len(tt.args)-1]
@@ -60,11 +63,16 @@ func TestUnknownCommand(t *testing.T) {
 func TestHelpOfAGroup(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"--help"}, {"config"}, {"config", "--help"}, {"help", "config"}, {"host"}, {"cni"}, {"lab"}, {"lab", "--name", "up"}, {"lab", "-h"}, {"store", "--help"},
-		{"config", "bogus", "--help"}, {"help"},
+		{"config", "bogus", "--help"}, {"help"}, {"help", "store"}, {"help", "completion"},
 	} {
 		stdout, stderr, code := execution(t, args...)
 		require.Zero(t, code, "%v", args)
 		require.Contains(t, stdout, "Available Commands:", "%v", args)
+		require.Empty(t, stderr)
+	}
+	for _, args := range [][]string{{"help", "help"}, {"help", "config", "set"}} {
+		_, stderr, code := execution(t, args...)
+		require.Zero(t, code, "%v", args)
 		require.Empty(t, stderr)
 	}
 	stdout, _, code := execution(t, "__complete", "config", "")

@@ -47,11 +47,21 @@ func execute(ctx context.Context, root *cobra.Command, args []string) int {
 }
 
 // misplaced returns the error of a word that names no command of a group of
-// them; to which cobra itself would show help, and be content. Of the root, and
-// of what does something itself, it is an error there, too.
+// them, or none to help with; to which cobra itself would show help, and be
+// content. Of the root, and of what does something itself, it is an error there,
+// too.
 func misplaced(root *cobra.Command, args []string) error {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	help := len(args) > 0 && args[0] == "help"
+	if help {
+		args = args[1:]
+	}
 	group, rest, err := root.Find(args)
-	if err != nil || group.Runnable() || !group.HasParent() {
+	if help && err != nil {
+		return err
+	}
+	if err != nil || !group.HasParent() || !group.HasSubCommands() || group.Runnable() && !help {
 		return nil //nolint:nilerr // cobra comes across it again
 	}
 	group.InitDefaultHelpFlag()
