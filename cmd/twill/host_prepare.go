@@ -8,8 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -31,50 +29,14 @@ that of the default route. A Node's InternalIP is not known here before twilld h
 
 // prepareFlags are the flags of `twill host prepare` that are twilld's.
 type prepareFlags struct {
-	config, stateDir, canReach string
-	ifaces, patterns           commaList
+	config, stateDir string
+	iface            underlay.Flags
 }
 
 func (p *prepareFlags) register(fs *flag.FlagSet) {
 	fs.StringVar(&p.config, "net-config-path", "/etc/kube-flannel/net-conf.json", "`file` with the network config")
 	fs.StringVar(&p.stateDir, "state-dir", "/var/lib/twill", "`directory` where twilld keeps what it knows")
-	fs.Var(&p.ifaces, "iface", "external interface by its `name` or address: it goes on to take router advertisements; repeated or comma separated")
-	fs.Var(&p.patterns, "iface-regex", "external interface by a regular `expression` for its name or address; looked at after --iface; repeated or comma separated")
-	fs.StringVar(&p.canReach, "iface-can-reach", "", "external interface by the route to this `address`")
-}
-
-// commaList is a repeatable flag which also takes comma lists, split as twilld
-// does: a regular expression may have quotes.
-type commaList []string
-
-func (l *commaList) String() string { return strings.Join(*l, ",") }
-
-func (l *commaList) Set(v string) error {
-	for s := range strings.SplitSeq(v, ",") {
-		if s = strings.TrimSpace(s); s != "" {
-			*l = append(*l, s)
-		}
-	}
-	return nil
-}
-
-// underlay returns by what the daemon will choose its interface.
-func (p *prepareFlags) underlay() (underlay.Options, error) {
-	o := underlay.Options{Interfaces: p.ifaces}
-	for _, pattern := range p.patterns {
-		re, err := regexp.Compile(pattern)
-		if err != nil {
-			return o, fmt.Errorf("--iface-regex %q is not a regular expression: %w", pattern, err)
-		}
-		o.Patterns = append(o.Patterns, re)
-	}
-	var err error
-	if p.canReach != "" {
-		if o.CanReach, err = netip.ParseAddr(p.canReach); err != nil {
-			return o, fmt.Errorf("--iface-can-reach %q is not an address", p.canReach)
-		}
-	}
-	return o, nil
+	p.iface.Register(fs)
 }
 
 // lastAddresses returns the addresses of this node by which twilld spoke to its
@@ -111,7 +73,7 @@ func newHostPrepare() *cobra.Command {
 		if err := fromTwilldEnv(cmd, fs); err != nil {
 			return err
 		}
-		o, err := p.underlay()
+		o, err := p.iface.Options()
 		if err != nil {
 			return err
 		}

@@ -93,7 +93,9 @@ func TestFlagWinsOverVariable(t *testing.T) {
 	t.Setenv("TWILLD_PUBLIC_IP", "192.0.2.1")
 	var o options
 	require.NoError(t, o.parse(o.flags(), []string{"-public-ip", "192.0.2.2"}))
-	require.Equal(t, list{"eth1", "eth2"}, o.ifaces, "a repeatable flag takes a comma list")
+	u, err := o.iface.Options()
+	require.NoError(t, err)
+	require.Equal(t, []string{"eth1", "eth2"}, u.Interfaces, "a repeatable flag takes a comma list")
 	require.Equal(t, "192.0.2.2", o.publicIPs[0])
 }
 
@@ -101,7 +103,9 @@ func TestRepeatedFlagsAdd(t *testing.T) {
 	clear(t)
 	var o options
 	require.NoError(t, o.parse(o.flags(), []string{"--iface=eth0", "--iface", "eth1, 192.0.2.7"}))
-	require.Equal(t, list{"eth0", "eth1", "192.0.2.7"}, o.ifaces)
+	u, err := o.iface.Options()
+	require.NoError(t, err)
+	require.Equal(t, []string{"eth0", "eth1", "192.0.2.7"}, u.Interfaces)
 }
 
 // Flannel's scripts give seconds, ours may give a duration.

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -33,9 +32,8 @@ type options struct {
 
 	nodeName, stateDir, subnetFile, socket string
 
-	ifaces, ifaceRegexes list
-	ifaceCanReach        string
-	publicIPs            subnet.PerFamily[string]
+	iface     underlay.Flags
+	publicIPs subnet.PerFamily[string]
 
 	ipMasq, ipMasqFullyRandomDisable, ipBlackholeRoute bool
 
@@ -51,20 +49,6 @@ type options struct {
 
 	logLevel, logFormat             string
 	cleanup, releaseOnExit, version bool
-}
-
-// list is a repeatable flag which also takes comma lists.
-type list []string
-
-func (l *list) String() string { return strings.Join(*l, ",") }
-
-func (l *list) Set(v string) error {
-	for s := range strings.SplitSeq(v, ",") {
-		if s = strings.TrimSpace(s); s != "" {
-			*l = append(*l, s)
-		}
-	}
-	return nil
 }
 
 // flags returns the flag set that fills o. The standard library's is used for
@@ -83,9 +67,7 @@ func (o *options) flags() *flag.FlagSet {
 	fs.StringVar(&o.stateDir, "state-dir", "/var/lib/twill", "`directory` kept over restarts")
 	fs.StringVar(&o.subnetFile, "subnet-file", "/run/twill/subnet.env", "`file` in which the CNI plugin finds this node's subnet")
 	fs.StringVar(&o.socket, "socket", "/run/twill/twilld.sock", "unix `socket` on which twill status asks")
-	fs.Var(&o.ifaces, "iface", "external interface by its `name` or address; repeated or comma separated, the first that is there counts (default: the default route's; without one, the only interface that has an address)")
-	fs.Var(&o.ifaceRegexes, "iface-regex", "external interface by a regular `expression` for its name or address; looked at after --iface; repeated or comma separated")
-	fs.StringVar(&o.ifaceCanReach, "iface-can-reach", "", "external interface by the route to this `address`")
+	o.iface.Register(fs)
 	fs.StringVar(&o.publicIPs[subnet.IPv4], "public-ip", "", "IPv4 `address` that peers are told, where they see another than ours, behind NAT (default: the interface's)")
 	fs.StringVar(&o.publicIPs[subnet.IPv6], "public-ipv6", "", "IPv6 `address` that peers are told, likewise (default: the interface's)")
 	fs.BoolVar(&o.ipMasq, "ip-masq", false, "masquerade what leaves the overlay network: others see the node's address, not the pod's")
@@ -128,20 +110,11 @@ func (s *seconds) Set(v string) error {
 
 // underlay returns the validated choice of the external interface.
 func (o *options) underlay(ours *regexp.Regexp) (underlay.Options, error) {
-	u := underlay.Options{Interfaces: o.ifaces, Ours: ours.MatchString}
-	for _, p := range o.ifaceRegexes {
-		re, err := regexp.Compile(p)
-		if err != nil {
-			return u, fmt.Errorf("--iface-regex %q is not a regular expression: %w", p, err)
-		}
-		u.Patterns = append(u.Patterns, re)
+	u, err := o.iface.Options()
+	if err != nil {
+		return u, err
 	}
-	var err error
-	if o.ifaceCanReach != "" {
-		if u.CanReach, err = netip.ParseAddr(o.ifaceCanReach); err != nil {
-			return u, fmt.Errorf("--iface-can-reach %q is not an address", o.ifaceCanReach)
-		}
-	}
+	u.Ours = ours.MatchString
 	names := subnet.PerFamily[string]{"--public-ip", "--public-ipv6"}
 	for _, f := range subnet.Families {
 		s := o.publicIPs[f]
