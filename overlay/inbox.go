@@ -25,7 +25,7 @@ type inbox struct {
 	answered   bool                            // the store itself told something: of the leases, or of ours
 	configured bool                            // there is a network config, of the store or of a file
 	located    bool                            // it told of the node's addresses
-	doubtful   map[string]time.Time            // keys a restored store lacks, and when they go
+	doubtful   map[string]doubt                // by key, what a restored store lacks or had otherwise once
 	unsure     time.Time                       // until then the kernel may know ways that neither store nor file does; zero: not
 	hostAt     time.Time                       // before which the interfaces are not looked at again
 	routesAt   time.Time                       // nor the host's routes
@@ -57,7 +57,7 @@ func newInbox(node string, d *desired) *inbox {
 	b := &inbox{
 		wake: make(chan struct{}, 1), desired: d,
 		snapshot: subnet.NewSnapshot(node),
-		doubtful: map[string]time.Time{},
+		doubtful: map[string]doubt{},
 	}
 	// The first pass looks at everything.
 	b.news = news{resync: everything, routes: true, rules: true}

@@ -24,7 +24,9 @@ func (b *inbox) leases(u subnet.Update) {
 	b.news.refusals = true
 	var dirty []string
 	for _, r := range u.Put {
-		delete(b.doubtful, r.Key)
+		if d := b.doubtful[r.Key]; d.instead == nil || d.instead.Modified != r.Modified {
+			delete(b.doubtful, r.Key)
+		}
 	}
 	if u.Full {
 		list := u.Put
@@ -45,31 +47,62 @@ func (b *inbox) leases(u subnet.Update) {
 			dirty = append(dirty, b.snapshot.Put(r)...)
 		}
 		for _, key := range u.Gone {
+			if d := b.doubtful[key]; d.instead != nil { // that is what has gone
+				b.doubtful[key] = doubt{until: d.until}
+				continue
+			}
 			dirty = append(dirty, b.snapshot.Delete(key)...)
 		}
 	}
 	b.markNodes(dirty)
 }
 
-// keepDoubtful adds to the list the records that a restored store lacked when
-// it was first seen, for as long as they are kept. Called with the lock held.
-func (b *inbox) keepDoubtful(list []subnet.Record, wentBack bool) []subnet.Record {
-	listed := make(map[string]bool, len(list))
-	for _, r := range list {
-		listed[r.Key] = true
+// doubt is of a record that a restored store lacked when it was first seen, or had
+// as it was in former times.
+type doubt struct {
+	until   time.Time
+	instead *subnet.Record // what the store has in its place; nil for nothing
+}
+
+// keepDoubtful returns the list with the records that are doubtful, for as long as
+// they are kept. Called with the lock held.
+func (b *inbox) keepDoubtful(listed []subnet.Record, wentBack bool) []subnet.Record {
+	list := slices.Clone(listed)
+	at := make(map[string]int, len(list))
+	for i, r := range list {
+		at[r.Key] = i
 	}
 	until := time.Now().Add(removalDelay)
-	for _, r := range b.snapshot.Records() {
-		_, doubtful := b.doubtful[r.Key]
-		if listed[r.Key] || !doubtful && !wentBack {
-			continue
-		}
-		list = append(list, r)
-		if !doubtful {
-			b.doubtful[r.Key] = until
+	for _, known := range b.snapshot.Records() {
+		_, doubtful := b.doubtful[known.Key]
+		i, has := at[known.Key]
+		switch {
+		case has && wentBack && !doubtful && listed[i].Modified < known.Modified && listed[i].Lease != known.Lease:
+			instead := listed[i]
+			b.doubtful[known.Key] = doubt{until, &instead}
+			list[i] = known
+		case has && doubtful:
+			list[i] = known
+		case has || !doubtful && !wentBack:
+		default:
+			list = append(list, known)
+			if !doubtful {
+				b.doubtful[known.Key] = doubt{until: until}
+			}
 		}
 	}
 	return list
+}
+
+// resolve lets a doubtful record go, for what the store has. Called with the lock
+// held.
+func (b *inbox) resolve(key string) (dirty []string) {
+	d := b.doubtful[key]
+	delete(b.doubtful, key)
+	if d.instead != nil {
+		return b.snapshot.Put(*d.instead)
+	}
+	return b.snapshot.Delete(key)
 }
 
 // announced lets go the doubtful records of a node that has announced itself
@@ -81,8 +114,7 @@ func (b *inbox) announced(r subnet.Record) (dirty []string) {
 	}
 	for _, key := range b.snapshot.KeysOf(r.Lease.ID()) {
 		if _, ok := b.doubtful[key]; ok && key != r.Key {
-			delete(b.doubtful, key)
-			dirty = append(dirty, b.snapshot.Delete(key)...)
+			dirty = append(dirty, b.resolve(key)...)
 		}
 	}
 	return dirty
@@ -93,15 +125,14 @@ func (b *inbox) announced(r subnet.Record) (dirty []string) {
 func (b *inbox) expire(now time.Time) (next time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for key, until := range b.doubtful {
+	for key, d := range b.doubtful {
 		switch {
-		case !now.Before(until):
-			delete(b.doubtful, key)
-			b.markNodes(b.snapshot.Delete(key))
+		case !now.Before(d.until):
+			b.markNodes(b.resolve(key))
 			b.news.refusals = true
 			b.told++ // it is to be remembered
-		case next.IsZero() || until.Before(next):
-			next = until
+		case next.IsZero() || d.until.Before(next):
+			next = d.until
 		}
 	}
 	switch {

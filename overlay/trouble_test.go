@@ -223,6 +223,78 @@ func TestBackupDoesNotBeatDoubtfulRecord(t *testing.T) {
 	require.Nil(t, b.kernel.get(routeKey(8)))
 }
 
+// via returns to which node the packets for a VTEP go, by the last octet of its
+// MAC address.
+func (b *bench) via(i byte) netip.Addr {
+	b.kernel.mu.Lock()
+	defer b.kernel.mu.Unlock()
+	for _, o := range b.kernel.state {
+		if f, ok := o.(backend.FDB); ok && f.MAC == (subnet.MAC{2, 5: i}) {
+			return f.Dst
+		}
+	}
+	return netip.Addr{}
+}
+
+// Nor does one of another node that had the subnet then: who has it now will say
+// so, and is in its place meanwhile.
+func TestFormerOwnerDoesNotBeatDoubtfulRecord(t *testing.T) {
+	newer := func(i byte, name string, modified int64) subnet.Record {
+		r := peer(i, name)
+		r.Created, r.Modified = modified, modified
+		return r
+	}
+	now, moved := newer(3, "n3", 9000), newer(8, "n2", 9001)
+	was := peer(3, "n2")
+	was.Lease.PublicIPs[subnet.IPv4] = netip.MustParseAddr("192.168.0.77")
+	wentBack := subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{was, peer(4, "n4")}}
+	taken := func(b *bench) {
+		b.store.updates <- wentBack
+		b.eventually("the list was taken", func() bool { return b.kernel.get(routeKey(4)) != nil })
+		require.Equal(t, now.Lease.PublicIPs[0], b.via(3))
+		require.Equal(t, moved.Lease.PublicIPs[0], b.via(8))
+	}
+	last := func(b *bench) {
+		b.store.updates <- subnet.Update{Put: []subnet.Record{peer(5, "n5")}}
+		b.eventually("what came last was taken", func() bool { return b.kernel.get(routeKey(5)) != nil })
+	}
+	for name, then := range map[string]func(*bench){
+		"listed again": func(b *bench) {
+			b.store.updates <- subnet.Update{Full: true, Put: []subnet.Record{was, peer(4, "n4")}}
+			last(b)
+			require.Equal(t, now.Lease.PublicIPs[0], b.via(3))
+		},
+		"the former one goes": func(b *bench) {
+			b.store.updates <- subnet.Update{Put: []subnet.Record{newer(8, "n2", 5000)}, Gone: []string{was.Key}}
+			last(b)
+			require.Equal(t, now.Lease.PublicIPs[0], b.via(3))
+		},
+		"its owner says so": func(b *bench) {
+			b.store.updates <- subnet.Update{Put: []subnet.Record{newer(3, "n3", 5000)}}
+			b.store.updates <- subnet.Update{Gone: []string{now.Key}}
+			b.eventually("and goes", func() bool { return b.kernel.get(routeKey(3)) == nil })
+		},
+		"its owner is elsewhere": func(b *bench) {
+			b.store.updates <- subnet.Update{Put: []subnet.Record{newer(9, "n3", 5000)}}
+			b.eventually("the way to where it is", func() bool { return b.kernel.get(routeKey(9)) != nil })
+			require.NotEqual(t, now.Lease.PublicIPs[0], b.via(3))
+		},
+		"the former one says so": func(b *bench) {
+			again := was
+			again.Modified = 5000
+			b.store.updates <- subnet.Update{Put: []subnet.Record{again}}
+			b.eventually("it is", func() bool { return b.via(3) == was.Lease.PublicIPs[0] })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, nil)
+			b.ready(now, moved)
+			taken(b)
+			then(b)
+		})
+	}
+}
+
 func TestWatchThatWorksAgainIsNoProblem(t *testing.T) {
 	b := start(t, nil)
 	b.ready(peer(2, "n2"))
