@@ -24,7 +24,7 @@ type Options struct {
 	PeerCNI  string // its CNI plugin; empty: none, and no pods of it
 	NFTables bool   // EnableNFTables in the network config: a peer daemon uses nftables; Twill does anyway
 	Sizes    []Size
-	Reps     int // of each test of the data path, and of each repair
+	Reps     int // of each test of the data path
 	Pods     int // of each CNI measurement
 	Only     []string
 	Quick    bool
@@ -41,14 +41,14 @@ type Size struct {
 
 // Full returns what fits into a quarter of an hour.
 func Full() Options {
-	return Options{Limit: 15 * time.Minute, Reps: 8, Pods: 60, Sizes: []Size{
+	return Options{Limit: 15 * time.Minute, Reps: 32, Pods: 60, Sizes: []Size{
 		{100, 3, 40}, {1000, 3, 40}, {5000, 2, 50}, {20000, 2, 50},
 	}}
 }
 
 // Quick returns what fits into three minutes.
 func Quick() Options {
-	return Options{Quick: true, Limit: 3 * time.Minute, Reps: 4, Pods: 20, Sizes: []Size{{100, 1, 30}, {1000, 1, 30}, {20000, 2, 30}}}
+	return Options{Quick: true, Limit: 3 * time.Minute, Reps: 16, Pods: 20, Sizes: []Size{{100, 1, 30}, {1000, 1, 30}, {20000, 2, 30}}}
 }
 
 // bench is one run.

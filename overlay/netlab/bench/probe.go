@@ -125,9 +125,7 @@ func (p *probe) Watch(a WatchArgs, _ *Nothing) (err error) {
 
 // observe takes a dump where notifications do not tell.
 func (p *probe) observe(ctx context.Context, k *kernel.Kernel) {
-	if s, err := k.Observe(ctx, nil); err == nil {
-		p.world.reset(s)
-	}
+	p.world.look(func() (backend.State, error) { return k.Observe(ctx, nil) })
 }
 
 // Want sets what Await waits for.

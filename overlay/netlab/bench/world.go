@@ -56,6 +56,9 @@ type world struct {
 	pending int
 	met     chan struct{} // closed when nothing is pending
 	metAt   int64
+
+	dumping   bool            // look is under way,
+	meanwhile []backend.Event // and this was told since it began
 }
 
 func newWorld() *world {
@@ -93,6 +96,24 @@ func (w *world) event(e backend.Event) {
 	defer w.mu.Unlock()
 	w.events[e.Key.Kind.String()]++
 	w.take(e.Key, e.Object)
+	if w.dumping {
+		w.meanwhile = append(w.meanwhile, e)
+	}
+}
+
+// look takes a dump in the place of all that is known, but for what is told while
+// it is made.
+func (w *world) look(dump func() (backend.State, error)) {
+	w.mu.Lock()
+	w.dumping = true
+	w.mu.Unlock()
+	s, err := dump()
+	if err == nil {
+		w.reset(s)
+	}
+	w.mu.Lock()
+	w.dumping, w.meanwhile = false, nil
+	w.mu.Unlock()
 }
 
 // take notes what is under a key. Called with the lock held.
@@ -155,7 +176,8 @@ func (w *way) take(k backend.Key, o backend.Object) {
 	}
 }
 
-// reset takes a dump in the place of all that was known.
+// reset takes a dump in the place of all that was known, and what was told
+// meanwhile.
 func (w *world) reset(s backend.State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -163,6 +185,11 @@ func (w *world) reset(s backend.State) {
 	for k, o := range s {
 		if number, ok := numberOf(k); ok {
 			w.ways[number].take(k, o)
+		}
+	}
+	for _, e := range w.meanwhile {
+		if number, ok := numberOf(e.Key); ok {
+			w.ways[number].take(e.Key, e.Object)
 		}
 	}
 	w.pending = 0

@@ -56,8 +56,22 @@ func TestWorld(t *testing.T) {
 	w.want(Expect{Peers: Peers{301, 1, 0}, Gone: true})
 	event(objects(peer{301, 0})[2], true)
 	require.False(t, w.seen().Met)
-	w.reset(backend.NewState(objects(peer{300, 1})...)) // a dump says the rest
+	dump := func() (backend.State, error) { return backend.NewState(objects(peer{300, 1})...), nil }
+	w.look(dump) // says the rest
 	require.True(t, w.seen().Met)
+
+	// What is told while a dump is made is newer than it.
+	w.want(Expect{Peers: Peers{302, 1, 0}})
+	w.look(func() (backend.State, error) {
+		for _, o := range objects(peer{302, 0}) {
+			event(o, false)
+		}
+		return dump()
+	})
+	require.True(t, w.seen().Met)
+	w.look(dump)
+	w.want(Expect{Peers: Peers{302, 1, 0}})
+	require.False(t, w.seen().Met)
 }
 
 func TestPeers(t *testing.T) {
