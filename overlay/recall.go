@@ -32,7 +32,7 @@ const clockError = 5 * time.Minute
 
 // recall takes what an earlier run knew as the news, when the store has told
 // nothing for a while, until it tells what is so: a node that boots while the
-// store is down has its network. Where the kernel still has a device of ours
+// store is down has its network. While the kernel still has a device of ours
 // it knows better, being newer than any file. Nothing is deleted for what is
 // recalled (see inbox.inSync), nothing announced, and the node is not ready.
 func (a *Agent) recall(ctx context.Context) error {
@@ -40,12 +40,15 @@ func (a *Agent) recall(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	have, err := a.kernel.Observe(ctx, nil)
-	if err != nil {
-		return err
-	}
-	for k := range have {
-		if k.Kind == backend.KindLink {
+	for {
+		have, err := a.kernel.Observe(ctx, nil)
+		if err != nil {
+			return err
+		}
+		if !hasLink(have) {
+			break
+		}
+		if !pause(ctx, a.cfg.FullPass) || a.inbox.heard() {
 			<-ctx.Done()
 			return nil
 		}
@@ -68,6 +71,15 @@ func (a *Agent) recall(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+func hasLink(s backend.State) bool {
+	for k := range s {
+		if k.Kind == backend.KindLink {
+			return true
+		}
+	}
+	return false
 }
 
 // recollect takes the records that an earlier run knew as what the store's first

@@ -106,9 +106,15 @@ func TestTheKernelKnowsBetter(t *testing.T) {
 	b := start(t, func(c *Config, k *memKernel) {
 		c.LastGood, c.LeaseTTL = path, 24*time.Hour
 		k.state = backend.NewState(link, moved)
+		c.FullPass = 300 * time.Millisecond
 	})
 	b.never("anything is recalled", func() bool { return b.agent.Status().Lease != nil })
 	require.Equal(t, moved, b.kernel.get(moved.Key()))
+
+	b.kernel.mu.Lock()
+	clear(b.kernel.state)
+	b.kernel.mu.Unlock()
+	b.eventually("with the device goes what the kernel knew", func() bool { return b.kernel.get(routeKey(2)) != nil })
 }
 
 // The store's answer counts, however it goes with what was recalled.
