@@ -25,7 +25,7 @@ type inbox struct {
 	answered   bool                            // the store itself told something: of the leases, or of ours
 	configured bool                            // there is a network config, of the store or of a file
 	located    bool                            // it told of the node's addresses
-	doubtful   map[string]doubt                // by key, what a restored store lacks or had otherwise once
+	doubtful   map[string]doubt                // by key, what a restored store lacks, or has as another node's
 	unsure     time.Time                       // until then the kernel may know ways that neither store nor file does; zero: not
 	hostAt     time.Time                       // before which the interfaces are not looked at again
 	routesAt   time.Time                       // nor the host's routes

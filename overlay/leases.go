@@ -57,8 +57,8 @@ func (b *inbox) leases(u subnet.Update) {
 	b.markNodes(dirty)
 }
 
-// doubt is of a record that a restored store lacked when it was first seen, or had
-// as it was in former times.
+// doubt is of a record that a restored store lacked when it was first seen, or in
+// whose place it had that of a former owner.
 type doubt struct {
 	until   time.Time
 	instead *subnet.Record // what the store has in its place; nil for nothing
@@ -77,7 +77,7 @@ func (b *inbox) keepDoubtful(listed []subnet.Record, wentBack bool) []subnet.Rec
 		_, doubtful := b.doubtful[known.Key]
 		i, has := at[known.Key]
 		switch {
-		case has && wentBack && !doubtful && listed[i].Modified < known.Modified && listed[i].Lease != known.Lease:
+		case has && wentBack && !doubtful && listed[i].Modified < known.Modified && listed[i].Lease.ID() != known.Lease.ID():
 			instead := listed[i]
 			b.doubtful[known.Key] = doubt{until, &instead}
 			list[i] = known
