@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -279,4 +280,34 @@ func readFile(t *testing.T, name string) string {
 	b, err := os.ReadFile(name)
 	require.NoError(t, err)
 	return string(b)
+}
+
+// The kernel tells of our own deletion of an FDB entry, perhaps when its peer is
+// back already: that is no repair, though the entry is made again.
+func TestLateEchoOfOurOwnDeletionIsNoRepair(t *testing.T) {
+	b := start(t, nil)
+	n2 := peer(2, "n2")
+	b.ready(n2, peer(3, "n3"))
+	entry := backend.Key{Kind: backend.KindFDB, Name: "twill.1", MAC: subnet.MAC{2, 5: 2}}
+	require.NotNil(t, b.kernel.get(entry))
+	b.store.updates <- subnet.Update{Gone: []string{n2.Key}}
+	b.eventually("the peer goes", func() bool { return b.kernel.get(entry) == nil })
+	b.store.updates <- subnet.Update{Put: []subnet.Record{n2}}
+	b.eventually("and is back", func() bool { return b.kernel.get(routeKey(2)) != nil })
+	b.kernel.mu.Lock()
+	writes := b.kernel.writes
+	b.kernel.mu.Unlock()
+	b.agent.inbox.event(backend.Event{Key: entry}, everything)
+	b.eventually("it is made again", func() bool {
+		b.kernel.mu.Lock()
+		defer b.kernel.mu.Unlock()
+		return b.kernel.writes > writes
+	})
+	others := backend.Key{Kind: backend.KindFDB, Name: "twill.1", MAC: subnet.MAC{2, 5: 3}}
+	b.kernel.set(others, nil)
+	repaired := func(k backend.Key) bool {
+		return slices.ContainsFunc(b.agent.Status().Repairs.Recent, func(r Repair) bool { return r.Object == k.String() })
+	}
+	b.eventually("what others delete is a repair", func() bool { return repaired(others) })
+	require.False(t, repaired(entry))
 }

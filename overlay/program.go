@@ -43,6 +43,7 @@ func (s scope) holds(k backend.Kind) bool {
 func (a *Agent) program(ctx context.Context, now time.Time, planned []backend.Change, drift map[backend.Key]backend.Object) (read, links, guard bool) {
 	s := a.state
 	guard = true
+	s.withdraw(now, planned)
 	if slices.ContainsFunc(planned, touchesGuard) {
 		s.guardRight = 0 // also if this pass does not come to write it
 	}
@@ -318,7 +319,7 @@ func (a *Agent) dirtySteps(now time.Time, planned []backend.Change, drift map[ba
 		switch want := a.desired.get(k); {
 		case want == nil && !s.prunes(k.Kind):
 		case want != have:
-			add(backend.Change{Have: have, Want: want}, s.settled)
+			add(backend.Change{Have: have, Want: want}, s.settled && !s.echoes(now, k, have))
 		case s.pending[k] != nil: // a sysctl that somebody else mended
 			delete(s.pending, k)
 			delete(steps, k)
@@ -339,6 +340,28 @@ func (a *Agent) dirtySteps(now time.Time, planned []backend.Change, drift map[ba
 		add(c, false)
 	}
 	return slices.Collect(maps.Values(steps))
+}
+
+// echoMost is how long the echo of our own deletion of an FDB entry may be on its
+// way. That of other objects is not told to us, by the writer's port; the kernel
+// sends those of FDB entries in its own name (vxlan_fdb_notify).
+const echoMost = 2 * time.Second
+
+// withdraw notes the FDB entries that a plan takes away.
+func (s *state) withdraw(now time.Time, planned []backend.Change) {
+	maps.DeleteFunc(s.withdrawn, func(_ backend.Key, at time.Time) bool { return now.Sub(at) > echoMost })
+	for _, c := range planned {
+		if c.Want == nil && kindOf(c.Have) == backend.KindFDB {
+			s.withdrawn[c.Key()] = now
+		}
+	}
+}
+
+// echoes reports whether that an entry is gone may be what we did ourselves, before
+// the peer came back. It is made again all the same, but is no repair.
+func (s *state) echoes(now time.Time, k backend.Key, have backend.Object) bool {
+	at, withdrawn := s.withdrawn[k]
+	return withdrawn && have == nil && now.Sub(at) <= echoMost
 }
 
 // inTurn keeps for later what something else undoes again and again.

@@ -34,10 +34,11 @@ type state struct {
 	lost   error        // why held is not ours any more
 	claim  subnet.Claim // as published, without Previous
 
-	pending map[backend.Key]*pending // changes that failed or wait their turn
-	pace    pacer
-	rules   *masq.Rules       // in the kernel as of the last Sync
-	refused map[string]string // records that were told to be refused, and why
+	pending   map[backend.Key]*pending  // changes that failed or wait their turn
+	withdrawn map[backend.Key]time.Time // FDB entries that a plan took away lately
+	pace      pacer
+	rules     *masq.Rules       // in the kernel as of the last Sync
+	refused   map[string]string // records that were told to be refused, and why
 
 	full        scope // what the next pass looks at as a whole
 	host        bool  // the next pass looks at the interfaces again,
@@ -76,10 +77,11 @@ type pending struct {
 
 func newState() *state {
 	return &state{
-		pending:  map[backend.Key]*pending{},
-		pace:     pacer{},
-		retry:    newBackoff(100*time.Millisecond, 10*time.Second),
-		rulesTry: newBackoff(100*time.Millisecond, 10*time.Second),
+		pending:   map[backend.Key]*pending{},
+		withdrawn: map[backend.Key]time.Time{},
+		pace:      pacer{},
+		retry:     newBackoff(100*time.Millisecond, 10*time.Second),
+		rulesTry:  newBackoff(100*time.Millisecond, 10*time.Second),
 	}
 }
 
