@@ -13,7 +13,6 @@ import (
 
 	"github.com/twill-net/twill/backend"
 	"github.com/twill-net/twill/overlay/underlay"
-	"github.com/twill-net/twill/subnet"
 )
 
 // takeHost looks at the host's interfaces again, and at its routes, of which
@@ -117,17 +116,6 @@ func (a *Agent) options(host backend.Host) (o underlay.Options, notes []string, 
 		}
 	}
 	return o, notes, nil
-}
-
-// located returns the addresses of the node by a lease that it had.
-func located(own subnet.Lease) *underlay.Node {
-	n := &underlay.Node{Internal: own.PublicIPs}
-	for f, ip := range own.Sources {
-		if ip.IsValid() {
-			n.Internal[f] = ip
-		}
-	}
-	return n
 }
 
 // passedOver says which annotations of the Node cannot be used, and what is used

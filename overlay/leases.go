@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/twill-net/twill/overlay/lastgood"
+	"github.com/twill-net/twill/overlay/underlay"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -195,7 +196,8 @@ func (b *inbox) recall(s lastgood.State) (taken bool) {
 		b.news.config, b.news.configRecalled = s.Config, true
 	}
 	if !b.located {
-		b.news.node, b.news.routes, b.routesAt = located(s.Own.Lease), true, time.Time{}
+		node := underlay.Located(s.Own.Lease)
+		b.news.node, b.news.routes, b.routesAt = &node, true, time.Time{}
 	}
 	b.news.held, b.news.heldRecalled, b.news.refusals = &s.Own, true, true
 	b.markNodes(b.snapshot.Replace(s.Records))

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -39,21 +38,15 @@ func (p *prepareFlags) register(fs *flag.FlagSet) {
 	p.iface.Register(fs)
 }
 
-// lastAddresses returns the addresses of this node by which twilld spoke to its
-// peers when it ran last: of the interface that the Node's InternalIP, or an
-// annotation, chose. A node that is new has none.
-func (p *prepareFlags) lastAddresses() (ips subnet.PerFamily[netip.Addr], err error) {
+// lastNode returns by which addresses twilld spoke to its peers when it ran last:
+// those of the interface that the Node's InternalIP, or an annotation, chose. A
+// node that is new has none.
+func (p *prepareFlags) lastNode() (underlay.Node, error) {
 	s, err := lastgood.ReadHead(filepath.Join(p.stateDir, lastgood.FileName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return ips, nil
+		err = nil
 	}
-	for _, f := range subnet.Families {
-		ips[f] = s.Own.Lease.PublicIPs[f]
-		if source := s.Own.Lease.Sources[f]; source.IsValid() {
-			ips[f] = source
-		}
-	}
-	return ips, err
+	return underlay.Located(s.Own.Lease), err
 }
 
 func newHostPrepare() *cobra.Command {
@@ -78,7 +71,7 @@ func newHostPrepare() *cobra.Command {
 			return err
 		}
 		warn := func(format string, args ...any) { fmt.Fprintf(cmd.ErrOrStderr(), "Warning: "+format+"\n", args...) }
-		if o.Node.Internal, err = p.lastAddresses(); err != nil {
+		if o.Node, err = p.lastNode(); err != nil {
 			warn("%v: the interface is chosen without it", err)
 		}
 		cfg, err := readNetConf(p.config)

@@ -26,6 +26,18 @@ type Node struct {
 	Unusable subnet.PerFamily[string]
 }
 
+// Located returns a node by a lease that it had: where its packets came from, which
+// is where peers were told it is unless the lease says another source.
+func Located(own subnet.Lease) Node {
+	n := Node{Internal: own.PublicIPs}
+	for f, ip := range own.Sources {
+		if ip.IsValid() {
+			n.Internal[f] = ip
+		}
+	}
+	return n
+}
+
 // asked reports whether the operator chose the interface.
 func (o Options) asked() bool {
 	return len(o.Interfaces) > 0 || len(o.Patterns) > 0 || o.CanReach.IsValid()
