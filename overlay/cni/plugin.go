@@ -137,7 +137,11 @@ func (p Plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	attachment := types.GCAttachment{ContainerID: args.ContainerID, IfName: args.IfName}
-	rules, unknown := findRules(ctx, host, conf.Name, attachment)
+	var rules rules
+	var unknown error
+	if raw != nil {
+		rules, unknown = findRules(ctx, host, conf.Name, attachment)
+	}
 	if args.Netns == "" {
 		if err := conf.unlink(ctx, host, args); err != nil {
 			return err
