@@ -210,18 +210,27 @@ func (c *cluster) podsMay() (tries []try) {
 // programs.
 func (c *cluster) told(t *testing.T) {
 	t.Helper()
-	want := status(t, c.one).Dropped
+	want := c.counted(t, c.one)
 	for _, r := range []hygiene.Reason{hygiene.ReasonStranger, hygiene.ReasonInnerSource, hygiene.ReasonInnerProtocol, hygiene.ReasonPodToVTEP, hygiene.ReasonSpoofedSource} {
 		require.NotZero(t, want[string(r)], r)
 	}
-	var shown struct{ Dropped map[string]uint64 }
-	require.NoError(t, json.Unmarshal([]byte(netlabtest.Run(t, &c.one.Host, "twill status -o json")), &shown))
-	require.Equal(t, want, shown.Dropped)
-	people, metrics := netlabtest.Run(t, &c.one.Host, "twill status"), c.metrics(t, c.one)
-	for reason, n := range want {
-		require.Contains(t, metrics, fmt.Sprintf("twill_dropped_packets_total{reason=%q} %d\n", reason, n))
-		require.Equal(t, n > 0, strings.Contains(people, fmt.Sprintf("%d packets: %s\n", n, reason)), people)
-	}
+	netlabtest.Eventually(t, "status and metrics tell the same", func() error {
+		var shown struct{ Dropped map[string]uint64 }
+		require.NoError(t, json.Unmarshal([]byte(netlabtest.Run(t, &c.one.Host, "twill status -o json")), &shown))
+		if !maps.Equal(want, shown.Dropped) {
+			return fmt.Errorf("the status has %v and not %v", shown.Dropped, want)
+		}
+		people, metrics := netlabtest.Run(t, &c.one.Host, "twill status"), c.metrics(t, c.one)
+		for reason, n := range want {
+			if !strings.Contains(metrics, fmt.Sprintf("twill_dropped_packets_total{reason=%q} %d\n", reason, n)) {
+				return fmt.Errorf("%s: not %d in\n%s", reason, n, metrics)
+			}
+			if n > 0 != strings.Contains(people, fmt.Sprintf("%d packets: %s\n", n, reason)) {
+				return fmt.Errorf("%s: not %d in\n%s", reason, n, people)
+			}
+		}
+		return nil
+	})
 }
 
 // metrics returns what a node's daemon shows to Prometheus.

@@ -32,6 +32,7 @@ type cluster struct {
 	devices                []subnet.PerFamily[tunnel]     // by node
 	taps                   map[string]*tap                // on eth0, by host
 	daemons                map[*netlab.Node]*netlab.Process
+	unguarded              map[*netlab.Node]bool // whose daemon has hygiene switched off
 }
 
 // tunnel is a VXLAN device, by the family of its outer packets.
@@ -44,7 +45,9 @@ var tunnels = subnet.PerFamily[string]{"twill.1", "twill-v6.1"}
 
 func newCluster(t *testing.T, o netlab.Options) *cluster {
 	t.Helper()
-	c := &cluster{Lab: netlabtest.New(t, o), daemons: map[*netlab.Node]*netlab.Process{}, taps: map[string]*tap{}}
+	c := &cluster{
+		Lab: netlabtest.New(t, o), daemons: map[*netlab.Node]*netlab.Process{}, unguarded: map[*netlab.Node]bool{}, taps: map[string]*tap{},
+	}
 	c.one, c.two, c.underlay = c.Node(1), c.Node(2), subnet.Families[:]
 	if o.Underlay != "" {
 		c.underlay = o.Underlay.Families()
@@ -73,6 +76,9 @@ func newCluster(t *testing.T, o netlab.Options) *cluster {
 	c.meshed(t, c.one, c.two)
 	c.pings(t, c.pod, c.remote)
 	c.pings(t, c.pod, c.neighbour)
+	for _, p := range []*netlab.Pod{c.pod, c.neighbour, c.remote} {
+		awaitHeld(t, p, true)
+	}
 	return c
 }
 
@@ -83,6 +89,7 @@ func (c *cluster) start(t *testing.T, n *netlab.Node, flags ...string) {
 		require.NoError(t, d.Stop(t.Context()))
 	}
 	c.daemons[n] = netlabtest.StartTwilld(t, n, flags...)
+	c.unguarded[n] = slices.Contains(flags, off)
 }
 
 // addPod adds a pod that answers nothing on the port of discard.
@@ -135,10 +142,26 @@ func (c *cluster) pings(t *testing.T, a, b *netlab.Pod) {
 	t.Helper()
 	for _, f := range subnet.Families {
 		for _, w := range [][2]*netlab.Pod{{a, b}, {b, a}} {
-			_, err := w[0].Ping(t.Context(), w[1].Addrs[f], 0)
-			require.NoError(t, err, "from %s to %s", w[0].Name, w[1].Addrs[f])
+			pinged(t, &w[0].Host, &w[1].Host, w[1].Addrs[f])
 		}
 	}
+}
+
+// pinged sends one echo request, which must be answered at once. One for whose
+// answer, or way, the machine had no room says nothing, and is sent again
+// (netlabtest.Counters).
+func pinged(t *testing.T, from, to *netlab.Host, addr netip.Addr) {
+	t.Helper()
+	netlabtest.Eventually(t, "the machine has room for a ping", func() error {
+		before := netlabtest.Count(t.Context(), to)
+		_, err := from.Ping(t.Context(), addr, 0)
+		if err != nil {
+			now := netlabtest.Count(t.Context(), to)
+			excused := now.Refused(before, to, subnet.FamilyOf(addr)) > 0 || now.Overflowed(before)
+			require.True(t, excused, "from %s to %s: %v\n%s", from.Name, addr, err, now.Since(before))
+		}
+		return err
+	})
 }
 
 func status(t *testing.T, n *netlab.Node) (s overlay.Status) {
@@ -152,11 +175,24 @@ func (c *cluster) drops(t *testing.T) map[string]uint64 {
 	t.Helper()
 	all := map[string]uint64{}
 	for n := range c.daemons {
-		for reason, packets := range status(t, n).Dropped {
+		for reason, packets := range c.counted(t, n) {
 			all[n.Name+" "+reason] = packets
 		}
 	}
 	return all
+}
+
+// counted returns what a node has dropped, by reason. A daemon whom the kernel
+// does not answer soon says nothing of it.
+func (c *cluster) counted(t *testing.T, n *netlab.Node) (dropped map[string]uint64) {
+	t.Helper()
+	netlabtest.Eventually(t, n.Name+" tells what it has dropped", func() error {
+		if dropped = status(t, n).Dropped; dropped == nil && !c.unguarded[n] {
+			return errors.New("it tells nothing")
+		}
+		return nil
+	})
+	return dropped
 }
 
 var elements = regexp.MustCompile(`elements = \{[^}]*\}`)
@@ -185,6 +221,22 @@ func awaitGuard(t *testing.T, n *netlab.Node, want string) {
 	netlabtest.Eventually(t, n.Name+" has its guard", func() error {
 		if have := guard(t, n); have != want {
 			return errors.New("it has\n" + have + "\nand not\n" + want)
+		}
+		return nil
+	})
+}
+
+// awaitHeld waits until a pod is held to its addresses by its node, in both
+// tables, or until nothing is known there of one that is gone.
+func awaitHeld(t *testing.T, p *netlab.Pod, is bool) {
+	t.Helper()
+	want := map[bool]int{true: 2, false: 0}[is]
+	netlabtest.Eventually(t, fmt.Sprintf("%s is held to its addresses: %v", p.Name, is), func() error {
+		g := guard(t, p.Node)
+		for _, a := range p.Addrs {
+			if a.IsValid() && strings.Count(g, " . "+a.String()+"\n") != want {
+				return fmt.Errorf("%s has %s", p.Node.Name, g)
+			}
 		}
 		return nil
 	})

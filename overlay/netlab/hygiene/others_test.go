@@ -33,8 +33,7 @@ func (c *cluster) otherVNIs(t *testing.T) {
 		for _, from := range hosts {
 			for i, to := range hosts {
 				if from != to {
-					_, err := from.Ping(t.Context(), own(i), 0)
-					require.NoError(t, err, "from %s to %s, %s", from.Name, to.Name, versions[f])
+					pinged(t, from, to, own(i))
 				}
 			}
 		}

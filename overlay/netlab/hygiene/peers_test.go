@@ -56,6 +56,7 @@ func (c *cluster) peersComeAndGo(t *testing.T) {
 		ip address del 192.168.77.13/24 dev eth0; ip address del fd77::13/64 dev eth0
 		ip route replace default via 192.168.77.1`)
 	now := []string{"192.168.77.113", "fd77::113"}
+	movedHere(t, three, now)
 	for _, n := range []*netlab.Node{c.one, c.two} {
 		netlabtest.Eventually(t, n.Name+" knows the new addresses", func() error {
 			for _, p := range status(t, n).Peers {
@@ -66,11 +67,15 @@ func (c *cluster) peersComeAndGo(t *testing.T) {
 			return fmt.Errorf("its peers are %+v", status(t, n).Peers)
 		})
 		netlabtest.Eventually(t, n.Name+" has taken them over", func() error {
-			if g := guard(t, n); strings.Contains(g, "192.168.77.13 ") || strings.Contains(g, "192.168.77.13\n") || !strings.Contains(g, now[1]) {
-				return fmt.Errorf("it has %s", g)
+			g := guard(t, n)
+			for f, old := range was {
+				if strings.Contains(g, old.String()+" ") || strings.Contains(g, old.String()+"\n") || !strings.Contains(g, now[f]) {
+					return fmt.Errorf("it has %s", g)
+				}
 			}
 			return nil
 		})
+		movedThere(t, n, was, now)
 	}
 	c.pings(t, newcomer, c.pod)
 	c.arrive(t, asPeer...)
@@ -100,6 +105,39 @@ func (c *cluster) peersComeAndGo(t *testing.T) {
 	c.meshed(t, c.Nodes...)
 	c.arrive(t, asPeer...)
 	c.pings(t, newcomer, c.remote)
+}
+
+// movedHere waits until a node's own tunnels start at its new addresses: what
+// they send before has the old ones.
+func movedHere(t *testing.T, n *netlab.Node, now []string) {
+	t.Helper()
+	netlabtest.Eventually(t, n.Name+" sends from its new addresses", func() error {
+		for f, address := range now {
+			if out := netlabtest.Run(t, &n.Host, "ip -d -o link show dev "+tunnels[f]); !strings.Contains(out, " local "+address+" ") {
+				return errors.New(out)
+			}
+		}
+		return nil
+	})
+}
+
+// movedThere waits until a node sends to a peer's new addresses. Who may speak
+// to it comes before that.
+func movedThere(t *testing.T, n *netlab.Node, was subnet.PerFamily[netip.Addr], now []string) {
+	t.Helper()
+	netlabtest.Eventually(t, n.Name+" sends to the new addresses", func() error {
+		ways, err := netlabtest.Ways(t.Context(), n)
+		if err != nil {
+			return err
+		}
+		all := strings.Join(ways, "\n")
+		for f, address := range now {
+			if strings.Contains(all, " dst "+was[f].String()+" ") || !strings.Contains(all, " dst "+address+" ") {
+				return errors.New(all)
+			}
+		}
+		return nil
+	})
 }
 
 // A peer that announces an address which its packets may or may not come from
@@ -156,4 +194,5 @@ func (c *cluster) daemonAway(t *testing.T) {
 	c.arrive(t, c.owns(t, late)...)
 	c.forget(t)
 	require.NoError(t, c.one.DelPod(t.Context(), late))
+	awaitHeld(t, late, false)
 }
