@@ -17,26 +17,32 @@ func ttl(d time.Duration) func(*etcd.Config) {
 	return func(c *etcd.Config) { c.LeaseTTL = d }
 }
 
+// Leases of these tests are short, to be outlived, and are renewed so often that
+// a busy machine is not too late.
+const (
+	shortTTL    = 15 * time.Second
+	shortMargin = 2 * time.Second
+)
+
 // A lease is kept alive for longer than its TTL, without the key being written
 // and so without a word to the peers.
 func TestRenewal(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, etcdtest.Options{})
-	b.change = ttl(5 * time.Second)
+	b.change = func(c *etcd.Config) { c.LeaseTTL, c.RenewMargin = shortTTL, shortMargin }
 	h := subnettest.Hold(t, b.open(t), subnettest.Claim(t, "n1"))
 	first := h.Next(t)
 	v := subnettest.Watch(t, b.open(t))
 	v.Await(t, b)
 	before, id := b.Records(t), b.etcdLease(t, first.Key)
 	last := first
-	for range 5 { // of 5/3 s each
+	for last.Expires.Sub(first.Expires) <= shortTTL {
 		renewed := h.Next(t)
 		require.Greater(t, renewed.Expires, last.Expires)
 		last = renewed
 		renewed.Expires = first.Expires
 		require.Equal(t, first, renewed)
 	}
-	require.Greater(t, last.Expires.Sub(first.Expires), 5*time.Second, "it lived for longer than its TTL")
 	require.Equal(t, before, b.Records(t))
 	require.Equal(t, id, b.etcdLease(t, first.Key))
 	require.Len(t, v.Updates(), 1)
@@ -157,17 +163,14 @@ func TestContendedLease(t *testing.T) {
 	b := newBackend(t, etcdtest.Options{})
 	one, two := subnettest.Claim(t, "n1"), subnettest.Claim(t, "n1")
 	two.BackendData[subnet.IPv4] = `{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}`
+	started := time.Now()
 	hs := []*subnettest.Holding{subnettest.Hold(t, b.open(t), one), subnettest.Hold(t, b.open(t), two)}
-	for range 2 {
+	for range 4 { // twice at once, and then with pauses
 		for _, h := range hs {
 			h.Next(t)
 		}
 	}
-	revision := b.Records(t)[0].Modified
-	started := time.Now()
-	for _, h := range hs {
-		h.Next(t)
-	}
 	require.Len(t, b.Records(t), 1)
-	require.Less(t, float64(b.Records(t)[0].Modified-revision)/time.Since(started).Seconds(), 10.0, "writes a second")
+	writes := float64(b.Records(t)[0].Modified)
+	require.Less(t, writes/time.Since(started).Seconds(), 10.0, "writes a second")
 }

@@ -20,7 +20,13 @@ const quiet = 50 * time.Millisecond
 // relayed returns the backend with all its stores behind a relay.
 func (b backend) relayed(t *testing.T) (backend, *etcdtest.Relay) {
 	r := b.server.Relay(t)
-	b.change = func(c *etcd.Config) { c.Endpoints = []string{r.Endpoint} }
+	change := b.change
+	b.change = func(c *etcd.Config) {
+		c.Endpoints = []string{r.Endpoint}
+		if change != nil {
+			change(c)
+		}
+	}
 	return b, r
 }
 
@@ -47,7 +53,9 @@ func goesOn(t *testing.T, s *etcd.Store, watch string) {
 // A watch that hangs while etcd answers is opened again, each of them.
 func TestWatchThatHangs(t *testing.T) {
 	t.Parallel()
-	b, relay := newBackend(t, etcdtest.Options{}).relayed(t)
+	b := newBackend(t, etcdtest.Options{})
+	b.change = func(c *etcd.Config) { c.DialTimeout = 5 * time.Second }
+	b, relay := b.relayed(t)
 	b.SetConfig(t, []byte("1"))
 	s := b.open(t)
 	s.Hasten(quiet)
@@ -66,7 +74,7 @@ func TestWatchThatHangs(t *testing.T) {
 		b.SetConfig(t, []byte(text))
 		b.Put(t, "10.5.200.0-24", peerA, false)
 		v.Await(t, b)
-		subnettest.Eventually(t, "the config is told", func() bool { return *config.Load() == text })
+		subnettest.Eventually(t, "the config is told", func() bool { told := config.Load(); return told != nil && *told == text })
 		b.Delete(t, held.Key)
 		require.Equal(t, held.Key, h.Next(t).Key, "a lost lease is taken again")
 		b.Delete(t, "10.5.200.0-24")
@@ -99,7 +107,7 @@ func TestQuietWatchStands(t *testing.T) {
 func TestProgressInAnOutage(t *testing.T) {
 	t.Parallel()
 	b := newBackend(t, etcdtest.Options{})
-	b.change = func(c *etcd.Config) { c.DialTimeout = 200 * time.Millisecond }
+	b.change = func(c *etcd.Config) { c.DialTimeout = 2 * time.Second }
 	s := b.open(t)
 	s.Hasten(quiet)
 	v := subnettest.Watch(t, s)
@@ -120,24 +128,24 @@ func TestProgressInAnOutage(t *testing.T) {
 // Whoever is told and does not return holds the watch up, which shows.
 func TestNoProgressWhereItHangs(t *testing.T) {
 	t.Parallel()
-	b, relay := newBackend(t, etcdtest.Options{}).relayed(t)
+	b := newBackend(t, etcdtest.Options{})
 	b.SetConfig(t, []byte("1"))
 	s := b.open(t)
 	s.Hasten(quiet)
 	watchConfig(t, s, func([]byte) {})
 	ctx, cancel := context.WithCancel(t.Context())
-	told, ended := make(chan bool, 1), make(chan error, 1)
+	full, ended := make(chan bool, 1), make(chan error, 1)
 	go func() {
 		ended <- s.WatchLeases(ctx, func(u subnet.Update) {
+			full <- u.Full
 			if !u.Full {
-				told <- true
 				<-ctx.Done()
 			}
 		})
 	}()
-	subnettest.Eventually(t, "the watches stand", func() bool { return relay.Watches() == 2 })
+	require.True(t, <-full)
 	b.Put(t, "10.5.1.0-24", peerA, false)
-	<-told
+	require.False(t, <-full)
 	stuck := s.Progress()[etcd.WatchingLeases]
 	for range 3 {
 		goesOn(t, s, etcd.WatchingConfig)

@@ -46,6 +46,7 @@ func newBackend(t *testing.T, o etcdtest.Options) backend {
 func (b backend) config() etcd.Config {
 	cfg := etcd.DefaultConfig()
 	cfg.Endpoints, cfg.Prefix = []string{b.server.Endpoint}, b.prefix
+	cfg.DialTimeout = subnettest.Patience // an etcd that is slow is no trouble here; what hangs has tests of its own
 	if b.change != nil {
 		b.change(&cfg)
 	}

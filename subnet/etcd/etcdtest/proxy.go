@@ -1,6 +1,7 @@
 package etcdtest
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/twill-net/twill/subnet/internal/serverprocess"
 )
 
 // Proxy is a way to a server that can be cut while the server runs on.
@@ -28,7 +31,7 @@ func (s *Server) Proxy(t testing.TB) *Proxy {
 	t.Helper()
 	scheme, target, _ := strings.Cut(s.Endpoint, "://")
 	p := &Proxy{t: t, target: target, conns: map[net.Conn]bool{}}
-	p.open("127.0.0.1:0")
+	p.open(fmt.Sprintf("127.0.0.1:%d", serverprocess.FreePort(t)))
 	p.Endpoint = scheme + "://" + p.listen.Addr().String()
 	t.Cleanup(func() {
 		p.Cut()

@@ -9,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 )
 
 // Process is a server under test. Its methods fail the test by themselves, and
@@ -83,19 +83,41 @@ func startAll(servers []*Process) error {
 	return nil
 }
 
-// FreePort chooses below the range from which the kernel gives ports to
-// outgoing connections, so that a server finds its port free when it restarts.
+// FreePort returns a port of 127.0.0.1 that is the test's until it ends,
+// for servers that are started there and ended. It chooses below the range from which the kernel gives ports to
+// outgoing connections, whose ends would wait there for a minute.
 func FreePort(t testing.TB) int {
 	t.Helper()
 	for {
 		port := 20000 + rand.IntN(12000)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		err := reserve(t, port)
 		if err == nil {
-			require.NoError(t, l.Close())
 			return port
 		}
 		require.ErrorIs(t, err, syscall.EADDRINUSE)
 	}
+}
+
+// reserve keeps a port of 127.0.0.1 for servers that are started on it, and
+// ended, until the test ends: a socket is bound there that does not listen, so that
+// connections are refused. It returns EADDRINUSE where anybody has it.
+//
+// Linux lets a second socket be bound beside one that does not listen if both
+// have SO_REUSEADDR, which each listener of Go's has (inet_bind_conflict in
+// net/ipv4/inet_connection_sock.c). Ours gets it afterwards, and so finds the
+// port taken where another test has reserved it. Whoever asks for any port, or
+// connects, is given none that somebody has bound.
+func reserve(t testing.TB, port int) error {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Port: port, Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		_ = unix.Close(fd)
+		return err
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	require.NoError(t, unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+	return nil
 }
 
 func (p *Process) exec() error {

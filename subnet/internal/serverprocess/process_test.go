@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -72,6 +73,29 @@ func TestWhyItIsNotReady(t *testing.T) {
 	err := startAll([]*Process{hangs})
 	require.ErrorIs(t, err, down)
 	require.ErrorContains(t, err, "sleep is not ready after 1ms")
+}
+
+// Between two runs of a server its port is nobody else's, and refuses.
+func TestPortIsKept(t *testing.T) {
+	t.Parallel()
+	port := FreePort(t)
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	for range 2 {
+		require.ErrorIs(t, reserve(t, port), syscall.EADDRINUSE, "for another test")
+		_, err := net.Dial("tcp", address)
+		require.ErrorIs(t, err, syscall.ECONNREFUSED)
+		_, err = (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port}}).Dial("tcp", "127.0.0.1:1")
+		require.ErrorIs(t, err, syscall.EADDRINUSE, "for a connection")
+		l, err := net.Listen("tcp", address)
+		require.NoError(t, err, "for its server")
+		c, err := net.Dial("tcp", address)
+		require.NoError(t, err)
+		served, err := l.Accept()
+		require.NoError(t, err)
+		require.NoError(t, served.Close()) // first, as a server that ends: its port stays in TIME_WAIT
+		require.NoError(t, c.Close())
+		require.NoError(t, l.Close())
+	}
 }
 
 const childEnv = "TWILL_TEST_SERVERPROCESS_CHILD"
