@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -285,6 +286,10 @@ func readFile(t *testing.T, name string) string {
 // The kernel tells of our own deletion of an FDB entry, perhaps when its peer is
 // back already: that is no repair, though the entry is made again.
 func TestLateEchoOfOurOwnDeletionIsNoRepair(t *testing.T) {
+	synctest.Test(t, lateEchoOfOurOwnDeletionIsNoRepair)
+}
+
+func lateEchoOfOurOwnDeletionIsNoRepair(t *testing.T) {
 	b := start(t, nil)
 	n2 := peer(2, "n2")
 	b.ready(n2, peer(3, "n3"))

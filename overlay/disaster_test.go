@@ -77,29 +77,34 @@ func TestWhatGoesAlongIsNotContended(t *testing.T) {
 	address := backend.Address{Link: twill1.Name, Prefix: netip.MustParsePrefix("10.244.1.0/32")}.Key()
 	for _, o := range []string{"address", "guard"} {
 		t.Run(o, func(t *testing.T) {
-			b := start(t, nil)
-			b.ready(peer(2, "n2"), peer(3, "n3"))
-			b.eventually("the guard is there", func() bool { return b.guard.get(guardKey) != nil && b.permitted(3) })
-			named := guardKey
-			if o == "address" {
-				named = address
-			}
-			for n := range contended {
-				if o == "address" {
-					b.loseAddress(address)
-				} else {
-					b.loseGuard()
-				}
-				b.eventually("back, and told", func() bool {
-					return b.kernel.get(address) != nil && b.kernel.get(routeKey(3)) != nil && b.permitted(3) && b.agent.Status().Repairs.ByKind[o] == n+1
-				})
-			}
-			b.eventually("one is named", func() bool {
-				c := b.agent.Status().Contended
-				return len(c) == 1 && c[0].Object == named.String()
-			})
+			synctest.Test(t, func(t *testing.T) { whatGoesAlong(t, o, address) })
 		})
 	}
+}
+
+func whatGoesAlong(t *testing.T, o string, address backend.Key) {
+	b := start(t, nil)
+	b.ready(peer(2, "n2"), peer(3, "n3"))
+	b.settle()
+	b.eventually("the guard is there", func() bool { return b.guard.get(guardKey) != nil && b.permitted(3) })
+	named := guardKey
+	if o == "address" {
+		named = address
+	}
+	for n := range contended {
+		if o == "address" {
+			b.loseAddress(address)
+		} else {
+			b.loseGuard()
+		}
+		b.eventually("back, and told", func() bool {
+			return b.kernel.get(address) != nil && b.kernel.get(routeKey(3)) != nil && b.permitted(3) && b.agent.Status().Repairs.ByKind[o] == n+1
+		})
+	}
+	b.eventually("one is named", func() bool {
+		c := b.agent.Status().Contended
+		return len(c) == 1 && c[0].Object == named.String()
+	})
 }
 
 // loseAddress is what the kernel does with the last address of a link: its
@@ -117,6 +122,7 @@ func (b *bench) loseAddress(address backend.Key) {
 func (b *bench) loseGuard() {
 	b.guard.mu.Lock()
 	clear(b.guard.state)
+	b.guard.changes++
 	b.guard.mu.Unlock()
 	b.guard.tell(backend.Event{Key: hygiene.Guard{}.Key(), Resync: true})
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/backend"
+	"github.com/twill-net/twill/backend/hygiene"
 	"github.com/twill-net/twill/backend/masq"
 	"github.com/twill-net/twill/subnet"
 )
@@ -41,6 +43,7 @@ type memKernel struct {
 	deaf    bool          // Watch tells nothing more, until it is called again
 	stuck   chan struct{} // unless nil, Watch does not end before it is closed
 	slow    time.Duration // that Interfaces takes
+	watched bool          // Watch has told that it listens
 }
 
 // looks counts what was read.
@@ -166,6 +169,9 @@ func (k *memKernel) Watch(ctx context.Context, tell func(backend.Event)) error {
 	stuck := k.stuck
 	k.mu.Unlock()
 	tell(backend.Event{Resync: true})
+	k.mu.Lock()
+	k.watched = true
+	k.mu.Unlock()
 	if stuck != nil {
 		<-stuck
 	}
@@ -186,10 +192,20 @@ func (k *memKernel) Host(context.Context) (backend.Host, error) {
 
 func (k *memKernel) Interfaces(context.Context) ([]backend.Interface, error) {
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.looks.interfaces++
-	<-time.After(k.slow)
-	return slices.Clone(k.host.Interfaces), nil
+	slow, seen := k.slow, slices.Clone(k.host.Interfaces)
+	k.mu.Unlock()
+	if slow > 0 {
+		<-time.After(slow)
+	}
+	return seen, nil
+}
+
+// listens reports whether what changes is told, from now on.
+func (k *memKernel) listens() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.watched
 }
 
 // looked returns what was read so far.
@@ -225,10 +241,12 @@ func (f *memFirewall) Sync(_ context.Context, r masq.Rules) (masq.Report, error)
 
 func (f *memFirewall) Watch(ctx context.Context, tell func()) error {
 	f.mu.Lock()
-	f.opened++
 	f.tell = tell
 	f.mu.Unlock()
 	tell()
+	f.mu.Lock()
+	f.opened++
+	f.mu.Unlock()
 	<-ctx.Done()
 	return nil
 }
@@ -397,6 +415,25 @@ func startGuarded(t *testing.T, edit func(*Config, *memKernel), guard func(*memG
 	return b
 }
 
+// listening waits until all watches are open. Each runs in its own time: on a busy
+// machine one may be later than what a test does first.
+func (b *bench) listening() {
+	b.Helper()
+	b.eventually("the watches listen", func() bool {
+		b.firewall.mu.Lock()
+		opened := b.firewall.opened
+		b.firewall.mu.Unlock()
+		guarded := b.guard.lacking == nil || errors.Is(b.guard.lacking, hygiene.ErrNoBridge)
+		return opened > 0 && b.kernel.listens() && (!guarded || b.guard.listens())
+	})
+}
+
+// settle lets the agent do all that it does by itself soon, in a bubble.
+func (b *bench) settle() {
+	<-time.After(time.Second)
+	synctest.Wait()
+}
+
 // ready brings the agent to where it has a lease and these peers.
 func (b *bench) ready(peers ...subnet.Record) {
 	b.Helper()
@@ -405,11 +442,12 @@ func (b *bench) ready(peers ...subnet.Record) {
 	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
 	b.store.updates <- subnet.Update{Full: true, Put: peers}
 	b.eventually("the agent is ready", func() bool { return b.agent.Status().Ready })
+	b.listening()
 }
 
 func (b *bench) eventually(what string, ok func() bool) {
 	b.Helper()
-	require.Eventually(b, ok, 20*time.Second, 2*time.Millisecond, what)
+	require.Eventually(b, ok, time.Minute, 2*time.Millisecond, what)
 }
 
 // never fails when something becomes true within a short while.

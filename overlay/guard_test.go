@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -203,6 +204,10 @@ func (b *bench) leftAlone() bool {
 
 // A full look reads the guard only if it may be another than it was.
 func TestGuardThatNobodyTouchedIsNotRead(t *testing.T) {
+	synctest.Test(t, guardThatNobodyTouchedIsNotRead)
+}
+
+func guardThatNobodyTouchedIsNotRead(t *testing.T) {
 	b := start(t, frequent)
 	b.ready(peer(2, "n2"))
 	b.eventually("the guard is there", func() bool { return b.guard.get(guardKey) != nil && b.permitted(2) })
@@ -227,7 +232,9 @@ func TestGuardThatNobodyTouchedIsNotRead(t *testing.T) {
 
 // What was planned in a pass that could not read the kernel is in the guard
 // later: that nobody has touched it does not mean that it is right.
-func TestGuardOfAPassThatFailed(t *testing.T) {
+func TestGuardOfAPassThatFailed(t *testing.T) { synctest.Test(t, guardOfAPassThatFailed) }
+
+func guardOfAPassThatFailed(t *testing.T) {
 	b := start(t, frequent)
 	b.ready(peer(2, "n2"))
 	b.eventually("the guard is there", func() bool { return b.guard.get(guardKey) != nil && b.permitted(2) })

@@ -154,6 +154,10 @@ func TestInternalIPThatIsAwayForAMoment(t *testing.T) {
 // Nor does one that is away for a moment when a machine boots: by what the node
 // knew before.
 func TestInternalIPOfAnEarlierRunThatIsAwayForAMoment(t *testing.T) {
+	synctest.Test(t, internalIPOfAnEarlierRunThatIsAwayForAMoment)
+}
+
+func internalIPOfAnEarlierRunThatIsAwayForAMoment(t *testing.T) {
 	known := remembered(time.Minute)
 	known.Own.Lease.PublicIPs[subnet.IPv4] = netip.MustParseAddr("192.0.2.1")
 	path := keep(t, known)
@@ -170,12 +174,17 @@ func TestInternalIPOfAnEarlierRunThatIsAwayForAMoment(t *testing.T) {
 
 // A node that gets another address is not behind NAT until the cluster knows it.
 func TestUnderlayOfANodeThatIsRenumbered(t *testing.T) {
+	synctest.Test(t, underlayOfANodeThatIsRenumbered)
+}
+
+func underlayOfANodeThatIsRenumbered(t *testing.T) {
 	var say chan<- underlay.Node
 	b := start(t, func(c *Config, k *memKernel) { say = inCluster(c, k) })
 	b.store.configs <- []byte(netConf)
 	say <- internal("192.168.0.1")
 	claim := <-b.store.claims
 	require.Equal(t, "192.168.0.1", claim.PublicIPs[subnet.IPv4].String())
+	b.listening()
 	for _, ip := range []string{"192.168.0.8", "192.168.0.9"} {
 		b.kernel.mu.Lock()
 		b.kernel.host.Interfaces = slices.Clone(b.kernel.host.Interfaces)
@@ -196,7 +205,9 @@ func TestUnderlayOfANodeThatIsRenumbered(t *testing.T) {
 
 // The network config is a file there: that it could be read says nothing of the
 // API server.
-func TestBootWhileTheAPIServerIsDown(t *testing.T) {
+func TestBootWhileTheAPIServerIsDown(t *testing.T) { synctest.Test(t, bootWhileTheAPIServerIsDown) }
+
+func bootWhileTheAPIServerIsDown(t *testing.T) {
 	state := remembered(48 * time.Hour)
 	state.Own.Expires = time.Time{}
 	state.Own.Lease.PublicIPs[subnet.IPv4] = netip.MustParseAddr("192.0.2.1")
@@ -220,7 +231,9 @@ func TestBootWhileTheAPIServerIsDown(t *testing.T) {
 }
 
 // A lease of another network than that of the file is of no use.
-func TestBootWithAnotherNetworkConfig(t *testing.T) {
+func TestBootWithAnotherNetworkConfig(t *testing.T) { synctest.Test(t, bootWithAnotherNetworkConfig) }
+
+func bootWithAnotherNetworkConfig(t *testing.T) {
 	path := keep(t, remembered(time.Minute))
 	var say chan<- underlay.Node
 	b := start(t, func(c *Config, k *memKernel) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -45,13 +46,14 @@ func TestBootWhileTheStoreIsDown(t *testing.T) {
 	require.Empty(t, b.store.claims, "nothing is announced by a config that may be outdated")
 	b.eventually("and subnet.env", func() bool { _, err := os.Stat(env); return err == nil })
 	var s Status
-	b.eventually("and the lease", func() bool { s = b.agent.Status(); return s.Lease != nil })
+	b.eventually("and the lease, and what that is worth", func() bool {
+		s = b.agent.Status()
+		return s.Lease != nil && s.Store.Recalled != nil && strings.Contains(strings.Join(s.NotReady, "\n"), "the store has not confirmed it")
+	})
 	require.False(t, s.Ready, "nobody knows yet whether that is so")
-	require.NotNil(t, s.Store.Recalled)
 	require.Contains(t, s.Text(), "going by what was known at")
 	require.Equal(t, []string{"10.244.1.0/24"}, s.Lease.Subnets)
 	require.NotNil(t, b.kernel.get(left.Key()), "nothing is deleted by what was so once")
-	require.Contains(t, strings.Join(s.NotReady, "\n"), "the store has not confirmed it")
 
 	// The store answers: another config, which this node's subnet is not in
 	// any more, another lease, and n3 has gone.
@@ -179,50 +181,54 @@ func TestStoreWentBackBetweenRuns(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var path string
 			kernel := ranBefore(t, &path)
-			written := readFile(t, path)
-			require.Contains(t, written, `"position":"there"`)
-			if recallAfter < time.Second { // only a kernel without our devices is recalled to
-				kernel = backend.State{}
-			}
-			moved := backend.Route{Dst: routeKey(8).Prefix, Metric: routeKey(8).Metric} // n3, after that was written
-			kernel[moved.Key()] = moved
-			b := start(t, func(c *Config, k *memKernel) {
-				c.LastGood, c.LeaseTTL, c.RecallAfter = path, time.Hour, recallAfter
-				c.Position = func() string { return "elsewhere" }
-				k.state = kernel
-			})
-			if recallAfter < time.Second {
-				b.eventually("recalled", func() bool { return b.kernel.get(routeKey(3)) != nil })
-			}
-			b.store.configs <- []byte(netConf)
-			claim := <-b.store.claims
-			b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
-			b.store.updates <- subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{peer(4, "n4"), peer(7, "n6")}}
-			b.eventually("the list was taken", func() bool { return b.agent.Status().Ready && b.kernel.get(routeKey(4)) != nil })
-			b.eventually("n6 is where it announced itself", func() bool { return b.kernel.get(routeKey(7)) != nil })
-			b.kernel.set(moved.Key(), moved) // as when somebody replaced it by itself
-			b.never("what is told of goes no sooner", func() bool { return b.kernel.get(moved.Key()) == nil })
-			b.store.updates <- subnet.Update{Put: []subnet.Record{peer(2, "n2")}}
-			b.store.updates <- subnet.Update{Put: []subnet.Record{peer(5, "n5")}} // in order behind the others
-			b.eventually("that was taken", func() bool { return b.kernel.get(routeKey(5)) != nil })
-			require.NotNil(t, b.kernel.get(routeKey(3)), "n3 has time to announce itself again")
-
-			m := &memory{position: b.agent.rememberedPosition()}
-			b.agent.rememberNow(m)
-			require.Contains(t, readFile(t, path), `"position":"there"`, "another start within that time doubts the store, too")
-			require.ElementsMatch(t, []string{"n2", "n3", "n4", "n5", "n6"}, rememberedNodes(t, path), "and knows who is new")
-			require.NotNil(t, b.kernel.get(routeKey(8)), "the kernel alone knows where n3 has moved")
-			b.agent.inbox.expire(time.Now().Add(removalDelay + time.Second))
-			b.agent.inbox.poke()
-			b.eventually("n3 did not", func() bool { return b.kernel.get(routeKey(3)) == nil })
-			b.eventually("what nobody wants is gone", func() bool { return b.kernel.get(routeKey(6)) == nil && b.kernel.get(routeKey(8)) == nil })
-			require.NotNil(t, b.kernel.get(routeKey(2)))
-			require.NotContains(t, b.kernel.deleted, routeKey(2), "at no time")
-			b.agent.rememberNow(m)
-			require.Contains(t, readFile(t, path), `"position":"elsewhere"`)
-			require.ElementsMatch(t, []string{"n2", "n4", "n5", "n6"}, rememberedNodes(t, path))
+			synctest.Test(t, func(t *testing.T) { storeWentBack(t, path, kernel, recallAfter) })
 		})
 	}
+}
+
+func storeWentBack(t *testing.T, path string, kernel backend.State, recallAfter time.Duration) {
+	written := readFile(t, path)
+	require.Contains(t, written, `"position":"there"`)
+	if recallAfter < time.Second { // only a kernel without our devices is recalled to
+		kernel = backend.State{}
+	}
+	moved := backend.Route{Dst: routeKey(8).Prefix, Metric: routeKey(8).Metric} // n3, after that was written
+	kernel[moved.Key()] = moved
+	b := start(t, func(c *Config, k *memKernel) {
+		c.LastGood, c.LeaseTTL, c.RecallAfter = path, time.Hour, recallAfter
+		c.Position = func() string { return "elsewhere" }
+		k.state = kernel
+	})
+	if recallAfter < time.Second {
+		b.eventually("recalled", func() bool { return b.kernel.get(routeKey(3)) != nil })
+	}
+	b.store.configs <- []byte(netConf)
+	claim := <-b.store.claims
+	b.store.helds <- subnet.Held{Lease: claim.Announcement(subnet.PerFamily[netip.Prefix]{netip.MustParsePrefix("10.244.1.0/24")})}
+	b.store.updates <- subnet.Update{Full: true, WentBack: true, Put: []subnet.Record{peer(4, "n4"), peer(7, "n6")}}
+	b.eventually("the list was taken", func() bool { return b.agent.Status().Ready && b.kernel.get(routeKey(4)) != nil })
+	b.eventually("n6 is where it announced itself", func() bool { return b.kernel.get(routeKey(7)) != nil })
+	b.kernel.set(moved.Key(), moved) // as when somebody replaced it by itself
+	b.never("what is told of goes no sooner", func() bool { return b.kernel.get(moved.Key()) == nil })
+	b.store.updates <- subnet.Update{Put: []subnet.Record{peer(2, "n2")}}
+	b.store.updates <- subnet.Update{Put: []subnet.Record{peer(5, "n5")}} // in order behind the others
+	b.eventually("that was taken", func() bool { return b.kernel.get(routeKey(5)) != nil })
+	require.NotNil(t, b.kernel.get(routeKey(3)), "n3 has time to announce itself again")
+
+	m := &memory{position: b.agent.rememberedPosition()}
+	b.agent.rememberNow(m)
+	require.Contains(t, readFile(t, path), `"position":"there"`, "another start within that time doubts the store, too")
+	require.ElementsMatch(t, []string{"n2", "n3", "n4", "n5", "n6"}, rememberedNodes(t, path), "and knows who is new")
+	require.NotNil(t, b.kernel.get(routeKey(8)), "the kernel alone knows where n3 has moved")
+	b.agent.inbox.expire(time.Now().Add(removalDelay + time.Second))
+	b.agent.inbox.poke()
+	b.eventually("n3 did not", func() bool { return b.kernel.get(routeKey(3)) == nil })
+	b.eventually("what nobody wants is gone", func() bool { return b.kernel.get(routeKey(6)) == nil && b.kernel.get(routeKey(8)) == nil })
+	require.NotNil(t, b.kernel.get(routeKey(2)))
+	require.NotContains(t, b.kernel.deleted, routeKey(2), "at no time")
+	b.agent.rememberNow(m)
+	require.Contains(t, readFile(t, path), `"position":"elsewhere"`)
+	require.ElementsMatch(t, []string{"n2", "n4", "n5", "n6"}, rememberedNodes(t, path))
 }
 
 func rememberedNodes(t *testing.T, path string) (nodes []string) {
@@ -237,6 +243,10 @@ func rememberedNodes(t *testing.T, path string) (nodes []string) {
 
 // A node that is killed seconds after it joined knows what it was told.
 func TestRememberedSoonAfterTheFirstList(t *testing.T) {
+	synctest.Test(t, rememberedSoonAfterTheFirstList)
+}
+
+func rememberedSoonAfterTheFirstList(t *testing.T) {
 	path := filepath.Join(t.TempDir(), lastgood.FileName)
 	b := start(t, func(c *Config, _ *memKernel) {
 		c.LastGood, c.LeaseTTL, c.RecallAfter = path, time.Hour, time.Hour
@@ -245,6 +255,7 @@ func TestRememberedSoonAfterTheFirstList(t *testing.T) {
 	b.ready(peer(2, "n2"))
 	for i := byte(3); ; i++ { // the store goes on telling
 		b.store.updates <- subnet.Update{Put: []subnet.Record{peer(3+i%100, "n3")}}
+		<-time.After(time.Millisecond) // by the bubble's clock
 		if _, err := os.Stat(path); err == nil {
 			break
 		}
@@ -255,7 +266,9 @@ func TestRememberedSoonAfterTheFirstList(t *testing.T) {
 
 // Where no position is known from before the store went back, what is doubtful
 // is not written: the next run would take it for what the store holds.
-func TestDoubtsWithoutAPosition(t *testing.T) {
+func TestDoubtsWithoutAPosition(t *testing.T) { synctest.Test(t, doubtsWithoutAPosition) }
+
+func doubtsWithoutAPosition(t *testing.T) {
 	path := filepath.Join(t.TempDir(), lastgood.FileName)
 	b := start(t, func(c *Config, _ *memKernel) {
 		c.LastGood, c.LeaseTTL, c.RecallAfter = path, time.Hour, time.Hour
@@ -272,10 +285,11 @@ func TestDoubtsWithoutAPosition(t *testing.T) {
 }
 
 // ranBefore lets a run know the peers n2, n3 and n6, and returns what it leaves: the
-// state of the kernel, and at path the file.
+// state of the kernel, and at path the file. The clock is a bubble's, and begins
+// when that of the next bubble does.
 func ranBefore(t *testing.T, path *string) (kernel backend.State) {
 	*path = filepath.Join(t.TempDir(), lastgood.FileName)
-	require.True(t, t.Run("run before", func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := start(t, func(c *Config, _ *memKernel) {
 			c.LastGood, c.LeaseTTL, c.RecallAfter = *path, time.Hour, time.Hour
 			c.Position = func() string { return "there" }
@@ -284,7 +298,7 @@ func ranBefore(t *testing.T, path *string) (kernel backend.State) {
 		moved.Modified = 9000
 		b.ready(peer(2, "n2"), peer(3, "n3"), moved)
 		kernel = b.kernel.state
-	}))
+	})
 	return kernel
 }
 

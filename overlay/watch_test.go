@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -43,7 +44,9 @@ func (b *bench) within(d time.Duration, is func() bool) {
 
 // A watch that has gone deaf is known by what a look finds, told, and opened
 // anew; it hears then.
-func TestDeafWatchIsOpenedAnew(t *testing.T) {
+func TestDeafWatchIsOpenedAnew(t *testing.T) { synctest.Test(t, deafWatchIsOpenedAnew) }
+
+func deafWatchIsOpenedAnew(t *testing.T) {
 	var log *logtest.Hook
 	b := start(t, func(c *Config, k *memKernel) {
 		frequent(c, k)
@@ -74,7 +77,9 @@ func TestDeafWatchIsOpenedAnew(t *testing.T) {
 }
 
 // One that hears is left alone, whatever is altered and whenever.
-func TestWatchThatHearsIsLeftAlone(t *testing.T) {
+func TestWatchThatHearsIsLeftAlone(t *testing.T) { synctest.Test(t, watchThatHearsIsLeftAlone) }
+
+func watchThatHearsIsLeftAlone(t *testing.T) {
 	var log *logtest.Hook
 	b := start(t, func(c *Config, k *memKernel) {
 		frequent(c, k)
@@ -98,9 +103,12 @@ func TestWatchThatHearsIsLeftAlone(t *testing.T) {
 	}
 }
 
-func TestDeafRuleWatchIsOpenedAnew(t *testing.T) {
+func TestDeafRuleWatchIsOpenedAnew(t *testing.T) { synctest.Test(t, deafRuleWatchIsOpenedAnew) }
+
+func deafRuleWatchIsOpenedAnew(t *testing.T) {
 	b := start(t, frequent)
 	b.ready(peer(2, "n2"))
+	b.settle()
 	again := func() bool {
 		b.firewall.mu.Lock()
 		defer b.firewall.mu.Unlock()
@@ -115,7 +123,9 @@ func TestDeafRuleWatchIsOpenedAnew(t *testing.T) {
 }
 
 // A watch that is deaf and does not even end is what a restart mends.
-func TestStuckWatchIsDead(t *testing.T) {
+func TestStuckWatchIsDead(t *testing.T) { synctest.Test(t, stuckWatchIsDead) }
+
+func stuckWatchIsDead(t *testing.T) {
 	stuck := make(chan struct{})
 	b := start(t, func(c *Config, k *memKernel) {
 		frequent(c, k)
@@ -123,6 +133,7 @@ func TestStuckWatchIsDead(t *testing.T) {
 	})
 	t.Cleanup(func() { close(stuck) }) // before the agent is stopped
 	b.ready(peer(2, "n2"))
+	b.settle() // a pass that has another reason, too, suspects nobody
 	b.kernel.makeDeaf()
 	b.kernel.set(routeKey(2), nil)
 	later := func() time.Time { return time.Now().Add(4*b.agent.cfg.FullPass + 11*time.Second) }
