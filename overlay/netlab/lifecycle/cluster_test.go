@@ -3,11 +3,13 @@ package lifecycle
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -60,7 +62,7 @@ func (c *cluster) restartStore(t *testing.T) {
 	require.NoError(t, c.etcd.Close())
 	c.connect(t)
 	netlabtest.Eventually(t, "etcd answers", func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		_, err := c.etcd.Get(ctx, leases)
 		return err
@@ -86,10 +88,31 @@ func (c *cluster) deploy(t *testing.T, nodes []*netlab.Node, flags ...string) (p
 		c.awaitReady(t, n)
 		pods = append(pods, netlabtest.AddPod(t, n, "pod"))
 	}
-	for _, n := range nodes {
+	for i, n := range nodes {
 		c.awaitWays(t, n)
+		awaitGuarded(t, pods[i])
 	}
 	return pods
+}
+
+// awaitGuarded waits until a pod is held to its addresses. Looks at the host's
+// interfaces are paced: that is what a daemon writes last of all, some time after
+// the pod has come.
+func awaitGuarded(t *testing.T, p *netlab.Pod) {
+	t.Helper()
+	netlabtest.Eventually(t, p.Name+" is held to its addresses", func() error {
+		table, err := p.Node.Exec(t.Context(), "nft", "list", "table", "bridge", "twill-pods")
+		if err != nil {
+			return err
+		}
+		words := strings.Fields(strings.ReplaceAll(table, ",", " "))
+		for _, a := range p.Addrs {
+			if a.IsValid() && !slices.Contains(words, a.String()) {
+				return fmt.Errorf("%s is not in it:\n%s", a, table)
+			}
+		}
+		return nil
+	})
 }
 
 // launch starts the node's daemon, with other flags than before perhaps.
@@ -143,7 +166,7 @@ func (c *cluster) restart(t *testing.T, n *netlab.Node) {
 // network is "unix", on its status socket.
 func get(t *testing.T, n *netlab.Node, network, address, path string) (code int, body string, err error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -162,16 +185,20 @@ func get(t *testing.T, n *netlab.Node, network, address, path string) (code int,
 	return resp.StatusCode, string(text), err
 }
 
-func readyz(t *testing.T, n *netlab.Node) (code int, body string, err error) {
+// health asks the daemon of a node on its health address, as soon as it listens.
+func health(t *testing.T, n *netlab.Node, path string) (code int, body string) {
 	t.Helper()
-	return get(t, n, "tcp", "127.0.0.1:8471", "/readyz")
+	netlabtest.Eventually(t, n.Name+" answers to "+path, func() (err error) {
+		code, body, err = get(t, n, "tcp", "127.0.0.1:8471", path)
+		return err
+	})
+	return code, body
 }
 
 // metric returns the value of a metric without labels.
 func metric(t *testing.T, n *netlab.Node, name string) string {
 	t.Helper()
-	code, body, err := get(t, n, "tcp", "127.0.0.1:8471", "/metrics")
-	require.NoError(t, err)
+	code, body := health(t, n, "/metrics")
 	require.Equal(t, http.StatusOK, code)
 	for line := range strings.Lines(body) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
@@ -193,9 +220,7 @@ func askStatus(t *testing.T, n *netlab.Node) (s overlay.Status, err error) {
 
 func status(t *testing.T, n *netlab.Node) overlay.Status {
 	t.Helper()
-	s, err := askStatus(t, n)
-	require.NoError(t, err)
-	return s
+	return awaitStatus(t, n, "a status", func(overlay.Status) bool { return true })
 }
 
 // awaitStatus waits for a status that is as is says.
@@ -219,4 +244,16 @@ func logged(t *testing.T, p *netlab.Process, text string) int {
 	b, err := os.ReadFile(p.Log)
 	require.NoError(t, err)
 	return strings.Count(string(b), text)
+}
+
+// awaitLogged waits until the log of a process holds a text. What the status
+// tells may be logged a moment later.
+func awaitLogged(t *testing.T, p *netlab.Process, text string) {
+	t.Helper()
+	netlabtest.Eventually(t, p.Name+" logs "+text, func() error {
+		if logged(t, p, text) == 0 {
+			return errors.New("it has not")
+		}
+		return nil
+	})
 }

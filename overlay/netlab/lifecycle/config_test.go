@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
@@ -34,12 +33,7 @@ func TestNetworkConfigIsTouched(t *testing.T) {
 		}
 		_, err := c.etcd.Delete(t.Context(), netlab.ConfigKey)
 		require.NoError(t, err)
-		netlabtest.Eventually(t, "it tells that the config is gone", func() error {
-			if logged(t, c.daemon(n), "the last one stays in force") == 0 {
-				return errors.New("it does not")
-			}
-			return nil
-		})
+		awaitLogged(t, c.daemon(n), "the last one stays in force")
 		awaitOurs(t, n, before)
 		_, err = c.etcd.Put(t.Context(), netlab.ConfigKey, netlab.DefaultNetConf(netlab.DualStack))
 		require.NoError(t, err)

@@ -1,9 +1,11 @@
 package lifecycle
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -15,11 +17,16 @@ const leases = netlabtest.Leases
 // record is what stands in etcd of a node.
 type record = netlabtest.Record
 
-// records returns all leases that can be read, sorted by key.
-func (c *cluster) records(t *testing.T) []record {
+// records returns all leases that can be read, sorted by key. An etcd that has
+// just started or lost its leader may fail to answer at first.
+func (c *cluster) records(t *testing.T) (all []record) {
 	t.Helper()
-	all, err := netlabtest.Records(t.Context(), c.etcd)
-	require.NoError(t, err)
+	netlabtest.Eventually(t, "etcd lists the leases", func() (err error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		all, err = netlabtest.Records(ctx, c.etcd)
+		return err
+	})
 	return all
 }
 

@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -13,10 +12,12 @@ import (
 )
 
 // ways lists what leads to peers on a node; see netlabtest.Ways.
-func ways(t *testing.T, n *netlab.Node) []string {
+func ways(t *testing.T, n *netlab.Node) (found []string) {
 	t.Helper()
-	found, err := netlabtest.Ways(t.Context(), n)
-	require.NoError(t, err)
+	netlabtest.Eventually(t, n.Name+" shows its ways", func() (err error) { // a dump may be interrupted
+		found, err = netlabtest.Ways(t.Context(), n)
+		return err
+	})
 	return found
 }
 
@@ -51,25 +52,34 @@ var volatile = regexp.MustCompile(`(?m)^.* inet6 fe80::.*\n|^\d+: | addrgenmode 
 // rules and settings.
 func ours(t *testing.T, n *netlab.Node) string {
 	t.Helper()
+	text, err := showOurs(t, n)
+	require.NoError(t, err)
+	return text
+}
+
+// showOurs is ours where a device or the table may be away at the moment.
+func showOurs(t *testing.T, n *netlab.Node) (string, error) {
+	t.Helper()
 	const script = `
 		for d in twill.1 twill-v6.1; do
+			ip link show dev $d >/dev/null
 			ip -o -d link show dev $d | tr '\\' '\n'
 			ip -o address show dev $d | tr '\\' '\n'
 		done
 		nft list table inet twill
 		cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding`
-	return volatile.ReplaceAllString(netlabtest.Run(t, &n.Host, script), "")
+	out, err := n.Exec(t.Context(), "sh", "-euc", script)
+	return volatile.ReplaceAllString(out, ""), err
 }
 
 // awaitOurs waits until all of ours is as it was.
 func awaitOurs(t *testing.T, n *netlab.Node, want string) {
 	t.Helper()
 	netlabtest.Eventually(t, n.Name+" has its devices and rules", func() error {
-		// A device may be away at the moment.
-		out, err := n.Exec(t.Context(), "sh", "-ec", "ip link show dev twill.1; ip link show dev twill-v6.1; nft list table inet twill")
+		have, err := showOurs(t, n)
 		if err != nil {
-			return fmt.Errorf("%w: %s", err, out)
+			return err
 		}
-		return equalLines(strings.Split(want, "\n"), strings.Split(ours(t, n), "\n"))
+		return equalLines(strings.Split(want, "\n"), strings.Split(have, "\n"))
 	})
 }

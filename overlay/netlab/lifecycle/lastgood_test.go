@@ -21,13 +21,16 @@ func TestRebootWhileTheStoreIsDown(t *testing.T) {
 	require.NoError(t, c.Store.Kill(t.Context()))
 	require.NoError(t, n.Reboot(t.Context()))
 	c.launch(t, n)
-	pods[0] = netlabtest.AddPod(t, n, "again")
-	requirePings(t, pods...)
-	s := status(t, n)
-	require.False(t, s.Ready)
-	require.NotNil(t, s.Store.Recalled)
+	// A pod does not wait for long: less than a daemon may take to start, and to
+	// find the store silent.
+	s := awaitStatus(t, n, "it goes by what it knew", func(s overlay.Status) bool { return s.Store.Recalled != nil && s.Lease != nil })
 	require.Equal(t, before, s.Lease.Subnets)
 	require.Len(t, s.Peers, 1)
+	pods[0] = netlabtest.AddPod(t, n, "again")
+	requirePings(t, pods...)
+	s = status(t, n)
+	require.False(t, s.Ready)
+	require.NotNil(t, s.Store.Recalled)
 
 	c.restartStore(t)
 	s = awaitStatus(t, n, "ready", func(s overlay.Status) bool { return s.Ready && s.Store.Recalled == nil })

@@ -88,10 +88,7 @@ func TestRepair(t *testing.T) {
 				require.NotEmpty(t, s.Repairs.Recent)
 			}
 			awaitStatus(t, n, "nothing is left to do", func(s overlay.Status) bool { return len(s.Failing) == 0 && len(s.Problems) == 0 })
-			for _, f := range subnet.Families {
-				_, err := pods[i%4].Ping(t.Context(), pods[(i+1)%4].Addrs[f], 0)
-				require.NoError(t, err)
-			}
+			requirePings(t, pods[i%4], pods[(i+1)%4])
 		})
 	}
 	// Where nobody did anything, nothing was repaired: the nodes do not see
@@ -149,9 +146,10 @@ func TestContention(t *testing.T) {
 			require.Equal(t, 1, logged(t, c.daemon(n), "something keeps undoing our work"))
 
 			// The war is over before it began, and the rest is not forgotten.
+			before := s.Repairs.ByKind
 			netlabtest.Run(t, &n.Host, "nft flush ruleset; "+c.wayVariables(t, n, c.Node(2))+"ip -6 route del $s6; bridge fdb del $m4 dev twill.1")
 			s = awaitStatus(t, n, "the others are repaired", func(s overlay.Status) bool {
-				return s.Repairs.ByKind["rules"] == 1 && s.Repairs.ByKind["fdb"] == 1
+				return s.Repairs.ByKind["rules"] > before["rules"] && s.Repairs.ByKind["fdb"] > before["fdb"]
 			})
 			require.Len(t, s.Contended, 1)
 		})

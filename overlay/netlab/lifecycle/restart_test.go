@@ -30,10 +30,11 @@ func TestRestart(t *testing.T) {
 		{"SIGTERM", c.stop},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			changes := logged(t, c.daemon(n), "msg=applied")
+			changes := 0
 			unharmed(t, pods, func() {
 				m := startMonitor(t, n)
 				tt.end(t, n)
+				changes = logged(t, c.daemon(n), "msg=applied")
 				require.Equal(t, file, statEnv(t, n), "subnet.env stays when the daemon ends")
 				c.restart(t, n)
 				s := awaitStatus(t, n, "two peers", func(s overlay.Status) bool { return len(s.Peers) == 2 })
@@ -72,12 +73,10 @@ func TestRestart(t *testing.T) {
 			require.False(t, s.Ready)
 			require.False(t, s.Store.InSync)
 			require.NotEmpty(t, s.NotReady)
-			code, body, err := readyz(t, n)
-			require.NoError(t, err)
+			code, body := health(t, n, "/readyz")
 			require.Equal(t, http.StatusServiceUnavailable, code)
 			require.Contains(t, body, "not ready: ")
-			code, _, err = get(t, n, "tcp", "127.0.0.1:8471", "/healthz")
-			require.NoError(t, err)
+			code, _ = health(t, n, "/healthz")
 			require.Equal(t, http.StatusOK, code, "waiting for a store is alive")
 			c.restartStore(t)
 			c.awaitReady(t, n)

@@ -51,8 +51,7 @@ func TestOutageOfTheStore(t *testing.T) {
 				awaitStatus(t, n, "degraded", func(s overlay.Status) bool { return s.Store.Degraded != nil && s.Ready })
 			}
 			for _, n := range old {
-				code, body, err := readyz(t, n)
-				require.NoError(t, err)
+				code, body := health(t, n, "/readyz")
 				require.Equal(t, http.StatusOK, code, "ready as before")
 				require.Contains(t, body, "degraded since 20")
 				require.Equal(t, "0", metric(t, n, "twill_store_up"))
@@ -60,12 +59,11 @@ func TestOutageOfTheStore(t *testing.T) {
 			c.launch(t, late)
 			requirePings(t, append(pods, netlabtest.AddPod(t, old[0], "meanwhile"))...)
 			netlabtest.Run(t, &old[1].Host, "ip link set twill.1 mtu 1400")
-			awaitStatus(t, old[1], "repairs go on", func(s overlay.Status) bool { return s.Repairs.ByKind["link"] == 1 })
+			awaitStatus(t, old[1], "repairs go on", func(s overlay.Status) bool { return s.Repairs.ByKind["link"] > 0 })
 			for time.Since(began) < outage() {
 				tr.Await(t, 10)
 			}
-			code, _, err := readyz(t, late)
-			require.NoError(t, err)
+			code, _ := health(t, late, "/readyz")
 			require.Equal(t, http.StatusServiceUnavailable, code, "the late one has nothing yet")
 			tt.end(t, c)
 			over := time.Now()
@@ -121,7 +119,7 @@ func TestCompaction(t *testing.T) {
 			c.delete(t, first)
 			c.awaitWays(t, n)
 		})
-		require.Zero(t, logged(t, c.daemon(n), "degraded"))
+		require.Zero(t, logged(t, c.daemon(n), "compacted"))
 		require.Zero(t, logged(t, c.daemon(n), "listing all leases"))
 	})
 
@@ -138,12 +136,7 @@ func TestCompaction(t *testing.T) {
 			require.NoError(t, c.daemon(n).Signal(syscall.SIGCONT))
 			c.awaitWays(t, n)
 		})
-		netlabtest.Eventually(t, "it has listed anew", func() error {
-			if logged(t, c.daemon(n), "listing all leases") == 0 {
-				return errors.New("it has not")
-			}
-			return nil
-		})
+		awaitLogged(t, c.daemon(n), "listing all leases")
 		require.True(t, status(t, n).Ready)
 		require.Zero(t, status(t, n).Repairs.Total)
 		c.delete(t, first)

@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -9,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/twill-net/twill/overlay/netlab"
-	"github.com/twill-net/twill/overlay/netlab/netlabtest"
 	"github.com/twill-net/twill/subnet"
 )
 
@@ -38,12 +36,7 @@ func TestFiftyNodesAtOnce(t *testing.T) {
 				c.launch(t, n)
 			}
 			for _, n := range c.Nodes {
-				netlabtest.Eventually(t, n.Name+" waits for the config", func() error {
-					if logged(t, c.daemon(n), "There is no network config in etcd") == 0 {
-						return errors.New("it does not")
-					}
-					return nil
-				})
+				awaitLogged(t, c.daemon(n), "There is no network config in etcd")
 			}
 			_, err = c.etcd.Put(t.Context(), netlab.ConfigKey, tt.netConf)
 			require.NoError(t, err)

@@ -119,7 +119,9 @@ func TestUnderlayChanges(t *testing.T) {
 		netlabtest.Run(t, &n.Host, "ip address add 192.168.77.111/24 dev eth0")
 		c.stop(t, n)
 		c.start(t, n, "--public-ip=192.168.77.111")
-		require.Equal(t, "192.168.77.111", c.record(t, n.Name).PublicIP)
+		netlabtest.Eventually(t, "it is announced", func() error {
+			return equalLines([]string{"192.168.77.111"}, []string{c.record(t, n.Name).PublicIP})
+		})
 		c.awaitWays(t, c.Node(2))
 		awaitOurs(t, n, want)
 		requirePings(t, pods...)
