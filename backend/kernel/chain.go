@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -75,20 +76,6 @@ func (s *socket) chain(c Chain) (bool, error) {
 	return err == nil, err
 }
 
-func chainsThere(conn *netlink.Conn, chains []Chain) ([]bool, error) {
-	there := make([]bool, len(chains))
-	for i, c := range chains {
-		_, err := nfnetlink.Get(conn, c.Family, unix.NFT_MSG_GETCHAIN, map[uint16]string{
-			unix.NFTA_CHAIN_TABLE: c.Table, unix.NFTA_CHAIN_NAME: c.Name,
-		})
-		if err != nil && !noChain(err) {
-			return nil, fmt.Errorf("looking for chain %s in table %s: %w", c.Name, c.Table, err)
-		}
-		there[i] = err == nil
-	}
-	return there, nil
-}
-
 // noChain reports whether an error says that there is no such chain. EINVAL:
 // nfnetlink without the subsystem (net/netfilter/nfnetlink.c); EAFNOSUPPORT: nf_tables
 // before 4.17 without the family; ERANGE: longer than a name can be, 31 characters
@@ -119,55 +106,52 @@ func (k *Kernel) DeleteRules(ctx context.Context, from Chain, meant func(comment
 }
 
 func (k *Kernel) deleteRules(ctx context.Context, from Chain, meant func(comment string) bool, chains []Chain) error {
-	var steps []netlink.Message
-	err := nfnetlink.Read(ctx, k.cfg.NetNS, func(conn *netlink.Conn) (err error) {
-		steps, err = deletions(conn, from, meant, chains)
+	there, err := k.Chains(ctx, append([]Chain{from}, chains...)...)
+	if err != nil || !slices.Contains(there, true) {
 		return err
-	})
-	if nfnetlink.Absent(err) || err == nil && len(steps) == 0 {
-		return nil
 	}
-	if err != nil {
+	var rules []nfnetlink.Rule
+	if there[0] {
+		err = nfnetlink.Read(ctx, k.cfg.NetNS, func(conn *netlink.Conn) (err error) {
+			rules, err = nfnetlink.ListRules(conn, nfnetlink.Table{Family: from.Family, Name: from.Table}, from.Name)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	steps, err := deletions(from, rules, meant, chains, there[1:])
+	if err != nil || len(steps) == 0 {
 		return err
 	}
 	conn, err := nfnetlink.Dial(ctx, k.cfg.NetNS)
 	if err != nil {
 		return err
 	}
-	return errors.Join(commit(conn, steps), conn.Close())
+	return errors.Join(nfnetlink.Commit(conn, steps), conn.Close())
 }
 
 // deletions returns the parts of DeleteRules's transaction.
-func deletions(conn *netlink.Conn, from Chain, meant func(comment string) bool, chains []Chain) (steps []netlink.Message, err error) {
-	there, err := chainsThere(conn, append([]Chain{from}, chains...))
-	if err != nil {
-		return nil, err
-	}
+func deletions(from Chain, rules []nfnetlink.Rule, meant func(comment string) bool, chains []Chain, there []bool) (steps []netlink.Message, err error) {
 	add := func(kind int, attrs func(*netlink.AttributeEncoder)) error {
 		raw, err := nfnetlink.Encode(attrs)
-		steps = append(steps, nfnetlink.Message(from.Family, kind, netlink.Acknowledge, raw))
+		steps = append(steps, nfnetlink.Message(from.Family, kind, 0, raw))
 		return err
 	}
-	if there[0] {
-		rules, err := nfnetlink.ListRules(conn, nfnetlink.Table{Family: from.Family, Name: from.Table}, from.Name)
-		if err != nil {
-			return nil, err
+	for _, r := range rules {
+		if !meant(comment(r.Userdata)) {
+			continue
 		}
-		for _, r := range rules {
-			if !meant(comment(r.Userdata)) {
-				continue
-			}
-			if err := add(unix.NFT_MSG_DELRULE, func(e *netlink.AttributeEncoder) {
-				e.String(unix.NFTA_RULE_TABLE, from.Table)
-				e.String(unix.NFTA_RULE_CHAIN, from.Name)
-				e.Uint64(unix.NFTA_RULE_HANDLE, r.Handle)
-			}); err != nil {
-				return nil, err
-			}
+		if err := add(unix.NFT_MSG_DELRULE, func(e *netlink.AttributeEncoder) {
+			e.String(unix.NFTA_RULE_TABLE, from.Table)
+			e.String(unix.NFTA_RULE_CHAIN, from.Name)
+			e.Uint64(unix.NFTA_RULE_HANDLE, r.Handle)
+		}); err != nil {
+			return nil, err
 		}
 	}
 	for i, c := range chains {
-		if !there[i+1] {
+		if !there[i] {
 			continue
 		}
 		if err := add(unix.NFT_MSG_DELCHAIN, func(e *netlink.AttributeEncoder) {
@@ -178,23 +162,6 @@ func deletions(conn *netlink.Conn, from Chain, meant func(comment string) bool, 
 		}
 	}
 	return steps, nil
-}
-
-// commit sends steps, each of which asks for an acknowledgement, as one
-// transaction, and returns the kernel's first error (nfnetlink_rcv_batch).
-func commit(conn *netlink.Conn, steps []netlink.Message) error {
-	edge := func(kind netlink.HeaderType) netlink.Message {
-		return netlink.Message{
-			Header: netlink.Header{Type: kind, Flags: netlink.Request},
-			Data:   []byte{unix.NFPROTO_UNSPEC, unix.NFNETLINK_V0, 0, unix.NFNL_SUBSYS_NFTABLES},
-		}
-	}
-	batch := append([]netlink.Message{edge(unix.NFNL_MSG_BATCH_BEGIN)}, steps...)
-	_, err := conn.SendMessages(append(batch, edge(unix.NFNL_MSG_BATCH_END)))
-	for i := 0; err == nil && i < len(steps); i++ {
-		_, err = conn.Receive()
-	}
-	return err
 }
 
 // comment returns a rule's comment from its userdata: pairs of type and length,
