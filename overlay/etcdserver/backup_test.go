@@ -198,7 +198,6 @@ func TestBackupFails(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("the last good one"), 0o600))
 	s := newStore(t)
 	cfg := s.clientConfig()
-	cfg.DialTimeout = time.Second
 	_, err := etcdserver.Backup(t.Context(), cfg, file)
 	require.ErrorContains(t, err, "saving a snapshot of "+cfg.Endpoints[0])
 	require.ErrorContains(t, err, "no such file or directory")
@@ -210,7 +209,9 @@ func TestBackupFails(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 
 	require.NoError(t, s.cmd.Process.Signal(syscall.SIGSTOP))
-	_, err = etcdserver.Backup(t.Context(), cfg, file)
+	hasty := cfg
+	hasty.DialTimeout = time.Second
+	_, err = etcdserver.Backup(t.Context(), hasty, file)
 	require.ErrorContains(t, err, "no answer within 1s")
 	require.NoError(t, s.cmd.Process.Signal(syscall.SIGCONT))
 	_, err = etcdserver.Backup(t.Context(), cfg, filepath.Join(dir, "none", "backup.db"))

@@ -118,7 +118,7 @@ func TestKilledAtTheFirstStart(t *testing.T) {
 			_ = s.try(t)
 			s.end(syscall.SIGKILL)
 		}
-		s.patience = time.Minute
+		s.patience = patience
 		s.start(t)
 		s.end(syscall.SIGKILL)
 	}

@@ -45,6 +45,9 @@ func serve(text string) error {
 	return etcdserver.Run(ctx, c, func() { fmt.Println("ready") })
 }
 
+// patience is how long a busy machine may take for a start or a request.
+const patience = 2 * time.Minute
+
 // store is a store as a process of its own.
 type store struct {
 	cfg  etcdserver.Config
@@ -61,7 +64,7 @@ func newStore(t *testing.T) *store {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "twill-store-test-") // short: a socket's path has 108 bytes
 	require.NoError(t, err)
-	s := &store{cfg: etcdserver.DefaultConfig(), log: new(bytes.Buffer), patience: time.Minute}
+	s := &store{cfg: etcdserver.DefaultConfig(), log: new(bytes.Buffer), patience: patience}
 	s.cfg.DataDir = filepath.Join(dir, "data")
 	s.cfg.ListenClientURLs = []string{"unix://" + filepath.Join(dir, "s")}
 	t.Cleanup(func() {
@@ -87,7 +90,8 @@ func (s *store) try(t *testing.T) error {
 	out, err := s.cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, s.cmd.Start())
-	late := time.AfterFunc(s.patience, func() { _ = s.cmd.Process.Kill() })
+	process := s.cmd.Process
+	late := time.AfterFunc(s.patience, func() { _ = process.Kill() })
 	defer late.Stop()
 	if line, _ := bufio.NewReader(out).ReadString('\n'); line == "ready\n" {
 		return nil
@@ -126,7 +130,7 @@ func (s *store) end(sig syscall.Signal) {
 }
 
 func (s *store) clientConfig() clientv3.Config {
-	return etcdserver.FailFast(clientv3.Config{Endpoints: s.cfg.ListenClientURLs, DialTimeout: 10 * time.Second, Logger: zap.NewNop()})
+	return etcdserver.FailFast(clientv3.Config{Endpoints: s.cfg.ListenClientURLs, DialTimeout: patience, Logger: zap.NewNop()})
 }
 
 // client connects until the test ends.

@@ -41,7 +41,7 @@ func TestTLS(t *testing.T) {
 		require.NoError(t, err)
 		defer raw.Close()
 		c := tls.Client(raw, &tls.Config{RootCAs: pool, ServerName: "store", Certificates: certs, NextProtos: []string{"h2"}})
-		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 			return nil, err
 		}
 		if err := c.Handshake(); err != nil {
