@@ -119,62 +119,63 @@ func TestDirectRouting(t *testing.T) {
 		}
 	})
 
+	across := slices.Concat(netlabtest.Each(pods[0], pods[1]), netlabtest.Each(pods[1], pods[0]))
 	t.Run("a route makes a peer on link, and no longer", func(t *testing.T) {
 		c := c.sub(t)
-		traffic := c.traffic(slices.Concat(netlabtest.Each(pods[0], pods[1]), netlabtest.Each(pods[1], pods[0]))...)
-		for range 2 {
-			c.onLink("add", near, far)
-			c.eventually(func() error { return c.isDirect(near, far) })
-			c.eventually(func() error { return c.isDirect(far, near) })
-			before := c.count(near)
-			traffic.Await(c.t, 5)
-			after := c.count(near)
-			require.Equal(t, before.tunnel, after.tunnel)
-			require.Greater(t, after.plain, before.plain)
-			require.NoError(t, c.isTunnelled(other, far), "that is another node's business")
+		c.unharmed(across, func(traffic *netlabtest.Traffic) {
+			for range 2 {
+				c.onLink("add", near, far)
+				c.eventually(func() error { return c.isDirect(near, far) })
+				c.eventually(func() error { return c.isDirect(far, near) })
+				before := c.count(near)
+				traffic.Await(c.t, 5)
+				after := c.count(near)
+				require.Equal(t, before.tunnel, after.tunnel)
+				require.Greater(t, after.plain, before.plain)
+				require.NoError(t, c.isTunnelled(other, far), "that is another node's business")
 
-			c.onLink("del", near, far)
-			c.eventually(func() error { return c.isTunnelled(near, far) })
-			c.eventually(func() error { return c.isTunnelled(far, near) })
-			before = c.count(near)
-			traffic.Await(c.t, 5)
-			after = c.count(near)
-			for _, f := range subnet.Families {
-				require.Greater(t, after.tunnel[f], before.tunnel[f])
+				c.onLink("del", near, far)
+				c.eventually(func() error { return c.isTunnelled(near, far) })
+				c.eventually(func() error { return c.isTunnelled(far, near) })
+				before = c.count(near)
+				traffic.Await(c.t, 5)
+				after = c.count(near)
+				for _, f := range subnet.Families {
+					require.Greater(t, after.tunnel[f], before.tunnel[f])
+				}
+				require.Equal(t, before.plain, after.plain)
 			}
-			require.Equal(t, before.plain, after.plain)
-		}
-		traffic.RequireNoLoss(c.t)
+		})
 	})
 
 	t.Run("an address makes a peer on link, and no longer", func(t *testing.T) {
 		c := c.sub(t)
-		traffic := c.traffic(slices.Concat(netlabtest.Each(pods[0], pods[1]), netlabtest.Each(pods[1], pods[0]))...)
 		addrs := subnet.PerFamily[[]string]{{"192.168.78.111/24"}, {"fd77:0:0:1::111/64", "nodad"}}
-		for _, a := range addrs {
-			c.on(&near.Host, append([]string{"ip", "addr", "add", "dev", "eth0"}, a...)...)
-		}
-		c.eventually(func() error { return c.isDirect(near, far) })
-		require.NoError(t, c.isTunnelled(far, near), "its public IP is the old one")
-		traffic.Await(c.t, 5)
-		for _, a := range addrs {
-			c.on(&near.Host, "ip", "addr", "del", "dev", "eth0", a[0])
-		}
-		c.eventually(func() error { return c.isTunnelled(near, far) })
-		traffic.RequireNoLoss(c.t)
+		c.unharmed(across, func(traffic *netlabtest.Traffic) {
+			for _, a := range addrs {
+				c.on(&near.Host, append([]string{"ip", "addr", "add", "dev", "eth0"}, a...)...)
+			}
+			c.eventually(func() error { return c.isDirect(near, far) })
+			require.NoError(t, c.isTunnelled(far, near), "its public IP is the old one")
+			traffic.Await(c.t, 5)
+			for _, a := range addrs {
+				c.on(&near.Host, "ip", "addr", "del", "dev", "eth0", a[0])
+			}
+			c.eventually(func() error { return c.isTunnelled(near, far) })
+		})
 	})
 
 	t.Run("switched off and on in the network config", func(t *testing.T) {
 		c := c.sub(t)
-		traffic := c.traffic(netlabtest.Each(pods[0], pods[2])...)
-		c.configure(netlab.DefaultNetConf(netlab.DualStack))
-		c.eventually(func() error { return c.isTunnelled(near, other) })
-		c.eventually(func() error { return c.isTunnelled(other, near) })
-		traffic.Await(c.t, 5)
-		c.configure(directConf)
-		c.eventually(func() error { return c.isDirect(near, other) })
-		c.eventually(func() error { return c.isDirect(other, near) })
-		traffic.RequireNoLoss(c.t)
+		c.unharmed(netlabtest.Each(pods[0], pods[2]), func(traffic *netlabtest.Traffic) {
+			c.configure(netlab.DefaultNetConf(netlab.DualStack))
+			c.eventually(func() error { return c.isTunnelled(near, other) })
+			c.eventually(func() error { return c.isTunnelled(other, near) })
+			traffic.Await(c.t, 5)
+			c.configure(directConf)
+			c.eventually(func() error { return c.isDirect(near, other) })
+			c.eventually(func() error { return c.isDirect(other, near) })
+		})
 	})
 	c.nothingFragmented()
 }

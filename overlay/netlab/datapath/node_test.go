@@ -74,21 +74,21 @@ func TestWhoIsSeen(t *testing.T) {
 	t.Run("switched off", func(t *testing.T) {
 		c := c.sub(t)
 		require.True(t, c.env(one).IPMasq)
-		traffic := c.traffic(netlabtest.Each(pod, remote)...)
-		c.run([]string{"--ip-masq=false"}, one)
-		require.False(t, c.env(one).IPMasq)
-		for _, f := range subnet.Families {
-			require.Equal(t, pod.Addrs[f], c.sourceSeen(&pod.Host, c.Outside, c.Outside.Addrs[f]), f)
-			require.Equal(t, pod.Addrs[f], c.sourceSeen(&pod.Host, &two.Host, two.Addrs[f]), f)
-			require.Equal(t, pod.Addrs[f], c.sourceSeen(&pod.Host, &remote.Host, remote.Addrs[f]), f)
-		}
-		require.NotContains(t, c.on(&one.Host, "nft", "list", "ruleset"), "masquerade")
-		require.Contains(t, c.on(&two.Host, "nft", "list", "ruleset"), "masquerade")
-		traffic.RequireNoLoss(c.t)
-		c.run(nil, one)
-		for _, f := range subnet.Families {
-			require.Equal(t, one.Addrs[f], c.sourceSeen(&pod.Host, c.Outside, c.Outside.Addrs[f]), f)
-		}
+		c.unharmed(netlabtest.Each(pod, remote), func(*netlabtest.Traffic) {
+			c.run([]string{"--ip-masq=false"}, one)
+			require.False(t, c.env(one).IPMasq)
+			for _, f := range subnet.Families {
+				require.Equal(t, pod.Addrs[f], c.sourceSeen(&pod.Host, c.Outside, c.Outside.Addrs[f]), f)
+				require.Equal(t, pod.Addrs[f], c.sourceSeen(&pod.Host, &two.Host, two.Addrs[f]), f)
+				require.Equal(t, pod.Addrs[f], c.sourceSeen(&pod.Host, &remote.Host, remote.Addrs[f]), f)
+			}
+			require.NotContains(t, c.on(&one.Host, "nft", "list", "ruleset"), "masquerade")
+			require.Contains(t, c.on(&two.Host, "nft", "list", "ruleset"), "masquerade")
+			c.run(nil, one)
+			for _, f := range subnet.Families {
+				require.Equal(t, one.Addrs[f], c.sourceSeen(&pod.Host, c.Outside, c.Outside.Addrs[f]), f)
+			}
+		})
 	})
 	c.nothingFragmented()
 }

@@ -119,7 +119,7 @@ func TestVXLANOptions(t *testing.T) {
 	} {
 		t.Run(step.name, func(t *testing.T) {
 			c := c.sub(t)
-			traffic := c.traffic(netlabtest.Each(pods[0], pods[1])...)
+			before, traffic := netlabtest.Count(t.Context(), c.Lan), c.traffic(netlabtest.Each(pods[0], pods[1])...)
 			step.change(&now)
 			c.configure(conf(now))
 			for _, n := range c.Nodes {
@@ -139,8 +139,8 @@ func TestVXLANOptions(t *testing.T) {
 				c.answers(&pods[0].Host, pods[1].Addrs[f])
 				c.largest(&more[0].Host, &more[1].Host, f, now.MTU-70)
 			}
-			if lost := traffic.Lost(c.t); step.inPlace {
-				require.Zero(t, lost)
+			if lost := traffic.Lost(c.t); step.inPlace && lost > 0 {
+				c.excused(before, 1)
 			}
 			for _, n := range c.Nodes {
 				sent := c.count(n)
