@@ -213,5 +213,5 @@ func TestNodeComesAndGoes(t *testing.T) {
 	require.Contains(t, d.status().Text(), "going by what was known at")
 	api.Restart()
 	d.eventually("all is well", subnetIs("10.244.7.0/24"))
-	require.Nil(t, d.status().Store.Degraded)
+	d.eventually("the store answers all that is asked", func() bool { s := d.status(); return s.Ready && s.Store.Degraded == nil })
 }

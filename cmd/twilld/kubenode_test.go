@@ -183,7 +183,7 @@ func statusAt(socket string) (s overlay.Status) {
 // eventually waits for something that a busy machine takes its time for.
 func (d *daemon) eventually(what string, ok func() bool) {
 	d.t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !ok() {
 		select {
 		case c := <-d.code:
@@ -193,7 +193,7 @@ func (d *daemon) eventually(what string, ok func() bool) {
 		}
 		if time.Now().After(deadline) {
 			s := d.status()
-			d.t.Fatalf("not within a minute: %s\n%s", what, s.Text())
+			d.t.Fatalf("not within two minutes: %s\n%s", what, s.Text())
 		}
 	}
 }

@@ -249,8 +249,8 @@ func TestUnprivileged(t *testing.T) {
 	c.start()
 	c.ready()
 	require.Equal(t, machine, api.Node(t, "n1").Annotations[prefix+"machine-id"], "the same machine")
+	c.stop()
 	left, err := filepath.Glob(c.path("*", ".*"))
 	require.NoError(t, err)
 	require.Empty(t, left, "nothing half-written")
-	c.stop()
 }
