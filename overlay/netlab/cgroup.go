@@ -113,7 +113,7 @@ func removeCgroup(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("finding the cgroup hierarchies: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	var last error
 	err = poll(ctx, 20*time.Millisecond, func() (bool, error) {

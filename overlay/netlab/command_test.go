@@ -99,7 +99,7 @@ func TestLabUpAfterDeath(t *testing.T) {
 		require.Eventually(t, func() bool {
 			_, _, err := netlab.Command(dir, place, nil, b)
 			return err != nil && strings.Contains(err.Error(), place+" is dead")
-		}, 10*time.Second, 10*time.Millisecond)
+		}, netlabtest.Patience, 10*time.Millisecond)
 	}
 	require.NoError(t, netlab.Up(t.Context(), o, 0))
 }
@@ -179,9 +179,15 @@ func TestDemoInterrupted(t *testing.T) {
 				cmd.Env = append(os.Environ(), "TMPDIR="+tmp)
 				cmd.Stdout, cmd.Stderr = out, out
 				require.NoError(t, cmd.Start())
-				<-out.reached
+				ended := make(chan error, 1)
+				go func() { ended <- cmd.Wait() }()
+				select {
+				case <-out.reached:
+				case err := <-ended:
+					require.FailNow(t, "it has not come so far", "%v\n%s", err, out.text.String())
+				}
 				require.NoError(t, cmd.Process.Signal(sig))
-				require.Error(t, cmd.Wait())
+				require.Error(t, <-ended)
 				if sig != syscall.SIGKILL {
 					require.Equal(t, 1, cmd.ProcessState.ExitCode(), out.text.String())
 					require.Contains(t, out.text.String(), "interrupted")
@@ -192,7 +198,7 @@ func TestDemoInterrupted(t *testing.T) {
 				require.Eventually(t, func() bool {
 					entries, err := os.ReadDir(tmp)
 					return err == nil && len(entries) == 0 && len(processesOf(t, tmp)) == 0
-				}, 10*time.Second, 10*time.Millisecond)
+				}, netlabtest.Patience, 10*time.Millisecond)
 			})
 		}
 	}

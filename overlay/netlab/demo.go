@@ -100,7 +100,7 @@ func (l *Lab) showPods(ctx context.Context, pods []*Pod, out io.Writer) ([]int, 
 // showSources sends a datagram from a pod of each node to the outside host and
 // checks that the node's address arrives.
 func (l *Lab) showSources(ctx context.Context, pods []*Pod, out io.Writer) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	var errs []error
 	var lines []string
@@ -134,7 +134,7 @@ func (l *Lab) showRepair(ctx context.Context, pods []*Pod, out io.Writer) error 
 	if other < 0 {
 		return nil // one node: no tunnel
 	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	from, to := pods[0], pods[other]
 	f := subnet.IPv4

@@ -105,7 +105,7 @@ func entered(ctx context.Context, nsenter int) (pid int, err error) {
 // signalEntered signals the command that nsenter runs. Nsenter stops and ends
 // with its command; who wakes the one must wake the other.
 func signalEntered(nsenter *os.Process, sig syscall.Signal) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	pid, err := entered(ctx, nsenter.Pid)
 	if err != nil {

@@ -37,7 +37,7 @@ func TestExec(t *testing.T) {
 	defer cancel()
 	_, err = n.Exec(ctx, "sleep", "4711")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Eventually(t, func() bool { return !runs(t, n, "sleep 4711") }, 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return !runs(t, n, "sleep 4711") }, netlabtest.Patience, 10*time.Millisecond)
 }
 
 // runs reports whether a command line runs on the node.
@@ -61,7 +61,7 @@ func TestProcess(t *testing.T) {
 		require.Eventually(t, func() bool {
 			log, err := os.ReadFile(p.Log)
 			return err == nil && strings.Count(string(log), want) == n
-		}, 5*time.Second, 5*time.Millisecond, "%d times %q", n, want)
+		}, netlabtest.Patience, 5*time.Millisecond, "%d times %q", n, want)
 	}
 	logged(1, "started")
 	require.NoError(t, p.Signal(syscall.SIGHUP))
@@ -113,9 +113,7 @@ func TestFlow(t *testing.T) {
 		require.NoError(t, flow.Await(t.Context(), 1))
 		_, err = lab.Lan.Exec(t.Context(), "ip", "link", "set", "node2", "nomaster")
 		require.NoError(t, err)
-		before, err := sent(t, lab)
-		require.NoError(t, err)
-		require.Eventually(t, func() bool { now, err := sent(t, lab); return err == nil && now >= before+20 }, 5*time.Second, 10*time.Millisecond)
+		awaitSent(t, lab, 20)
 		_, err = lab.Lan.Exec(t.Context(), "ip", "link", "set", "node2", "master", "br0")
 		require.NoError(t, err)
 		require.NoError(t, flow.Await(t.Context(), 5))
@@ -126,15 +124,24 @@ func TestFlow(t *testing.T) {
 		require.Len(t, loss.Missing, loss.Lost())
 		require.False(t, loss.Missing[0].After.IsZero(), "%v", loss.Missing)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
 	flow, err := lab.Node(1).PingContinuously(t.Context(), lab.Outside.Addrs[subnet.IPv4].Next(), 5*time.Millisecond)
 	require.NoError(t, err)
+	awaitSent(t, lab, 20)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
 	require.ErrorIs(t, flow.Await(ctx, 1), context.DeadlineExceeded)
 	loss, err := flow.Stop()
 	require.NoError(t, err)
 	require.Zero(t, loss.Received)
 	require.NotZero(t, loss.Lost())
+}
+
+// awaitSent waits until node1 has sent so many packets more.
+func awaitSent(t *testing.T, lab *netlab.Lab, packets int) {
+	t.Helper()
+	before, err := sent(t, lab)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { now, err := sent(t, lab); return err == nil && now >= before+packets }, netlabtest.Patience, 10*time.Millisecond)
 }
 
 // sent returns how many packets node1 has sent.
@@ -154,7 +161,7 @@ func sent(t *testing.T, lab *netlab.Lab) (packets int, err error) {
 func TestSourceSeen(t *testing.T) {
 	t.Parallel()
 	lab := netlabtest.New(t, netlab.Options{Nodes: 1})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), netlabtest.Patience)
 	defer cancel()
 	for _, f := range subnet.Families {
 		source, err := netlab.SourceSeen(ctx, &lab.Node(1).Host, lab.Outside, lab.Outside.Addrs[f])

@@ -67,7 +67,7 @@ func NodeInit(name, dir string) error {
 func abandon(above *os.Root, base string) error {
 	_ = unix.Kill(-1, unix.SIGKILL) // etcd, that is: everything in this PID namespace
 	group := abandonedCgroup(above, base)
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	err := above.RemoveAll(base)
 	for err != nil && time.Now().Before(deadline) {
 		err = above.RemoveAll(base)

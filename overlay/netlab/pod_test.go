@@ -34,10 +34,7 @@ func TestPodsByPlainBridge(t *testing.T) {
 	require.Equal(t, "node1/a", a.Name)
 	b, err := n.AddPod(t.Context(), "b")
 	require.NoError(t, err)
-	for _, f := range subnet.Families {
-		_, err := a.Ping(t.Context(), b.Addrs[f], 1500)
-		require.NoError(t, err)
-	}
+	pingFull(t, &a.Host, &b.Host, 1500)
 	mtu, err := a.MTU(t.Context(), "eth0")
 	require.NoError(t, err)
 	require.Equal(t, 1500, mtu)

@@ -50,7 +50,7 @@ func (l *Lab) startStore(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	// A client that finds nobody listening waits a second before it tries
 	// again.

@@ -82,7 +82,9 @@ func TestStoreKeepsData(t *testing.T) {
 	stopping := time.Now()
 	require.NoError(t, s.cmd.Wait())
 	t.Logf("stopped in %v with a watch open", time.Since(stopping))
-	require.Empty(t, s.log.String(), "a healthy store is silent")
+	for line := range strings.Lines(s.log.String()) {
+		require.Regexp(t, "took too long|slow fdatasync", line, "a healthy store is silent, but for what a busy machine does to it")
+	}
 
 	s = startStore(t, args...)
 	_, err = client.Put(t.Context(), "k", "2")

@@ -18,7 +18,7 @@ import (
 // Deploy starts a daemon on every node, waits until all are ready and know each
 // other, and adds pods to each. The pods are in the order of the nodes.
 func (l *Lab) Deploy(ctx context.Context, podsPerNode int) (pods []*Pod, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second+time.Duration(len(l.Nodes))*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute+time.Duration(len(l.Nodes))*time.Second)
 	defer cancel()
 	daemons := make([]*Process, len(l.Nodes))
 	err = l.eachNode(ctx, func(n *Node, ctx context.Context) (err error) {
