@@ -31,7 +31,7 @@ func TestApplyAgain(t *testing.T) {
 	program, config, home := kubectl(t), s.Kubeconfig(t, s.URL, kubetest.Admin), t.TempDir()
 	apply := func(documents string) []string {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, program, "--kubeconfig", config, "--cache-dir", home, "apply", "-f", "-")
 		cmd.Env = append(os.Environ(), "HOME="+home)

@@ -335,5 +335,5 @@ func TestPolicyFollowsPrefix(t *testing.T) {
 
 func eventually(t *testing.T, ok func() bool) {
 	t.Helper()
-	require.Eventually(t, ok, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, ok, 3*time.Minute, 50*time.Millisecond)
 }

@@ -1,14 +1,17 @@
 package kube_test
 
 import (
+	"errors"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/kube"
 	"github.com/twill-net/twill/subnet/kube/kubetest"
+	"github.com/twill-net/twill/subnet/subnettest"
 )
 
 // Under the shipped role and policy: all that is ours goes, all else stays.
@@ -40,7 +43,12 @@ func TestClear(t *testing.T) {
 		return store
 	}
 	store := open("n1")
-	taken, err := store.Clear(t.Context())
+	var taken []string
+	var err error
+	subnettest.Eventually(t, "the role is in force", func() bool {
+		taken, err = store.Clear(t.Context())
+		return !errors.Is(err, subnet.ErrDenied)
+	})
 	require.NoError(t, err)
 	require.Len(t, taken, 7)
 	have := s.Node(t, "n1")

@@ -87,7 +87,8 @@ func (m *Memory) WatchConfig(ctx context.Context, on func(raw []byte)) error {
 			return nil
 		}
 		last = slices.Clone(m.config)
-		return func() { on(last) }
+		raw := slices.Clone(last)
+		return func() { on(raw) }
 	})
 }
 

@@ -2,13 +2,17 @@ package kubetest
 
 import (
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -48,10 +52,13 @@ func (s *Server) Apply(t testing.TB, documents []byte) {
 	}
 }
 
-// Grant allows the daemon this and nothing else.
+// Grant allows the daemon this and nothing else. It is in force when Grant
+// returns, as the server knows its roles from a watch.
 func (s *Server) Grant(t testing.TB, rules ...rbacv1.PolicyRule) {
 	t.Helper()
 	name := metav1.ObjectMeta{Name: "twilld"}
+	mark := rbacv1.PolicyRule{APIGroups: []string{"twill.test"}, Resources: []string{strings.ToLower(rand.Text())}, Verbs: []string{"get"}}
+	rules = append(slices.Clone(rules), mark)
 	for _, object := range []any{
 		rbacv1.ClusterRole{TypeMeta: metav1.TypeMeta{Kind: "ClusterRole"}, ObjectMeta: name, Rules: rules},
 		rbacv1.ClusterRoleBinding{
@@ -64,6 +71,17 @@ func (s *Server) Grant(t testing.TB, rules ...rbacv1.PolicyRule) {
 		require.NoError(t, err)
 		s.Apply(t, raw)
 	}
+	require.Eventually(t, func() bool { return s.allowed(t, "twilld", mark) }, startTimeout, 5*time.Millisecond)
+}
+
+// allowed reports whether a user may do what a rule says.
+func (s *Server) allowed(t testing.TB, user string, rule rbacv1.PolicyRule) bool {
+	t.Helper()
+	attributes := map[string]string{"group": rule.APIGroups[0], "resource": rule.Resources[0], "verb": rule.Verbs[0]}
+	var answer struct{ Status struct{ Allowed bool } }
+	s.request(t, http.MethodPost, "/apis/authorization.k8s.io/v1/subjectaccessreviews", "application/json",
+		map[string]any{"spec": map[string]any{"user": user, "resourceAttributes": attributes}}, &answer, http.StatusCreated)
+	return answer.Status.Allowed
 }
 
 // Token asks for a token of a service account, bound to a Pod; "" for none.
