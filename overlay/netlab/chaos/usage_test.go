@@ -34,7 +34,7 @@ func (w *world) usage(ctx context.Context) ([]usage, error) {
 }
 
 func (m *member) usage(ctx context.Context) (u usage, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {

@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -140,8 +141,9 @@ func TestMatrix(t *testing.T) {
 	l := newLab(t, dropAll)
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
-			m.config["NonMasqueradeCIDRs"] = excluded
-			l.configure(t, m.config)
+			config := maps.Clone(m.config) // modes are other tests', too
+			config["NonMasqueradeCIDRs"] = excluded
+			l.configure(t, config)
 			if m.prepare != "" {
 				netlabtest.Run(t, &l.one.Host, m.prepare)
 				l.start(t, l.one)

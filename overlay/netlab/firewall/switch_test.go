@@ -11,8 +11,9 @@ import (
 )
 
 // unharmed does something while pings go through each row of the matrix that
-// pings can tell of, and fails if one is lost.
-func (l *lab) unharmed(t *testing.T, what string, do func()) {
+// pings can tell of, and fails if one is lost. Before brings back what was
+// before.
+func (l *lab) unharmed(t *testing.T, what string, do, before func()) {
 	t.Helper()
 	netlabtest.Unharmed(t, what, []netlabtest.Pair{
 		{From: &l.pod.Host, To: &l.remote.Host},
@@ -20,7 +21,7 @@ func (l *lab) unharmed(t *testing.T, what string, do func()) {
 		{From: &l.pod.Host, To: l.Lan},
 		{From: l.Outside, To: &l.pod.Host},
 		{From: l.Outside, To: &l.remote.Host},
-	}, do)
+	}, do, before)
 }
 
 // A change of what holds the rules, by the network config or by a flag, and of
@@ -45,19 +46,27 @@ func TestSwitchUnderTraffic(t *testing.T) {
 		require.Equal(t, foreign, others(t, &l.one.Host))
 	}
 	config := map[string]map[string]any{"nftables": {"EnableNFTables": true}, "iptables-nft": {"EnableNFTables": false}}
-	for _, mode := range []string{"nftables", "iptables-nft", "nftables", "iptables-nft"} {
-		l.unharmed(t, "to "+mode+" by config", func() {
+	byConfig := func(mode string) func() {
+		return func() {
 			l.configure(t, config[mode])
 			settled(t, mode)
-		})
+		}
+	}
+	before := byConfig("nftables")
+	step := func(what string, do func()) {
+		l.unharmed(t, what, do, before)
+		before = do
+	}
+	for _, mode := range []string{"nftables", "iptables-nft", "nftables", "iptables-nft"} {
+		step("to "+mode+" by config", byConfig(mode))
 	}
 	for _, variant := range []string{"legacy", "nft"} {
-		l.unharmed(t, "to iptables-"+variant+" by a restart", func() {
+		step("to iptables-"+variant+" by a restart", func() {
 			netlabtest.Run(t, &l.one.Host, iptablesIs(variant))
 			l.start(t, l.one)
 			settled(t, "iptables-"+variant)
 		})
-		l.unharmed(t, "to nftables by flag", func() {
+		step("to nftables by flag", func() {
 			l.start(t, l.one, "--firewall=nftables")
 			settled(t, "nftables")
 		})
@@ -66,12 +75,12 @@ func TestSwitchUnderTraffic(t *testing.T) {
 		{"EnableNFTables": false, "NonMasqueradeCIDRs": excluded},
 		{"EnableNFTables": false},
 	} {
-		l.unharmed(t, "other destinations", func() {
+		step("other destinations", func() {
 			l.configure(t, more)
 			l.eventuallyExcluded(t, more["NonMasqueradeCIDRs"] != nil)
 		})
 	}
-	l.unharmed(t, "IPv4 alone", func() {
+	step("IPv4 alone", func() {
 		l.configure(t, map[string]any{"MasqueradeIPv6": false})
 		netlabtest.Eventually(t, "IPv6 is not masqueraded", func() error {
 			if got := seen(t, &l.pod.Host, l.Outside, subnet.IPv6); got != l.pod.Addrs[subnet.IPv6] {
