@@ -77,6 +77,15 @@ func furnish(t *testing.T, n *netlab.Node) {
 		: >/run/systemctl.log`, systemctl)
 }
 
+// awaitReady waits until the daemon on a node is ready, or until that which is
+// given has ended.
+func awaitReady(t *testing.T, n *netlab.Node, daemon *netlab.Process) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, n.WaitReady(ctx, daemon))
+}
+
 // calls returns what systemctl was called with since the last time.
 func calls(t *testing.T, n *netlab.Node) []string {
 	t.Helper()
@@ -148,7 +157,7 @@ func testLife(t *testing.T, v1, v2 debs) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for _, node := range c.Nodes {
-		require.NoError(t, node.WaitReady(ctx, daemon))
+		awaitReady(t, node, daemon)
 		require.NoError(t, node.WaitPeers(ctx, daemon, 1))
 	}
 	var pods []*netlab.Pod
@@ -165,7 +174,7 @@ func testLife(t *testing.T, v1, v2 debs) {
 	dpkg(t, n, "--install", v2.twill, v2.plugins)
 	require.Equal(t, []string{"daemon-reload", "--no-block try-restart twill-store.service", "--no-block try-restart twilld.service"}, calls(t, n))
 	require.NotEqual(t, pid, mainPID(t, n), "restarted")
-	require.NoError(t, n.WaitReady(ctx, daemon))
+	awaitReady(t, n, daemon)
 	require.Contains(t, run(t, &n.Host, "cat /etc/twill/twilld.env"), "TWILLD_HEALTHZ_PORT=8471\n", "what the admin wrote stays")
 
 	// Etcd is down: the upgrade does not wait for it. And a host whose policy
@@ -177,12 +186,12 @@ func testLife(t *testing.T, v1, v2 debs) {
 	dpkg(t, n, "--install", v2.twill)
 	require.Equal(t, pid, mainPID(t, n))
 	require.NoError(t, c.Store.Restart())
-	require.NoError(t, n.WaitReady(ctx, daemon))
+	awaitReady(t, n, daemon)
 	flows.RequireNoLoss(t)
 	require.Equal(t, before, kernel(t, n))
 
 	removalGivenUp(t, n)
-	require.NoError(t, n.WaitReady(ctx, daemon))
+	awaitReady(t, n, daemon)
 
 	require.NoError(t, n.DelPod(t.Context(), pods[0]))
 	calls(t, n)
@@ -246,9 +255,7 @@ func testInChroot(t *testing.T, v debs) {
 	n := c.Node(1)
 	daemon, err := n.StartTwilld("--state-dir=/run/elsewhere/state", "--subnet-file=/run/elsewhere/subnet.env", "--socket=/run/elsewhere/sock")
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	require.NoError(t, n.WaitReady(ctx, daemon))
+	awaitReady(t, n, daemon)
 	before := kernel(t, n)
 	furnish(t, n)
 
