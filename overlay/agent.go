@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -176,6 +177,8 @@ type Agent struct {
 	bursts   chan struct{}          // of changes; capacity 1
 	watches  watches
 	panics   chan error // capacity 1
+
+	remembering sync.Mutex // LastGood is written, or removed
 
 	inbox   *inbox
 	network chan subnet.NetworkState // the newest that nobody took yet; capacity 1

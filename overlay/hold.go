@@ -33,8 +33,8 @@ func (a *Agent) hold(ctx context.Context) error {
 			cancel()
 			a.offer(claim) // for the next try, unless there is a newer one
 			if errors.Is(err, subnet.ErrDuplicate) || errors.Is(err, subnet.ErrExhausted) || errors.Is(err, subnet.ErrNoLease) {
-				a.forget()
 				a.inbox.lost(err) // unlike an etcd that refuses: nobody else has the lease then
+				a.forget()        // afterwards: it is not known any more, and so not written again
 			}
 			return err
 		}

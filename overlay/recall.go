@@ -141,6 +141,8 @@ func (a *Agent) forget() {
 	if a.cfg.LastGood == "" {
 		return
 	}
+	a.remembering.Lock()
+	defer a.remembering.Unlock()
 	if err := os.Remove(a.cfg.LastGood); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		a.cfg.Log.WithError(err).Warn("what was remembered of a lease that is not ours any more could not be removed")
 	}
@@ -193,6 +195,8 @@ func (a *Agent) rememberedPosition() string {
 // which another run doubts them, too; where that is not known, what is on disk
 // stays.
 func (a *Agent) rememberNow(m *memory) {
+	a.remembering.Lock() // what was known before a lease was lost is not written after it is forgotten
+	defer a.remembering.Unlock()
 	position := ""
 	if a.cfg.Position != nil {
 		position = a.cfg.Position() // first: what is known may be newer, never older

@@ -150,6 +150,33 @@ func TestLostLeaseIsForgotten(t *testing.T) {
 	b.eventually("with another lease it is there again", func() bool { _, err := os.Stat(env); return err == nil })
 }
 
+// Nor is it remembered again by whoever was just writing it down.
+func TestLostLeaseStaysForgotten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), lastgood.FileName)
+	b := start(t, func(c *Config, _ *memKernel) {
+		c.LastGood, c.LeaseTTL, c.RecallAfter = path, time.Hour, time.Hour
+	})
+	b.ready(peer(2, "n2"))
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				b.agent.rememberNow(&memory{})
+			}
+		}
+	}()
+	b.eventually("it is written down", func() bool { _, err := os.Stat(path); return err == nil })
+	b.store.lose <- subnet.ErrExhausted
+	b.eventually("the lease is tried again", func() bool { return len(b.store.claims) > 0 })
+	close(stop)
+	<-stopped
+	require.NoFileExists(t, path)
+}
+
 // What one run learns, the next one knows; a run that learned nothing leaves it.
 func TestRemembered(t *testing.T) {
 	path := filepath.Join(t.TempDir(), lastgood.FileName)
