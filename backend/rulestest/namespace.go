@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -21,6 +22,7 @@ import (
 // descriptor or socket in it, however the test ends.
 type Namespace struct {
 	file *os.File
+	port *atomic.Uint32 // that was used last, see Seen
 }
 
 // NewNamespace makes one, with lo up, for the time of a test.
@@ -29,7 +31,7 @@ func NewNamespace(t testing.TB) Namespace {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: makes network namespaces")
 	}
-	var ns Namespace
+	ns := Namespace{port: new(atomic.Uint32)}
 	require.NoError(t, OnOwnThread(func() (err error) {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err

@@ -79,12 +79,16 @@ func (ns Namespace) Echo(t *testing.T, port uint16) {
 	})
 }
 
-// Seen asks the echo server at to from a fresh socket, and so as a new
-// connection; it returns the socket's own port and the source that the server
-// saw.
+// firstPort is that of the first Seen of a namespace; none of the servers has it,
+// nor one after it.
+const firstPort = 10000
+
+// Seen asks the echo server at to from a fresh socket with a port of its own, and
+// so as a new connection: by a port that was used before, connection tracking
+// might know an old one. It returns that port and the source that the server saw.
 func (ns Namespace) Seen(t *testing.T, from netip.Addr, to netip.AddrPort) (own uint16, source netip.AddrPort) {
 	t.Helper()
-	conn := ns.Listen(t, netip.AddrPortFrom(from, 0))
+	conn := ns.Listen(t, netip.AddrPortFrom(from, uint16(firstPort+ns.port.Add(1))))
 	defer func() { _ = conn.Close() }()
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Port(), Ask(t, conn, to)
 }
@@ -94,7 +98,7 @@ func (ns Namespace) Seen(t *testing.T, from netip.Addr, to netip.AddrPort) (own 
 func Ask(t *testing.T, conn *net.UDPConn, to netip.AddrPort) netip.AddrPort {
 	t.Helper()
 	answer := make([]byte, 64)
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		_, err := conn.WriteToUDPAddrPort([]byte("?"), to)
 		require.NoError(t, err)
 		require.NoError(t, conn.SetReadDeadline(time.Now().Add(time.Second)))
@@ -120,7 +124,7 @@ func (n Topology) Blocked(t *testing.T, p Path) {
 	for range 3 {
 		_, err := conn.WriteToUDPAddrPort([]byte("?"), netip.AddrPortFrom(p.To, EchoPort))
 		require.NoError(t, err)
-		require.NoError(t, conn.SetReadDeadline(time.Now().Add(20*time.Second)))
+		require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
 		_, err = conn.WriteToUDPAddrPort([]byte("?"), netip.AddrPortFrom(p.To, OpenPort))
 		require.NoError(t, err)
 		_, from, err := conn.ReadFromUDPAddrPort(make([]byte, 64))
@@ -130,6 +134,9 @@ func (n Topology) Blocked(t *testing.T, p Path) {
 }
 
 const multicastPort = 9100
+
+// patience is how long what must come is waited for, on a busy machine, too.
+const patience = time.Minute
 
 // Joined listens to a multicast group on a link of the namespace.
 func (ns Namespace) Joined(t *testing.T, link string, group netip.Addr) *net.UDPConn {
@@ -144,7 +151,7 @@ func (ns Namespace) Joined(t *testing.T, link string, group netip.Addr) *net.UDP
 		return err
 	}))
 	t.Cleanup(func() { _ = conn.Close() })
-	require.NoError(t, conn.SetReadDeadline(time.Now().Add(20*time.Second)))
+	require.NoError(t, conn.SetReadDeadline(time.Now().Add(patience)))
 	return conn
 }
 
