@@ -33,6 +33,7 @@ func ownLock(t *testing.T) *os.File {
 // A lock that another holds is waited for, a while.
 func TestLockHeldByAnother(t *testing.T) {
 	c := newChains(t, iptables.Legacy, rulestest.NewNamespace(t))
+	c.hasty = true
 	lock := ownLock(t)
 
 	_, err := c.Sync(t.Context(), masq.Plan(rulestest.Dual()))
@@ -50,7 +51,7 @@ func TestLockHeldByAnother(t *testing.T) {
 			}
 		}
 	}()
-	require.Eventually(t, func() bool { return waitsFor(t, lock) }, 20*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return waitsFor(t, lock) }, time.Minute, 5*time.Millisecond)
 	require.NoError(t, unix.Flock(int(lock.Fd()), unix.LOCK_UN))
 	require.NoError(t, <-done)
 	require.Len(t, ours(c.save(t)), 2*(2+10))
@@ -60,6 +61,7 @@ func TestLockHeldByAnother(t *testing.T) {
 // others wait for who looks.
 func TestForwardDropsLockHeldByAnother(t *testing.T) {
 	c, l := logging(t, iptables.Legacy)
+	c.hasty = true
 	c.sh(t, `ipt -P FORWARD DROP`)
 	l.take(t)
 	ownLock(t)
@@ -84,7 +86,7 @@ func TestCancelledWhileListing(t *testing.T) {
 			}
 			h, err := detectIn(t, dir)
 			require.NoError(t, err)
-			c := chains{iptables.New(h, v), rulestest.NewNamespace(t)}
+			c := chains{Chains: iptables.New(h, v), ns: rulestest.NewNamespace(t)}
 			c.sh(t, `ipt -P FORWARD DROP`)
 			calls := map[string]func(context.Context) error{
 				"Sync": func(ctx context.Context) error { _, err := c.Sync(ctx, masq.Plan(rulestest.Dual())); return err },
@@ -96,12 +98,12 @@ func TestCancelledWhileListing(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				done := make(chan error, 1)
 				go func() { done <- call(ctx) }()
-				require.Eventually(t, func() bool { _, err := os.Stat(pid); return err == nil }, 20*time.Second, 5*time.Millisecond)
+				require.Eventually(t, func() bool { _, err := os.Stat(pid); return err == nil }, time.Minute, 5*time.Millisecond)
 				cancel()
 				select {
 				case err := <-done:
 					require.ErrorIs(t, err, context.Canceled, name)
-				case <-time.After(20 * time.Second):
+				case <-time.After(time.Minute):
 					endProcess(t, pid)
 					require.Fail(t, "the listing goes on", "%s: %v", name, <-done)
 				}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -20,7 +21,21 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain gives the tests a lock of iptables-legacy of their own: the host's is that
+// of all namespaces, and of whatever else runs on this machine.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "twill-iptables")
+	if err == nil {
+		err = os.Setenv("XTABLES_LOCKFILE", filepath.Join(dir, "xtables.lock"))
+	}
+	if err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(dir)
+		os.Exit(code)
+	}))
+}
 
 // detected is the host of the tests.
 var detected = sync.OnceValues(func() (iptables.Host, error) { return iptables.Detect(context.Background()) })
@@ -36,7 +51,8 @@ func suffix(v iptables.Variant) string {
 // chains are a Chains in a network namespace.
 type chains struct {
 	*iptables.Chains
-	ns rulestest.Namespace
+	ns    rulestest.Namespace
+	hasty bool // a held lock is an error
 }
 
 func newChains(t *testing.T, v iptables.Variant, ns rulestest.Namespace) chains {
@@ -48,23 +64,35 @@ func newChains(t *testing.T, v iptables.Variant, ns rulestest.Namespace) chains 
 			t.Skipf("needs iptables and ip6tables (%s), found %s", v, h)
 		}
 	}
-	return chains{iptables.New(h, v), ns}
+	return chains{Chains: iptables.New(h, v), ns: ns}
+}
+
+// do calls f in the namespace, and again where that is not what is tested as long
+// as another test's iptables-legacy has the lock: it may be long without the processor.
+func (c chains) do(f func() error) error {
+	for until := time.Now().Add(time.Minute); ; {
+		err := c.ns.Do(f)
+		if err == nil || c.hasty || !strings.Contains(err.Error(), "xtables lock") || time.Now().After(until) {
+			return err
+		}
+	}
 }
 
 func (c chains) Sync(ctx context.Context, rules masq.Rules) (changed bool, err error) {
-	err = c.ns.Do(func() (err error) {
-		changed, err = c.Chains.Sync(ctx, rules)
+	err = c.do(func() error {
+		some, err := c.Chains.Sync(ctx, rules)
+		changed = changed || some
 		return err
 	})
 	return changed, err
 }
 
 func (c chains) Remove(ctx context.Context) error {
-	return c.ns.Do(func() error { return c.Chains.Remove(ctx) })
+	return c.do(func() error { return c.Chains.Remove(ctx) })
 }
 
 func (c chains) ForwardDrops(ctx context.Context) (drops subnet.PerFamily[bool], err error) {
-	err = c.ns.Do(func() (err error) {
+	err = c.do(func() (err error) {
 		drops, err = c.Chains.ForwardDrops(ctx)
 		return err
 	})

@@ -18,7 +18,7 @@ import (
 func logging(t *testing.T, v iptables.Variant) (chains, logged) {
 	t.Helper()
 	h, l := detectLogged(t, "iptables=iptables"+suffix(v), "ip6tables=ip6tables"+suffix(v))
-	return chains{iptables.New(h, v), rulestest.NewNamespace(t)}, l
+	return chains{Chains: iptables.New(h, v), ns: rulestest.NewNamespace(t)}, l
 }
 
 // generation is the number that each transaction of nf_tables raises.
@@ -118,7 +118,7 @@ func TestOneFamilyWithoutBinaries(t *testing.T) {
 			h, _ := detectLogged(t, "iptables=iptables"+suffix(v))
 			require.True(t, h.Has(v, subnet.IPv4))
 			require.False(t, h.Has(v, subnet.IPv6))
-			c := chains{iptables.New(h, v), rulestest.NewNamespace(t)}
+			c := chains{Chains: iptables.New(h, v), ns: rulestest.NewNamespace(t)}
 			for _, want := range []bool{true, false} {
 				changed, err := c.Sync(t.Context(), masq.Plan(rulestest.Dual()))
 				require.Equal(t, want, changed)
@@ -138,7 +138,7 @@ func TestOneFamilyWithoutBinaries(t *testing.T) {
 // A Host without any binary is good for looking at nf_tables.
 func TestNoBinaries(t *testing.T) {
 	t.Parallel()
-	c := chains{iptables.New(iptables.Host{}, iptables.NFT), rulestest.NewNamespace(t)}
+	c := chains{Chains: iptables.New(iptables.Host{}, iptables.NFT), ns: rulestest.NewNamespace(t)}
 	drops, err := c.ForwardDrops(t.Context())
 	require.NoError(t, err)
 	require.Zero(t, drops)
@@ -154,7 +154,7 @@ func TestNoBinaries(t *testing.T) {
 	rulestest.Sync(t, full, rulestest.Dual())
 	require.ErrorContains(t, c.Remove(t.Context()), "is in PATH", "ours, and no binary to remove it")
 
-	legacy := chains{iptables.New(iptables.Host{}, iptables.Legacy), c.ns}
+	legacy := chains{Chains: iptables.New(iptables.Host{}, iptables.Legacy), ns: c.ns}
 	require.NoError(t, legacy.Remove(t.Context()))
 	drops, err = legacy.ForwardDrops(t.Context())
 	require.NoError(t, err)

@@ -217,10 +217,13 @@ func node(n int) backend.State {
 	return backend.NewState(objects...)
 }
 
+// patience is how long what must come is waited for, on a busy machine, too.
+const patience = time.Minute
+
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	require.Eventually(t, ok, 20*time.Second, 10*time.Millisecond, what)
+	require.Eventually(t, ok, patience, 10*time.Millisecond, what)
 }
 
 // cancelled returns a context that is over.

@@ -39,7 +39,7 @@ func TestNothingIsLostAfterOverrun(t *testing.T) {
 		case <-overrun:
 			told = true
 		case gate <- struct{}{}:
-		case <-time.After(10 * time.Second):
+		case <-time.After(patience):
 			t.Fatal("no overrun")
 		}
 	}
@@ -51,7 +51,7 @@ func TestNothingIsLostAfterOverrun(t *testing.T) {
 	r.forget()
 	close(held)
 	close(gate)
-	ok := waitUntil(time.Now().Add(5*time.Second), func() bool {
+	ok := waitUntil(time.Now().Add(patience), func() bool {
 		e, ok := r.last(gone.Key())
 		return ok && e.Object == nil || r.count(resync) > 0
 	})

@@ -65,7 +65,7 @@ func (r *recorder) last(key backend.Key) (last backend.Event, ok bool) {
 func (r *recorder) waitFor(what string, fits func(backend.Event) bool) {
 	r.t.Helper()
 	ok := func() bool { return r.count(fits) > 0 }
-	if deadline := time.Now().Add(20 * time.Second); !waitUntil(deadline, ok) {
+	if deadline := time.Now().Add(patience); !waitUntil(deadline, ok) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.t.Fatalf("no event: %s; there were %+v", what, r.events)
@@ -90,7 +90,7 @@ func (r *recorder) waitForLast(k backend.Key, o backend.Object) {
 		e, ok := r.last(k)
 		return ok && e.Object == o
 	}
-	if !waitUntil(time.Now().Add(20*time.Second), ok) {
+	if !waitUntil(time.Now().Add(patience), ok) {
 		e, _ := r.last(k)
 		r.t.Fatalf("the last event of %s shows %v, not %v", k, e.Object, o)
 	}

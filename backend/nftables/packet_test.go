@@ -40,5 +40,5 @@ func TestAcceptDoesNotOverrideForeignDrop(t *testing.T) {
 		require.NoError(t, err)
 		dropped := n.Node.Run(t, "sh", "-c", `nft list table inet other | grep dropped`)
 		return !strings.Contains(dropped, "counter packets 0 ")
-	}, 20*time.Second, 20*time.Millisecond)
+	}, time.Minute, 20*time.Millisecond)
 }

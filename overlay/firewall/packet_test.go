@@ -2,7 +2,10 @@ package firewall_test
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/twill-net/twill/backend/masq"
 	"github.com/twill-net/twill/backend/rulestest"
@@ -18,11 +21,17 @@ type inMode struct {
 func (m *inMode) Sync(ctx context.Context, rules masq.Rules) (changed bool, err error) {
 	rules.Renderer = m.modes[m.syncs%len(m.modes)]
 	m.syncs++
-	err = m.Do(func() error {
-		report, err := m.host.Sync(ctx, rules)
-		changed = report.Changed
-		return err
-	})
+	// While another test's iptables-legacy has the lock, and is long without the
+	// processor perhaps, the accepts cannot be placed there: a daemon tries again.
+	locked := true
+	for until := time.Now().Add(time.Minute); locked && err == nil && time.Now().Before(until); {
+		err = m.Do(func() error {
+			report, err := m.host.Sync(ctx, rules)
+			changed = changed || report.Changed
+			locked = slices.ContainsFunc(report.Blocked, func(b masq.Blocked) bool { return strings.Contains(b.Reason, "xtables lock") })
+			return err
+		})
+	}
 	return changed, err
 }
 

@@ -19,7 +19,7 @@ func TestSettled(t *testing.T) {
 		report := h.mustSync(t, rules(masq.AnyRenderer))
 		require.False(t, report.Changed, what)
 		require.False(t, h.Settled(), "%s: it may not be all in effect yet", what)
-		for until := time.Now().Add(10 * time.Second); !h.Settled(); <-time.After(50 * time.Millisecond) {
+		for until := time.Now().Add(time.Minute); !h.Settled(); <-time.After(50 * time.Millisecond) {
 			require.True(t, time.Now().Before(until), what)
 			require.False(t, h.mustSync(t, rules(masq.AnyRenderer)).Changed, what)
 		}

@@ -246,7 +246,7 @@ func TestRewriteUnderTraffic(t *testing.T) {
 	n := newTopology(t)
 	device := n.node.tap(t, "twill.1")
 	before := n.drops(t)
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		var err error
 		for i := 0; i < 100 && err == nil; i++ {
@@ -286,7 +286,7 @@ func TestFlushUnderTraffic(t *testing.T) {
 	maps.Copy(want, many(1500)) // several transactions
 	want[dual.Key()] = dual
 	tables := n.node.tables()
-	done := make(chan error)
+	done := make(chan error, 1)
 	go func() {
 		for range 15 {
 			if err := n.node.Do(func() error { return exec.Command("nft", "flush", "ruleset").Run() }); err != nil {

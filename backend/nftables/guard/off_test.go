@@ -45,6 +45,10 @@ func TestOffAndOnUnderTraffic(t *testing.T) {
 			})
 		})
 	}
+	defer func() { // also when it fails
+		ended.Store(true)
+		_ = sending.Wait()
+	}()
 	before := n.drops(t)
 	for range 30 {
 		n.node.reach(t, state(stays))
