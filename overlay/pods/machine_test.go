@@ -85,7 +85,7 @@ func TestSweepBesideADDs(t *testing.T) {
 	require.Eventually(t, func() bool {
 		all, err := m.Interfaces(t.Context())
 		return err == nil && len(pods.From(all)) == n/2
-	}, 20*time.Second, 10*time.Millisecond)
+	}, patience, 10*time.Millisecond)
 	done := m.sweep(m.sweeper())
 	require.Empty(t, done.Unknown)
 	require.ElementsMatch(t, strings.Fields(strings.Join(got[:n/2], " ")), addresses(done.Released))
@@ -190,7 +190,7 @@ func TestPodsWithoutAlias(t *testing.T) {
 		all, err := m.Interfaces(t.Context())
 		_, there := backend.Host{Interfaces: all}.Interface(gone.Interfaces[1].Name)
 		return err == nil && !there
-	}, 20*time.Second, 10*time.Millisecond)
+	}, patience, 10*time.Millisecond)
 
 	// An ADD that has just made its veth keeps everything as it is.
 	run(t, fmt.Sprintf("ip -n %s link add vethnew master cni0 type veth peer name eth0 netns %s", m.ns, empty))
@@ -271,6 +271,10 @@ func TestKilledSweep(t *testing.T) {
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { // also when it fails; twice does no harm
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
 	line, err := bufio.NewReader(out).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "locked\n", line)
@@ -290,7 +294,7 @@ func TestKilledSweep(t *testing.T) {
 			}
 		}
 		return false
-	}, 20*time.Second, 10*time.Millisecond, "host-local waits for us")
+	}, patience, 10*time.Millisecond, "host-local waits for us")
 	require.Empty(t, added)
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()

@@ -117,10 +117,13 @@ func newMachine(t *testing.T, disk *ipam) machine {
 	return m
 }
 
+// patience is how long what must come is waited for, on a busy machine, too.
+const patience = time.Minute
+
 // sweeper returns a Sweeper over the real kernel for which nothing is too
 // young.
 func (m machine) sweeper() *pods.Sweeper {
-	return &pods.Sweeper{MinAge: time.Nanosecond, Inventory: m.inventory}
+	return &pods.Sweeper{MinAge: time.Nanosecond, Wait: patience, Inventory: m.inventory}
 }
 
 func (m machine) inventory(ctx context.Context) (pods.Inventory, error) {
@@ -146,7 +149,7 @@ func (m machine) plugin(name, verb, container, podNS string, subnets ...string) 
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", m.ns, filepath.Join(bin, name))
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb, "CNI_CONTAINERID="+container, "CNI_IFNAME=eth0", "CNI_NETNS=/run/netns/"+podNS, "CNI_PATH="+bin)

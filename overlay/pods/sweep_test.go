@@ -190,7 +190,7 @@ func TestInventoryIsReadUnderTheLock(t *testing.T) {
 			locked := func() bool { return tryLock(t, filepath.Join(i.Dir, "lock")) }
 			if calls == 1 {
 				// A program that another test starts shares the last sweep's lock until its exec.
-				require.Eventually(t, func() bool { return !locked() }, 10*time.Second, time.Millisecond, "most of the time nothing is stale, and nobody waits")
+				require.Eventually(t, func() bool { return !locked() }, patience, time.Millisecond, "most of the time nothing is stale, and nobody waits")
 				return pods.Inventory{}, nil
 			}
 			require.True(t, locked())

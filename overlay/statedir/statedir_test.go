@@ -62,8 +62,9 @@ func refusal(path string) string {
 	return "another twilld works in " + path + ": stop it first"
 }
 
+// Not in parallel: a process that another test starts shares each of our locks
+// from its fork to its exec.
 func TestLock(t *testing.T) {
-	t.Parallel()
 	path := filepath.Join(t.TempDir(), "var", "lib", "twill")
 	d, err := statedir.Open(path)
 	require.NoError(t, err)
@@ -87,8 +88,8 @@ func TestLock(t *testing.T) {
 	require.EqualError(t, err, refusal(path))
 }
 
+// Nor this one, for the sake of the others.
 func TestLockOfKilledProcess(t *testing.T) {
-	t.Parallel()
 	path := t.TempDir()
 	c, said := holder(t, path)
 	require.Equal(t, "<nil>", said)
