@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -154,6 +155,21 @@ func (c *Cluster) WaitReady(ctx context.Context, names ...string) error {
 		}
 	}
 	return nil
+}
+
+// WaitNoCNI waits until a Node, which is not Ready, says that it is so for want of a
+// CNI plugin: a kubelet that starts has other reasons at first.
+func (c *Cluster) WaitNoCNI(ctx context.Context, name string) (n corev1.Node, err error) {
+	err = poll(ctx, name+" has no CNI plugin", func() error {
+		if n, err = c.GetNode(ctx, name); err != nil {
+			return err
+		}
+		if err := ReadyNode(n); err == nil || !strings.Contains(err.Error(), "cni plugin not initialized") {
+			return fmt.Errorf("it says: %w", err)
+		}
+		return nil
+	})
+	return n, err
 }
 
 // ReadyNode returns why a Node is not Ready, or has a network that is called

@@ -30,7 +30,7 @@ type Cluster struct {
 }
 
 // startTimeout bounds New: a busy machine takes its time.
-const startTimeout = 5 * time.Minute
+const startTimeout = 15 * time.Minute
 
 // New makes a cluster without a network: when it returns, the API answers,
 // all nodes are registered with their pod networks, CoreDNS is asked for, and

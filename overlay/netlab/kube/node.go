@@ -176,7 +176,7 @@ func (n *Node) Reboot(ctx context.Context) error {
 }
 
 func awaitEnd(ctx context.Context, p *netlab.Process) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	_ = p.Wait(ctx) // "signal: killed"
 	return ctx.Err()

@@ -22,8 +22,12 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
-// patience is how long a condition may take to come true.
-const patience = 3 * time.Minute
+// patience is how long a condition may take to come true, and soEnough what
+// kubectl is told where it waits itself.
+const (
+	patience = 6 * time.Minute
+	soEnough = "--timeout=5m"
+)
 
 // daemonSelector matches Twill's pods.
 const daemonSelector = "app.kubernetes.io/component=twilld"

@@ -113,7 +113,7 @@ func install(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for _, n := range cluster.Nodes {
-		node, err := cluster.GetNode(ctx, n.Name)
+		node, err := cluster.WaitNoCNI(ctx, n.Name)
 		if err != nil {
 			return err
 		}

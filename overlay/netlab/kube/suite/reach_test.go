@@ -4,6 +4,7 @@ package suite
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -49,8 +50,10 @@ func TestPodsReachEachOther(t *testing.T) {
 					_, err := from.Ping(ctx, to.Addrs[f], 0)
 					return err
 				})
-				_, err := from.Ping(t.Context(), to.Addrs[f], mtu)
-				require.NoError(t, err, "a packet of %d bytes from %s to %s", mtu, from.Name, to.Name)
+				eventually(t, fmt.Sprintf("a packet of %d bytes comes from %s to %s", mtu, from.Name, to.Name), func(ctx context.Context) error {
+					_, err := from.Ping(ctx, to.Addrs[f], mtu)
+					return err
+				})
 				require.Equal(t, from.Addrs[f], clientSeen(t, from, to.Addrs[f], 8080), "the client that %s sees", to.Name)
 			}
 		}

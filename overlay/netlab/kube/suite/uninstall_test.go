@@ -44,7 +44,7 @@ spec:
   terminationGracePeriodSeconds: 0
   containers: [{name: pause, image: "registry.k8s.io/pause:3.10.1", imagePullPolicy: Never}]
 `, namespace, last.Name))
-	kubectl(t, "wait", "pod/attached", "--namespace="+namespace, "--for=condition=Ready", "--timeout=60s")
+	kubectl(t, "wait", "pod/attached", "--namespace="+namespace, "--for=condition=Ready", soEnough)
 	kubectl(t, "delete", "daemonset/twilld", "--namespace=kube-twill")
 	kubectl(t, "delete", "pod", "--namespace=kube-system", "--selector=k8s-app=kube-dns", "--wait=true", "--ignore-not-found")
 	require.NoError(t, cluster.ApplyFile(within(t), twill.Uninstall))
@@ -117,16 +117,8 @@ true`)
 	for _, c := range node.Status.Conditions {
 		require.NotEqual(t, corev1.NodeNetworkUnavailable, c.Type, "on %s", n.Name)
 	}
-	eventually(t, n.Name+" has no CNI plugin", func(ctx context.Context) error {
-		node, err := cluster.GetNode(ctx, n.Name)
-		if err != nil {
-			return err
-		}
-		if err := kube.ReadyNode(node); err == nil || !strings.Contains(err.Error(), "cni plugin not initialized") {
-			return fmt.Errorf("it says: %w", err)
-		}
-		return nil
-	})
+	_, err = cluster.WaitNoCNI(within(t), n.Name)
+	require.NoError(t, err)
 }
 
 // otherNetworks are what podCIDRs are not in. Kustomize calls a ConfigMap by what

@@ -52,7 +52,7 @@ func TestUpgrade(t *testing.T) {
 
 func rolledOut(t *testing.T) {
 	t.Helper()
-	kubectl(t, "rollout", "status", "daemonset/twilld", "--namespace=kube-twill", "--timeout=150s")
+	kubectl(t, "rollout", "status", "daemonset/twilld", "--namespace=kube-twill", soEnough)
 }
 
 // versions requires that the daemon of each node is of a version.
