@@ -229,7 +229,7 @@ func TestUnprivileged(t *testing.T) {
 		f := c.status().Failing
 		return len(f) == 1 && f[0].Object == "sysctl "+accept && strings.Contains(f[0].Error, "sysctl -w net.ipv6.conf.twill/1.accept_ra=0") && c.metric("twill_wrong_sysctls") == "1"
 	})
-	require.True(t, c.status().Ready)
+	c.ready()
 	sysctl(t, accept, "1")
 	look()
 	c.eventually("it has gone away", func() bool { return len(c.status().Failing) == 0 && c.metric("twill_wrong_sysctls") == "0" })
