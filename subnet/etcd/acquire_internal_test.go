@@ -10,6 +10,7 @@ import (
 
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/etcd/etcdtest"
+	"github.com/twill-net/twill/subnet/subnettest"
 )
 
 // Others are faster, between our listing and our transaction. What acquire is
@@ -41,6 +42,7 @@ func TestAcquireInARace(t *testing.T) {
 			t.Parallel()
 			config := DefaultConfig()
 			config.Endpoints, config.Prefix = []string{server.Endpoint}, "/"+name
+			config.DialTimeout = subnettest.Patience
 			s, err := New(config)
 			require.NoError(t, err)
 			defer s.Close()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/twill-net/twill/subnet"
 	"github.com/twill-net/twill/subnet/etcd/etcdtest"
+	"github.com/twill-net/twill/subnet/subnettest"
 )
 
 // Who lists while another does gets the same list; if the other fails, his own.
@@ -16,7 +17,7 @@ func TestListTogether(t *testing.T) {
 	t.Parallel()
 	server := etcdtest.Start(t, etcdtest.Options{})
 	cfg := DefaultConfig()
-	cfg.Endpoints = []string{server.Endpoint}
+	cfg.Endpoints, cfg.DialTimeout = []string{server.Endpoint}, subnettest.Patience
 	s, err := New(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
