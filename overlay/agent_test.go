@@ -302,6 +302,7 @@ func lateEchoOfOurOwnDeletionIsNoRepair(t *testing.T) {
 	b.kernel.mu.Lock()
 	writes := b.kernel.writes
 	b.kernel.mu.Unlock()
+	<-time.After(8 * time.Second) // by the bubble's clock: the machine is busy
 	b.agent.inbox.event(backend.Event{Key: entry}, everything)
 	b.eventually("it is made again", func() bool {
 		b.kernel.mu.Lock()

@@ -343,9 +343,9 @@ func (a *Agent) dirtySteps(now time.Time, planned []backend.Change, drift map[ba
 }
 
 // echoMost is how long the echo of our own deletion of an FDB entry may be on its
-// way. That of other objects is not told to us, by the writer's port; the kernel
+// way, on a busy machine. That of other objects is not told to us, by the writer's port; the kernel
 // sends those of FDB entries in its own name (vxlan_fdb_notify).
-const echoMost = 2 * time.Second
+const echoMost = 10 * time.Second
 
 // withdraw notes the FDB entries that a plan takes away.
 func (s *state) withdraw(now time.Time, planned []backend.Change) {
