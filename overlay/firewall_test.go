@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,9 +49,9 @@ func TestFirewallConfigIsLive(t *testing.T) {
 		b.store.configs <- []byte(`{"Network": "10.244.0.0/16"` + c.keys + `}`)
 		b.eventually("taken over: "+c.keys, func() bool { return c.is(b.firewall.wanted()) })
 	}
+	b.eventually("it is told", func() bool { return slices.Equal(b.agent.Status().Firewall.MasqueradeOff, []string{"IPv4"}) })
 	s := b.agent.Status()
 	require.True(t, s.Ready)
-	require.Equal(t, []string{"IPv4"}, s.Firewall.MasqueradeOff)
 	require.Zero(t, s.Repairs.Total)
 	require.Empty(t, b.store.claims, "the lease does not depend on it")
 }
