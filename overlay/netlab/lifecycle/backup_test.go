@@ -237,8 +237,9 @@ func (s *tlsStore) requireIntact(t *testing.T, before []record) {
 	require.NoError(t, equalLines(holdersOf(before), holdersOf(s.records(t))))
 	for _, n := range s.Nodes {
 		s.awaitWays(t, n)
-		st := awaitStatus(t, n, "in sync", func(st overlay.Status) bool { return st.Store.Degraded == nil && len(st.Peers) == len(before)-1 })
-		require.True(t, st.Ready)
+		st := awaitStatus(t, n, "in sync", func(st overlay.Status) bool {
+			return st.Ready && st.Store.Degraded == nil && len(st.Peers) == len(before)-1
+		})
 		require.Zero(t, st.Repairs.Total)
 		require.Equal(t, s.record(t, n.Name).Subnets[0].String(), st.Lease.Subnets[0])
 	}

@@ -139,9 +139,10 @@ func (c *cluster) daemon(n *netlab.Node) *netlab.Process {
 	return c.daemons[n]
 }
 
+// awaitReady waits the longer the more daemons share the machine.
 func (c *cluster) awaitReady(t *testing.T, n *netlab.Node) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), patience+time.Duration(len(c.Nodes))*3*time.Second)
 	defer cancel()
 	require.NoError(t, n.WaitReady(ctx, c.daemon(n)))
 }

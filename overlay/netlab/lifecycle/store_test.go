@@ -178,8 +178,7 @@ func TestStoreLosesItsData(t *testing.T) {
 		})
 		for _, n := range c.Nodes {
 			c.awaitWays(t, n)
-			s := awaitStatus(t, n, "in sync", func(s overlay.Status) bool { return s.Store.Degraded == nil && len(s.Peers) == 2 })
-			require.True(t, s.Ready)
+			s := awaitStatus(t, n, "in sync", func(s overlay.Status) bool { return s.Ready && s.Store.Degraded == nil && len(s.Peers) == 2 })
 			require.Zero(t, s.Repairs.Total)
 		}
 	})
