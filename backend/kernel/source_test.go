@@ -85,7 +85,7 @@ func sendAndSniff(fd int, to netip.Addr) (netip.Addr, error) {
 		return netip.Addr{}, err
 	}
 	defer unix.Close(sniffer)
-	if err := unix.SetsockoptTimeval(sniffer, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10}); err != nil {
+	if err := unix.SetsockoptTimeval(sniffer, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 60}); err != nil {
 		return netip.Addr{}, err
 	}
 	if err := send(to); err != nil {
