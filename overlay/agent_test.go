@@ -283,20 +283,34 @@ func readFile(t *testing.T, name string) string {
 	return string(b)
 }
 
-// The kernel tells of our own deletion of an FDB entry, perhaps when its peer is
-// back already: that is no repair, though the entry is made again.
-func TestLateEchoOfOurOwnDeletionIsNoRepair(t *testing.T) {
-	synctest.Test(t, lateEchoOfOurOwnDeletionIsNoRepair)
+// The kernel tells of what we did to an FDB entry, perhaps when its peer is back
+// already, or gone: that is no repair, though the entry is made again, or deleted.
+func TestLateEchoOfOurOwnIsNoRepair(t *testing.T) {
+	synctest.Test(t, lateEchoOfOurOwnIsNoRepair)
 }
 
-func lateEchoOfOurOwnDeletionIsNoRepair(t *testing.T) {
+func lateEchoOfOurOwnIsNoRepair(t *testing.T) {
 	b := start(t, nil)
 	n2 := peer(2, "n2")
 	b.ready(n2, peer(3, "n3"))
 	entry := backend.Key{Kind: backend.KindFDB, Name: "twill.1", MAC: subnet.MAC{2, 5: 2}}
-	require.NotNil(t, b.kernel.get(entry))
+	had := b.kernel.get(entry)
+	require.NotNil(t, had)
 	b.store.updates <- subnet.Update{Gone: []string{n2.Key}}
 	b.eventually("the peer goes", func() bool { return b.kernel.get(entry) == nil })
+	deletions := func() (n int) {
+		b.kernel.mu.Lock()
+		defer b.kernel.mu.Unlock()
+		for _, k := range b.kernel.deleted {
+			if k == entry {
+				n++
+			}
+		}
+		return n
+	}
+	once := deletions()
+	b.agent.inbox.event(backend.Event{Key: entry, Object: had}, everything) // of when it came
+	b.eventually("it is deleted once more", func() bool { return deletions() > once })
 	b.store.updates <- subnet.Update{Put: []subnet.Record{n2}}
 	b.eventually("and is back", func() bool { return b.kernel.get(routeKey(2)) != nil })
 	b.kernel.mu.Lock()

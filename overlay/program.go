@@ -342,26 +342,34 @@ func (a *Agent) dirtySteps(now time.Time, planned []backend.Change, drift map[ba
 	return slices.Collect(maps.Values(steps))
 }
 
-// echoMost is how long the echo of our own deletion of an FDB entry may be on its
-// way, on a busy machine. That of other objects is not told to us, by the writer's port; the kernel
-// sends those of FDB entries in its own name (vxlan_fdb_notify).
+// echoMost is how long the echo of what we did to an FDB entry may be on its way,
+// on a busy machine. That of other objects is not told to us, by the writer's
+// port; the kernel sends those of FDB entries in its own name (vxlan_fdb_notify).
 const echoMost = 10 * time.Second
 
-// withdraw notes the FDB entries that a plan takes away.
+// withdrawal is an FDB entry that a plan took away, or put another in its place.
+type withdrawal struct {
+	had  backend.Object
+	gone bool
+	at   time.Time
+}
+
+// withdraw notes those of a plan.
 func (s *state) withdraw(now time.Time, planned []backend.Change) {
-	maps.DeleteFunc(s.withdrawn, func(_ backend.Key, at time.Time) bool { return now.Sub(at) > echoMost })
+	maps.DeleteFunc(s.withdrawn, func(_ backend.Key, w withdrawal) bool { return now.Sub(w.at) > echoMost })
 	for _, c := range planned {
-		if c.Want == nil && kindOf(c.Have) == backend.KindFDB {
-			s.withdrawn[c.Key()] = now
+		if c.Have != nil && kindOf(c.Have) == backend.KindFDB {
+			s.withdrawn[c.Key()] = withdrawal{c.Have, c.Want == nil, now}
 		}
 	}
 }
 
-// echoes reports whether that an entry is gone may be what we did ourselves, before
-// the peer came back. It is made again all the same, but is no repair.
+// echoes reports whether what is told of an entry may be what we did ourselves,
+// before the peer came back, or went. All is done to it that has to be, but that
+// is no repair.
 func (s *state) echoes(now time.Time, k backend.Key, have backend.Object) bool {
-	at, withdrawn := s.withdrawn[k]
-	return withdrawn && have == nil && now.Sub(at) <= echoMost
+	w, withdrawn := s.withdrawn[k]
+	return withdrawn && (have == nil && w.gone || have == w.had) && now.Sub(w.at) <= echoMost
 }
 
 // inTurn keeps for later what something else undoes again and again.

@@ -34,8 +34,8 @@ type state struct {
 	lost   error        // why held is not ours any more
 	claim  subnet.Claim // as published, without Previous
 
-	pending   map[backend.Key]*pending  // changes that failed or wait their turn
-	withdrawn map[backend.Key]time.Time // FDB entries that a plan took away lately
+	pending   map[backend.Key]*pending   // changes that failed or wait their turn
+	withdrawn map[backend.Key]withdrawal // lately
 	pace      pacer
 	rules     *masq.Rules       // in the kernel as of the last Sync
 	refused   map[string]string // records that were told to be refused, and why
@@ -78,7 +78,7 @@ type pending struct {
 func newState() *state {
 	return &state{
 		pending:   map[backend.Key]*pending{},
-		withdrawn: map[backend.Key]time.Time{},
+		withdrawn: map[backend.Key]withdrawal{},
 		pace:      pacer{},
 		retry:     newBackoff(100*time.Millisecond, 10*time.Second),
 		rulesTry:  newBackoff(100*time.Millisecond, 10*time.Second),
