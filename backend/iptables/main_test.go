@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/twill-net/twill/backend/iptables"
 	"github.com/twill-net/twill/backend/masq"
@@ -21,21 +20,7 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
-// TestMain gives the tests a lock of iptables-legacy of their own: the host's is that
-// of all namespaces, and of whatever else runs on this machine.
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "twill-iptables")
-	if err == nil {
-		err = os.Setenv("XTABLES_LOCKFILE", filepath.Join(dir, "xtables.lock"))
-	}
-	if err != nil {
-		panic(err)
-	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		_ = os.RemoveAll(dir)
-		os.Exit(code)
-	}))
-}
+func TestMain(m *testing.M) { rulestest.Main(m) }
 
 // detected is the host of the tests.
 var detected = sync.OnceValues(func() (iptables.Host, error) { return iptables.Detect(context.Background()) })

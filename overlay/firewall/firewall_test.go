@@ -2,14 +2,11 @@ package firewall_test
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/twill-net/twill/backend/masq"
 	"github.com/twill-net/twill/backend/nftables"
@@ -18,21 +15,7 @@ import (
 	"github.com/twill-net/twill/subnet"
 )
 
-// TestMain gives the tests a lock of iptables-legacy of their own: the host's is that
-// of all namespaces, and of whatever else runs on this machine.
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "twill-firewall")
-	if err == nil {
-		err = os.Setenv("XTABLES_LOCKFILE", filepath.Join(dir, "xtables.lock"))
-	}
-	if err != nil {
-		panic(err)
-	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		_ = os.RemoveAll(dir)
-		os.Exit(code)
-	}))
-}
+func TestMain(m *testing.M) { rulestest.Main(m) }
 
 // host is a network namespace with a firewall.
 type host struct {
